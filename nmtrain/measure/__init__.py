@@ -1,0 +1,47 @@
+"""What training does and costs: gradient noise, mask churn, FLOPs, bytes. Names are loaded on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nmtrain.measure.flops import (
+        ForwardCost,
+        TrainingCurve,
+        forward_cost,
+        inference_flops,
+        training_flops,
+        update_flops,
+    )
+    from nmtrain.measure.size import index_bits, index_floor_bits, model_bytes, sparse_bytes
+
+__all__ = [
+    "ForwardCost",
+    "TrainingCurve",
+    "forward_cost",
+    "index_bits",
+    "index_floor_bits",
+    "inference_flops",
+    "model_bytes",
+    "sparse_bytes",
+    "training_flops",
+    "update_flops",
+]
+
+_HOME = {
+    "ForwardCost": "flops",
+    "TrainingCurve": "flops",
+    "forward_cost": "flops",
+    "index_bits": "size",
+    "index_floor_bits": "size",
+    "inference_flops": "flops",
+    "model_bytes": "size",
+    "sparse_bytes": "size",
+    "training_flops": "flops",
+    "update_flops": "flops",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,67 @@
+"""What each weight is in the network: ff, q, k, v, o or conv (method, section 4)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from nmtrain.sparsity import NMPattern, SparsityRule
+
+if TYPE_CHECKING:
+    from nmtrain.config import MaskConfig
+
+ROLES = ("ff", "q", "k", "v", "o", "conv")
+
+# Names inside the repeated blocks of timm's transformers; heads, stems and position MLPs are outside of these.
+_BLOCK = r"^(?:.*\.)?(?:blocks|layers|stages)\..*"
+_BY_NAME = {
+    "ff": re.compile(_BLOCK + r"\.mlp\w*\.(?:fc1|fc2|fc1_g|fc1_x|w1|w2|w3|w12)$"),
+    "qkv": re.compile(_BLOCK + r"\.attn\.qkv$"),
+    "q": re.compile(_BLOCK + r"\.attn\.q(?:_proj)?$"),
+    "k": re.compile(_BLOCK + r"\.attn\.k(?:_proj)?$"),
+    "v": re.compile(_BLOCK + r"\.attn\.v(?:_proj)?$"),
+    "o": re.compile(_BLOCK + r"\.attn\.proj$"),
+}
+
+
+def weights_by_role(model: nn.Module) -> Iterator[tuple[str, str, tuple[int, int] | None]]:
+    """``(role, parameter name, rows)`` of every weight that has a role; rows where it is a slice of a fused QKV."""
+    stem_passed = False
+    for name, module in model.named_modules():
+        weight = f"{name}.weight"
+        if isinstance(module, nn.Conv2d):
+            depthwise = module.in_channels == module.groups  # no reduction over channels, so no groups to prune in
+            if stem_passed and not depthwise:
+                yield "conv", weight, None
+            stem_passed = True
+        elif isinstance(module, nn.Linear):
+            role = next((role for role, pattern in _BY_NAME.items() if pattern.match(name)), None)
+            if role == "qkv":
+                third = module.out_features // 3
+                for i, part in enumerate("qkv"):
+                    yield part, weight, (i * third, (i + 1) * third)
+            elif role is not None:
+                yield role, weight, None
+
+
+def sparsity_rules(model: nn.Module, mask: MaskConfig, target: NMPattern) -> list[SparsityRule]:
+    """The rules that the ``mask`` section of a config asks for on this model; ``target`` is the run's pattern.
+
+    Raises:
+        ValueError: for roles that the model lacks; the message lists those it has.
+    """
+    by_role: dict[str, list[SparsityRule]] = {}
+    for role, name, rows in weights_by_role(model):
+        pattern = mask.patterns.get(role, target)
+        rule = SparsityRule(name, pattern, role, mask.axis, rows, mask.indivisible)
+        by_role.setdefault(role, []).append(rule)
+    missing = [role for role in mask.roles if role not in by_role]
+    if missing:
+        raise ValueError(f"mask.roles={mask.roles}: the model has no {', '.join(missing)}. Available: {list(by_role)}")
+    rules = [rule for role in dict.fromkeys(mask.roles) for rule in by_role[role]]
+    named = SparsityRule("", target, "named", mask.axis, None, mask.indivisible)
+    return rules + [replace(named, name=name) for name in mask.names]

@@ -1,0 +1,42 @@
+"""How sparsity moves over training: recipes as pure functions of (update, total). Needs no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nmtrain.recipes.base import Recipe, RecipeError
+from nmtrain.recipes.baselines import SRSTE, STE, Dense, Static
+from nmtrain.recipes.mdgf import MDGF
+from nmtrain.recipes.sdgf import SDGF
+from nmtrain.sparsity.pattern import NMPattern
+from nmtrain.sparsity.state import SparsityState
+
+__all__ = ["RECIPES", "Recipe", "RecipeError", "SparsityState", "build_recipe", "list_recipes"]
+
+RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (Dense, Static, STE, SRSTE, MDGF, SDGF)}
+
+
+def list_recipes() -> list[str]:
+    """The names that `build_recipe` knows."""
+    return list(RECIPES)
+
+
+def build_recipe(name: str, target: NMPattern | str, **options: Any) -> Recipe:
+    """A recipe for one target pattern.
+
+    Raises:
+        RecipeError: naming every option that is unknown, out of range or without effect. A ValueError.
+    """
+    if name not in RECIPES:
+        raise RecipeError({"name": f"{name!r} is unknown. Available: {list_recipes()}"})
+    recipe = RECIPES[name]
+    unknown = [option for option in options if option not in recipe.options]
+    faults = {option: f"{name} has no such option. Available: {list(recipe.options)}" for option in unknown}
+    known = {option: value for option, value in options.items() if option not in faults}
+    try:
+        built = recipe(target=NMPattern.parse(target), **known)
+    except RecipeError as error:
+        faults |= error.faults
+    if faults:
+        raise RecipeError(faults)
+    return built

@@ -1,0 +1,117 @@
+"""What every recipe shares: the three phases dense, decay, fine-tune, and how they are read off update numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import ClassVar, TypeGuard, get_args
+
+from nmtrain.sparsity.pattern import NMPattern
+from nmtrain.sparsity.state import GradientRule, SparsityState
+
+GRADIENT_RULES: tuple[str, ...] = get_args(GradientRule)
+
+
+class RecipeError(ValueError):
+    """Options that a recipe refuses; ``faults`` maps each option's name to what is wrong with its value."""
+
+    def __init__(self, faults: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{option}: {fault}" for option, fault in faults.items()))
+        self.faults = faults
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A pure function of the update number; fields are the options that a config may set.
+
+    With T planned updates: dense before ``t_d = round(dense_fraction T)``, strictly the target from
+    ``t_f = T - round(finetune_fraction T)``, and between them what the recipe is about (`between`).
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[tuple[str, ...]]
+    target: NMPattern
+    gradient: GradientRule = "straight_through"
+    dense_fraction: float = 0.0
+    finetune_fraction: float = 0.1
+    freeze_mask: bool = False
+
+    def __post_init__(self) -> None:
+        if faults := self.faults():
+            raise RecipeError(faults)
+
+    def faults(self) -> dict[str, str]:
+        """What is wrong with the options, by option; empty if nothing is."""
+        faults: dict[str, str] = {}
+        fractions = {"dense_fraction": self.dense_fraction, "finetune_fraction": self.finetune_fraction}
+        for option, value in fractions.items():
+            if not is_number(value) or not 0 <= value <= 1:
+                faults[option] = f"{value!r} is not a fraction from 0 to 1"
+        if not faults and sum(fractions.values()) > 1 + 1e-9:
+            faults["finetune_fraction"] = (
+                f"{self.finetune_fraction} + dense_fraction {self.dense_fraction} exceeds 1, the whole training"
+            )
+        if self.gradient not in GRADIENT_RULES:
+            faults["gradient"] = f"{self.gradient!r} is unknown. Available: {list(GRADIENT_RULES)}"
+        if not isinstance(self.freeze_mask, bool):
+            faults["freeze_mask"] = f"{self.freeze_mask!r} is not true or false"
+        elif self.freeze_mask and self.finetune_fraction == 0:
+            faults["freeze_mask"] = "True has no effect with finetune_fraction 0: it keeps the fine-tune phase's mask"
+        return faults
+
+    @property
+    def variant(self) -> str:
+        """The name in tables: the recipe with its decay or structure, ``sdgf_stepwise``."""
+        return self.name
+
+    def between(self, done: int, length: int) -> SparsityState:
+        """The state of the decay phase, ``done`` of its ``length`` updates in."""
+        raise NotImplementedError
+
+    def bounds(self, total: int) -> tuple[int, int]:
+        """``(t_d, t_f)``: the decay phase covers ``[t_d, t_f)``. Rounding never lets the phases overlap."""
+        dense_end = round(self.dense_fraction * total)
+        return dense_end, max(dense_end, total - round(self.finetune_fraction * total))
+
+    def at(self, update: int, total: int) -> SparsityState:
+        """The state of update ``update`` (0-based) of ``total``; at ``total``, the one that is evaluated in the end."""
+        if not 0 <= update <= total:
+            raise ValueError(f"update {update} is outside the {total} planned updates")
+        dense_end, finetune_start = self.bounds(total)
+        if update < min(dense_end, total):
+            return SparsityState(None)
+        if update < finetune_start:
+            return self.between(update - dense_end, finetune_start - dense_end)
+        return SparsityState(self.target, gradient=self.gradient, freeze=self.freeze_mask and update > finetune_start)
+
+    def phases(self, total: int) -> list[tuple[int, SparsityState]]:
+        """``(first update, its state)`` of each phase: a stretch in which only D's value changes, and not to 0.
+
+        No phase ever comes back after another, so that equal ends of a stretch mean one phase throughout.
+        """
+
+        def starts(first: int, last: int) -> Iterator[int]:
+            """First updates of the phases that begin in (first, last]."""
+            if _kind(self.at(first, total)) == _kind(self.at(last, total)):
+                return
+            if last == first + 1:
+                yield last
+                return
+            middle = (first + last) // 2
+            yield from starts(first, middle)
+            yield from starts(middle, last)
+
+        if total < 1:
+            return []
+        return [(update, self.at(update, total)) for update in (0, *starts(0, total - 1))]
+
+
+def _kind(state: SparsityState) -> SparsityState:
+    """The state without what changes inside a phase."""
+    return replace(state, decay=float(state.decay > 0), freeze=False)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """A real number, possibly infinite or NaN; bools are not numbers."""
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,0 +1,195 @@
+"""Finding run folders and reading one (architecture.md, "run folder")."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nmtrain.report.records import Metrics, Noise, read_metrics, read_noise
+from nmtrain.sparsity.pattern import NMPattern
+
+SCHEMA = 1
+_NAMED = 5  # folders that a message names before it counts the rest
+
+# libyaml reads a config ten times faster than the pure Python loader.
+_YamlLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_CONFIG_REQUIRED = ("model.name", "data.name", "recipe.name", "sparsity", "mask.roles", "seed")
+# What a finished run's summary.json must hold for its numbers to stand in a table.
+_SUMMARY_REQUIRED = (
+    "run",
+    "model",
+    "data",
+    "sparsity",
+    "recipe.name",
+    "recipe.variant",
+    "recipe.gradient",
+    "roles",
+    "seed",
+    "updates",
+    "epochs",
+    "metrics",
+    "flops.training",
+    "flops.training_dense",
+    "flops.inference",
+    "flops.inference_dense",
+    "bytes.dense",
+    "bytes.sparse",
+    "density",
+    "seconds.total",
+    "seconds.train",
+    "seconds.eval",
+    "seconds.data",
+)
+
+
+class ReportError(ValueError):
+    """Folders that no report can be written from; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What one run left. ``status`` is the run's own, or ``unreadable``; ``reason`` says why it is not finished."""
+
+    path: Path
+    status: str
+    reason: str | None
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] | None = None
+    metrics: Metrics | None = None
+    noise: Noise | None = None
+
+
+def find_run_folders(folders: Iterable[Path]) -> list[Path]:
+    """All run folders (config.yaml and status.json) in ``folders`` and below, each once, sorted by path.
+
+    Raises:
+        ReportError: if a folder does not exist, or none holds a run.
+    """
+    folders = list(folders)
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        raise ReportError(f"no such folder: {', '.join(missing)}")
+    found = set()
+    for folder in folders:
+        for path, below, files in os.walk(folder.resolve()):
+            if "config.yaml" in files and "status.json" in files:
+                found.add(Path(path))
+                below.clear()
+    if not found:
+        searched = ", ".join(map(str, folders)) or "nothing"
+        raise ReportError(f"no run folder found: searched {searched} for folders with config.yaml and status.json")
+    return sorted(found)
+
+
+def read_runs(folders: Iterable[Path]) -> list[RunFolder]:
+    """Read every run under ``folders``.
+
+    Raises:
+        ReportError: as `find_run_folders`; and if a summary.json has another schema than this version reads.
+    """
+    runs = [read_run(path) for path in find_run_folders(folders)]
+    _check_schemas(runs)
+    return runs
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read one run folder. What cannot be read makes the run ``unreadable`` and is named in its reason."""
+    status, reason = "unreadable", None
+    file = path
+    try:
+        file = path / "status.json"
+        written = _read_json(file)
+        status, reason = written["state"], written.get("reason")
+        file = path / "config.yaml"
+        config = yaml.load(file.read_bytes(), Loader=_YamlLoader)
+        _require(config, _CONFIG_REQUIRED)
+        target = None if config["recipe"]["name"] == "dense" else str(NMPattern.parse(config["sparsity"]))
+        file = path / "environment.json"
+        environment = _read_json(file) if file.exists() else {}
+        file = path / "summary.json"
+        summary = _read_summary(file) if status == "finished" else None
+        file = path / "metrics.jsonl"
+        metrics = read_metrics(file, target) if file.exists() else None
+        file = path / "noise.jsonl"
+        noise = read_noise(file) if file.exists() else None
+    except OSError as error:
+        return RunFolder(path, "unreadable", f"{file.name}: {error.strerror}")
+    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        return RunFolder(path, "unreadable", f"{file.name}: {_one_line(error)}")
+    return RunFolder(path, status, reason, config, environment, summary, metrics, noise)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    content = json.loads(file.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError("is not a JSON object")
+    return content
+
+
+def _read_summary(file: Path) -> dict[str, Any]:
+    summary = _read_json(file)
+    if summary.get("schema") == SCHEMA:  # other schemas are refused for all runs together
+        _require(summary, _SUMMARY_REQUIRED)
+    return summary
+
+
+def _require(mapping: Any, keys: Iterable[str]) -> None:
+    missing = [key for key in keys if not _holds(mapping, key)]
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}")
+
+
+def _holds(mapping: Any, dotted: str) -> bool:
+    try:
+        lookup(mapping, dotted)
+    except (KeyError, TypeError):
+        return False
+    return True
+
+
+def lookup(mapping: Mapping[str, Any], dotted: str) -> Any:
+    """``lookup(summary, "flops.training")``. Raises KeyError or TypeError where there is no such value."""
+    value: Any = mapping
+    for key in dotted.split("."):
+        value = value[key]
+    return value
+
+
+def common_folder(runs: Sequence[RunFolder]) -> Path:
+    """The deepest folder that holds all runs: reports name runs relative to it, never by a machine's own paths."""
+    return Path(os.path.commonpath([run.path.parent for run in runs]))
+
+
+def _check_schemas(runs: Sequence[RunFolder]) -> None:
+    folders = defaultdict(list)
+    for run in runs:
+        if run.summary is not None:
+            folders[run.summary.get("schema")].append(run.path.relative_to(common_folder(runs)).as_posix())
+    if set(folders) <= {SCHEMA}:
+        return
+    seen = "; ".join(f"schema {schema}: {name_some(names)}" for schema, names in sorted(folders.items(), key=str))
+    raise ReportError(
+        f"summary.json: this version of nmtrain reads schema {SCHEMA} only, but found {seen}. "
+        "Leave those folders out, or report on them with the version that wrote them."
+    )
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The names, or the first few and how many more there are."""
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + rest
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"lacks {error.args[0]!r}"
+    return " ".join(str(error).split())

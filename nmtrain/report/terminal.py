@@ -1,0 +1,83 @@
+"""What a person at the terminal sees of one run: its plan before, its summary after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from nmtrain.training.plan import Plan
+
+COST_NOTE = "FLOPs: what hardware that skips every pruned weight would execute; 1 multiply-accumulate = 2 FLOPs"
+
+
+def show_summary(summary: dict[str, Any], folder: Path) -> None:
+    """The closing table of a run."""
+    flops, size, seconds = summary["flops"], summary["bytes"], summary["seconds"]
+    table = Table(show_header=False, title=f"{summary['recipe']['variant']} {summary['sparsity'] or 'dense'}")
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("accuracy, projected model", f"{summary['metrics']['val/accuracy']:.4f}")
+    table.add_row("density of the sparse tensors", f"{summary['density']:.4f}")
+    table.add_row("training FLOPs", _beside_dense(flops["training"], flops["training_dense"], _si))
+    table.add_row("inference FLOPs per sample", _beside_dense(flops["inference"], flops["inference_dense"], _si))
+    table.add_row("bytes of the model", _beside_dense(size["sparse"], size["dense"], _si))
+    table.add_row("seconds", f"{seconds['total']:.1f} (training {seconds['train']:.1f})")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(COST_NOTE, style="dim", soft_wrap=True)
+    console.print(f"run folder: {folder}", soft_wrap=True, markup=False)
+
+
+def show_plan(plan: Plan) -> None:
+    """What --dry-run prints: phases, sparse tensors, cost, memory."""
+    config = plan.config
+    console = Console(highlight=False)
+    console.print(f"{config.run_folder}", style="bold", soft_wrap=True, markup=False)
+    console.print(
+        f"{config.total_updates} updates of {config.train.batch_size} samples"
+        f" ({config.total_updates / config.updates_per_epoch:.2f} epochs)"
+    )
+    for target, recipe in config.recipes.items():
+        table = Table("first update", "pattern", "decay D", "gradient rule", "penalty", title=f"{recipe.variant} {target}")
+        for first, state in recipe.phases(config.total_updates):
+            decaying = "from 1" if state.decay > 0 else "0"
+            dense = state.pattern is None
+            row = ("dense", "", "", "") if dense else (str(state.pattern), decaying, state.gradient, f"{state.penalty:g}")
+            table.add_row(str(first), *row)
+        console.print(table)
+    if plan.tensors:
+        table = Table("sparse tensor", "role", "shape", "axis", "phases")
+        for tensor in plan.tensors:
+            patterns = " ".join(pattern for _, pattern in plan.phases_of(tensor))
+            shape = " x ".join(map(str, tensor.shape))
+            table.add_row(tensor.label.replace("[", r"\["), tensor.role, shape, tensor.axis, patterns)
+        console.print(table)
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", soft_wrap=True, markup=False)
+    table = Table(show_header=False)
+    table.add_row("density of the sparse tensors", f"{plan.density:.4f}")
+    table.add_row("training FLOPs", _beside_dense(plan.flops["training"], plan.flops["training_dense"], _si))
+    inference = _beside_dense(plan.flops["inference"], plan.flops["inference_dense"], _si)
+    table.add_row("inference FLOPs per sample", inference)
+    table.add_row("bytes of the model", _beside_dense(plan.bytes["sparse"], plan.bytes["dense"], _si))
+    parts = ", ".join(f"{name} {_si(size)}" for name, size in plan.memory.items())
+    table.add_row("memory while training, bytes", f"about {_si(sum(plan.memory.values()))} ({parts})")
+    console.print(table)
+    console.print(COST_NOTE, style="dim", soft_wrap=True)
+
+
+def _beside_dense(value: float, dense: float, write: Any) -> str:
+    return f"{write(value)} of {write(dense)} dense ({value / dense:.3f})"
+
+
+def _si(value: float) -> str:
+    """Three digits and the SI prefix."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if value < 999.5:
+            return f"{value:.3g} {prefix}".rstrip()
+        value /= 1000
+    return f"{value:.3g} Z"

@@ -1,0 +1,174 @@
+"""Sparsity on a stock model: a parametrization per weight, one control for all of them, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from nmtrain.sparsity.mask import group_dim, nm_mask
+from nmtrain.sparsity.pattern import NMPattern
+from nmtrain.sparsity.rules import SparseTensor, SparsityRule, resolve_rules, stock_names
+from nmtrain.sparsity.sparsify import apply_mask
+from nmtrain.sparsity.state import GradientRule, SparsityState
+
+
+class _InForce:
+    """The state in force for one target pattern, as the forward reads it.
+
+    Decay and penalty are 0-dim tensors that are filled in place: floats that change would recompile a compiled model.
+    """
+
+    def __init__(self, target: NMPattern) -> None:
+        self.state = SparsityState(target)
+        self.active = True
+        self.gradient: GradientRule = "straight_through"
+        self.decay = torch.zeros(())
+        self.penalty = torch.zeros(())
+
+    def set(self, state: SparsityState, device: torch.device) -> None:
+        self.state, self.active, self.gradient = state, state.pattern is not None, state.gradient
+        if self.decay.device != device:
+            self.decay, self.penalty = self.decay.to(device), self.penalty.to(device)
+        self.decay.fill_(state.decay)
+        self.penalty.fill_(state.penalty)
+
+
+class SparseWeight(nn.Module):
+    """Parametrization of one weight: dense in, sparse out. Masks are buffers, so they travel with the state dict."""
+
+    def __init__(self, weight: Tensor, tensors: Sequence[SparseTensor], control: SparsityControl) -> None:
+        super().__init__()
+        self.tensors = tuple(sorted(tensors, key=lambda tensor: tensor.rows or (0, 0)))
+        self.in_force = tuple(control.in_force(tensor.pattern) for tensor in self.tensors)
+        self.control = control
+        for i, tensor in enumerate(self.tensors):
+            self.register_buffer(f"mask_{i}", nm_mask(tensor.part_of(weight), tensor.pattern, tensor.axis))
+
+    def mask(self, i: int) -> Tensor:
+        return cast(Tensor, getattr(self, f"mask_{i}"))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.tensors[0].rows is None:
+            return self._sparse(0, weight)
+        pieces, row = [], 0
+        for i, tensor in enumerate(self.tensors):
+            first, last = cast(tuple[int, int], tensor.rows)
+            pieces += [weight[row:first], self._sparse(i, weight[first:last])]
+            row = last
+        return torch.cat([*pieces, weight[row:]])
+
+    def _sparse(self, i: int, part: Tensor) -> Tensor:
+        force = self.in_force[i]
+        if not force.active:
+            return part
+        return apply_mask(part, self.mask(i), force.decay, force.gradient, force.penalty)
+
+
+class SparsityControl:
+    """The one object that all parametrizations of a model read; see `sparsity_control`."""
+
+    def __init__(self) -> None:
+        self._in_force: dict[NMPattern, _InForce] = {}
+        self._weights: list[tuple[SparseWeight, parametrize.ParametrizationList]] = []
+
+    @property
+    def targets(self) -> list[NMPattern]:
+        """The distinct target patterns of the model; each may follow a recipe of its own."""
+        return list(self._in_force)
+
+    def in_force(self, target: NMPattern) -> _InForce:
+        return self._in_force.setdefault(target, _InForce(target))
+
+    def sparse_tensors(self) -> list[tuple[SparseTensor, Tensor, Tensor, SparsityState]]:
+        """(tensor, its dense weight, its mask, the state in force) for every sparse tensor."""
+        return [
+            (tensor, tensor.part_of(owner.original), weight.mask(i), weight.in_force[i].state)
+            for weight, owner in self._weights
+            for i, tensor in enumerate(weight.tensors)
+        ]
+
+    @torch.no_grad()
+    def update(self, states: Mapping[NMPattern, SparsityState]) -> None:
+        """Put one state per target pattern in force and refresh the masks. Call once per optimizer update.
+
+        The masks then stay as they are for micro-batches, evaluation and the meters until the next call.
+        """
+        if not self._weights:
+            return
+        device = self._weights[0][1].original.device
+        for target, force in self._in_force.items():
+            force.set(states[target], device)
+        for tensor, part, mask, state in self.sparse_tensors():
+            if state.pattern is not None and not state.freeze:
+                mask.copy_(nm_mask(part, tensor.fit(state.pattern), tensor.axis))
+
+
+def sparsify_model(model: nn.Module, rules: Sequence[SparsityRule]) -> list[SparseTensor]:
+    """Register a parametrization on every weight that the rules name; at first the target pattern is in force.
+
+    A parameter that several modules share stays shared. Raises ValueError as `resolve_rules` does, and for a model
+    that is sparse already.
+    """
+    if any(isinstance(module, SparseWeight) for module in model.modules()):
+        raise ValueError("the model is sparse already; call remove_sparsity before other rules")
+    tensors = resolve_rules(model, rules)
+    control = SparsityControl()
+    parameters = stock_names(model)
+    by_weight: dict[int, list[SparseTensor]] = {}
+    for tensor in tensors:
+        by_weight.setdefault(id(parameters[tensor.name]), []).append(tensor)
+    for parts in by_weight.values():
+        weight = parameters[parts[0].name]
+        sparse = SparseWeight(weight, parts, control)
+        places = [name.rpartition(".") for name, other in parameters.items() if other is weight]
+        # Two names may also mean one module with two names: it gets one parametrization.
+        for owner, attribute in dict.fromkeys((model.get_submodule(module), last) for module, _, last in places):
+            parametrize.register_parametrization(owner, attribute, sparse)
+        registered = cast(nn.ModuleDict, owner.parametrizations)[attribute]
+        control._weights.append((sparse, cast(parametrize.ParametrizationList, registered)))
+    return tensors
+
+
+def sparsity_control(model: nn.Module) -> SparsityControl:
+    """The control of a sparsified model; of a dense one, a control with nothing to do."""
+    return next((m.control for m in model.modules() if isinstance(m, SparseWeight)), SparsityControl())
+
+
+@torch.no_grad()
+def remove_sparsity(model: nn.Module) -> None:
+    """Bake the target's exact zeros into plain parameters; the state dict has the stock model's keys again."""
+    for tensor, part, mask, state in sparsity_control(model).sparse_tensors():
+        if not state.freeze:
+            mask.copy_(nm_mask(part, tensor.pattern, tensor.axis))
+        part.mul_(mask).add_(0.0)  # adding turns -0.0 into 0.0
+    for module in list(model.modules()):
+        if not parametrize.is_parametrized(module):
+            continue
+        for attribute, registered in list(cast(nn.ModuleDict, module.parametrizations).items()):
+            if isinstance(cast(nn.ModuleList, registered)[0], SparseWeight):
+                parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+
+
+@torch.no_grad()
+def verify_sparsity(model: nn.Module, rules: Sequence[SparsityRule]) -> None:
+    """Count the non-zero entries of every group that the rules ask for, in the weights that the forward uses.
+
+    Raises:
+        ValueError: naming tensor, group and count, where a group has not exactly N.
+    """
+    for tensor in resolve_rules(model, rules):
+        module, _, attribute = tensor.name.rpartition(".")
+        weight = tensor.part_of(getattr(model.get_submodule(module), attribute))
+        dim = group_dim(tensor.axis)
+        counts = weight.unflatten(dim, (-1, tensor.pattern.m)).count_nonzero(dim + 1)
+        wrong = (counts != tensor.pattern.n).nonzero()
+        if len(wrong):
+            group = tuple(wrong[0].tolist())
+            raise ValueError(
+                f"{tensor.label}: group {group} along the {tensor.axis} axis has {int(counts[group])} non-zero weights,"
+                f" not {tensor.pattern.n} of {tensor.pattern.m}; {len(wrong)} of {counts.numel()} groups are off"
+            )

@@ -1,0 +1,126 @@
+"""Which N entries of every group of M are kept: the ones of largest magnitude, the lower index first on a tie."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from nmtrain.sparsity.pattern import NMPattern
+
+Axis = Literal["input", "output"]
+
+# Entries handled at once. On a CPU a piece and what is made from it stay in the cache (measured with
+# scripts/bench_step.py: 2**19 beats 2**17 and the whole tensor); elsewhere a piece only bounds the peak memory.
+_CPU_PIECE = 2**19
+_DEVICE_PIECE = 2**26
+# Up to this M a selection network of element-wise maxima and minima beats torch.topk, whose cost per entry is high.
+_NETWORK_LIMIT = 32
+
+
+def group_dim(axis: Axis) -> int:
+    """The dimension that groups run along: 1 (``input``) or 0 (``output``), for linear and conv weights alike."""
+    if axis not in get_args(Axis):
+        raise ValueError(f"axis {axis!r} is unknown. Available: {list(get_args(Axis))}")
+    return 1 if axis == "input" else 0
+
+
+def nm_mask(weight: Tensor, pattern: NMPattern | str, axis: Axis = "input") -> Tensor:
+    """The mask of a pattern (method of SR-STE, Zhou et al. 2021, with groups that never straddle a row or filter).
+
+    Args:
+        weight: ``[out, in]`` or ``[out, in/groups, *kernel]``, any floating dtype, any device.
+        pattern: N:M; M must divide the axis.
+        axis: ``input`` groups consecutive entries of one row (of one filter at one kernel position for a
+            convolution); ``output`` groups consecutive rows (filters) at one input position.
+
+    Returns:
+        Bool tensor of the weight's shape with exactly N ones in each group. Entries are ranked by magnitude; of equal
+        magnitudes the lower index wins, on every device and dtype.
+
+    Raises:
+        ValueError: if the weight has fewer than two dimensions or M does not divide the axis.
+    """
+    pattern = NMPattern.parse(pattern)
+    dim = group_dim(axis)
+    if weight.dim() < 2:
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} has no {axis} axis; N:M needs [out, in, ...]")
+    if weight.shape[dim] % pattern.m:
+        raise ValueError(f"M = {pattern.m} of {pattern} does not divide the {axis} axis of length {weight.shape[dim]}")
+    weight = weight.detach()
+    if pattern.n == pattern.m:
+        return torch.ones_like(weight, dtype=torch.bool)
+    other = 1 - dim
+    limit = _CPU_PIECE if weight.device.type == "cpu" else _DEVICE_PIECE
+    length = max(1, limit * weight.shape[other] // max(1, weight.numel()))
+    if torch.compiler.is_compiling() or length >= weight.shape[other]:
+        return _piece_mask(weight, pattern, dim)
+    mask = torch.empty_like(weight, dtype=torch.bool)
+    for kept, piece in zip(mask.split(length, other), weight.split(length, other), strict=True):
+        kept.copy_(_piece_mask(piece, pattern, dim))
+    return mask
+
+
+def _piece_mask(weight: Tensor, pattern: NMPattern, dim: int) -> Tensor:
+    groups = weight.abs().unflatten(dim, (-1, pattern.m))
+    entries = dim + 1  # the dimension that holds the M entries of one group
+    threshold = _nth_largest(groups, pattern.n, entries)
+    mask = groups >= threshold
+    # Without ties the threshold alone keeps exactly N. Counting costs a tenth of ranking the ties, but waits for the
+    # device and cannot be traced, so only the CPU's eager mode takes the shortcut.
+    shortcut = weight.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not shortcut or int(mask.count_nonzero()) * pattern.m != mask.numel() * pattern.n:
+        above = groups > threshold
+        room = pattern.n - above.sum(entries, keepdim=True, dtype=torch.int32)
+        mask = above | (mask & ((mask & ~above).cumsum(entries, dtype=torch.int32) <= room))
+    return mask.flatten(dim, entries)
+
+
+def _nth_largest(groups: Tensor, n: int, dim: int) -> Tensor:
+    """The n-th largest entry of each group along ``dim``, which is kept with length 1."""
+    m = groups.shape[dim]
+    if n == 1:
+        return groups.amax(dim, keepdim=True)
+    if m > _NETWORK_LIMIT:
+        return groups.topk(n, dim, sorted=False).values.amin(dim, keepdim=True)
+    entries = list(groups.unbind(dim))
+    for i, j, larger, smaller in _selection_network(m, n):
+        a, b = entries[i], entries[j]
+        if larger:
+            entries[i] = torch.maximum(a, b)
+        if smaller:
+            entries[j] = torch.minimum(a, b)
+    return entries[n - 1].unsqueeze(dim)
+
+
+@torch.compiler.assume_constant_result  # Dynamo would trace into it otherwise, with a warning about the cache
+def _selection_network(m: int, n: int) -> tuple[tuple[int, int, bool, bool], ...]:
+    return _batcher_network(m, n)
+
+
+@cache
+def _batcher_network(m: int, n: int) -> tuple[tuple[int, int, bool, bool], ...]:
+    """Comparators ``(i, j, larger is used, smaller is used)`` that bring the n-th largest of m entries to place n - 1.
+
+    Batcher's odd-even merge sort (Knuth, vol. 3, 5.2.2M), without the outputs that the n-th place does not depend on.
+    """
+    comparators = []
+    size = 1
+    while size < m:
+        step = size
+        while step >= 1:
+            for start in range(step % size, m - step, 2 * step):
+                for i in range(start, min(start + step, m - step)):
+                    if i // (2 * size) == (i + step) // (2 * size):
+                        comparators.append((i, i + step))
+            step //= 2
+        size *= 2
+    needed = {n - 1}
+    used = []
+    for i, j in reversed(comparators):
+        if i in needed or j in needed:
+            used.append((i, j, i in needed, j in needed))
+            needed |= {i, j}
+    return tuple(reversed(used))

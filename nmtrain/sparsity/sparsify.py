@@ -1,0 +1,66 @@
+"""The one transform of the paper, ``W~ = W * (Phi + D * (1 - Phi))``, and its gradient rules."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from nmtrain.sparsity.mask import Axis, nm_mask
+from nmtrain.sparsity.pattern import NMPattern
+from nmtrain.sparsity.state import GradientRule
+
+
+def nm_sparsify(
+    weight: Tensor,
+    pattern: NMPattern | str,
+    axis: Axis = "input",
+    decay: float | Tensor = 0.0,
+    gradient: GradientRule = "straight_through",
+    penalty: float | Tensor = 0.0,
+) -> Tensor:
+    """Sparsify a weight to N:M, differentiably (Progressive Gradient Flow, section 3; SR-STE, equation 8).
+
+    Args:
+        weight: ``[out, in]`` or ``[out, in/groups, *kernel]``.
+        pattern: N:M; M must divide the axis.
+        axis: ``input`` or ``output``, see `nm_mask`.
+        decay: D in [0, 1], what is left of pruned entries; 0 is strict N:M.
+        gradient: ``straight_through`` passes ``g``; ``masked`` passes ``g * (Phi + D * (1 - Phi))``.
+        penalty: SR-STE's lambda; adds ``lambda * (1 - Phi) * W`` to the gradient.
+
+    Returns:
+        Tensor of the weight's shape and dtype.
+    """
+    return apply_mask(weight, nm_mask(weight, pattern, axis), decay, gradient, penalty)
+
+
+def apply_mask(
+    weight: Tensor,
+    mask: Tensor,
+    decay: float | Tensor = 0.0,
+    gradient: GradientRule = "straight_through",
+    penalty: float | Tensor = 0.0,
+) -> Tensor:
+    """`nm_sparsify` with a mask at hand: bool, of the weight's shape. Decay and penalty may be 0-dim tensors."""
+    if gradient not in get_args(GradientRule):
+        raise ValueError(f"gradient rule {gradient!r} is unknown. Available: {list(get_args(GradientRule))}")
+    decay = torch.as_tensor(decay, dtype=weight.dtype, device=weight.device)
+    penalty = torch.as_tensor(penalty, dtype=weight.dtype, device=weight.device)
+    return _ApplyMask.apply(weight, mask, decay, penalty, gradient == "masked")
+
+
+class _ApplyMask(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: Tensor, penalty: Tensor, masked: bool) -> Tensor:
+        ctx.save_for_backward(weight, mask, decay, penalty)
+        ctx.masked = masked
+        return torch.where(mask, weight, weight * decay)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weight, mask, decay, penalty = ctx.saved_tensors
+        (grad,) = grads
+        pruned = grad * decay if ctx.masked else grad
+        return torch.where(mask, grad, torch.addcmul(pruned, weight, penalty)), None, None, None, None

@@ -1,0 +1,1 @@
+"""One run: plan, loop, checkpoints, signals, and the folder that it leaves."""

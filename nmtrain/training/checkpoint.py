@@ -1,0 +1,47 @@
+"""Checkpoints: whole or not at all, checked by content, two kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nmtrain.training.folder import write_whole
+
+logger = logging.getLogger(__name__)
+_KEPT = 2
+
+
+def save_checkpoint(folder: Path, update: int, content: dict[str, Any]) -> Path:
+    """Save ``content`` (tensors, plain containers and numbers) as of ``update`` updates done; keep the newest two.
+
+    The name carries the digest of the file's content, so that a rename makes data and digest appear together.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    digest = hashlib.blake2b(buffer.getbuffer(), digest_size=8).hexdigest()
+    path = folder / f"{update:010d}-{digest}.pt"
+    write_whole(path, lambda file: file.write(buffer.getbuffer()))
+    for old in _newest_first(folder)[_KEPT:]:
+        old.unlink()
+    return path
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that is intact, on the CPU, or None. Damaged ones are named in a warning and removed."""
+    for path in _newest_first(folder):
+        content = path.read_bytes()
+        if hashlib.blake2b(content, digest_size=8).hexdigest() == path.stem.partition("-")[2]:
+            loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return loaded
+        logger.warning("%s is damaged (its content does not match its name); going back to the one before", path)
+        path.unlink()
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.pt"), reverse=True)

@@ -1,0 +1,116 @@
+"""The run folder: what is in it, written so that a kill at any moment leaves it readable."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+State = Literal["running", "finished", "failed", "preempted"]
+
+
+class RunFolderError(Exception):
+    """A run folder that cannot be used as asked; the message says why and what to do."""
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that it is there whole or not at all: temporary name, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class RunFolder:
+    """One run's folder (architecture.md, "run folder"). Only the process that holds the lock writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def prepare(self) -> None:
+        """Make the folder. Raises RunFolderError where it cannot be written."""
+        try:
+            (self / "checkpoints").mkdir(parents=True, exist_ok=True)
+            write_whole(self / ".writable", lambda file: None)
+            (self / ".writable").unlink()
+        except OSError as error:
+            raise RunFolderError(
+                f"results_dir={self.path.parent}: cannot be written ({error.strerror}); name a folder that can"
+            ) from error
+
+    def clear(self) -> None:
+        """Remove everything that a run leaves, so that it starts anew."""
+        for entry in self.path.iterdir():
+            if entry.name == ".lock":
+                continue
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        (self / "checkpoints").mkdir()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run against other processes; the system drops the lock when a process dies."""
+        with open(self / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(f"{self.path}: another process is training this run right now") from None
+            yield
+
+    def write_json(self, name: str, content: Any) -> None:
+        write_whole(self / name, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
+
+    def read_json(self, name: str) -> Any:
+        """The content of a JSON file of the run. Raises RunFolderError, naming the file, if it is not there."""
+        try:
+            return json.loads((self / name).read_text())
+        except OSError as error:
+            raise RunFolderError(f"{self / name}: {error.strerror}; is {self.path} a run folder?") from None
+
+    def set_status(self, state: State, reason: str | None = None) -> None:
+        self.write_json("status.json", {"state": state, "reason": reason})
+
+    @property
+    def state(self) -> State | None:
+        """The state as last written, None before the first start. A killed run still says ``running``."""
+        return self.read_json("status.json")["state"] if (self / "status.json").exists() else None
+
+
+class Records:
+    """An append-only file of JSON lines: metrics.jsonl, noise.jsonl."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        """Open ``path`` and drop what stands behind its first ``length`` bytes: lines after the last checkpoint."""
+        path.touch()
+        self._file = open(path, "r+b")
+        self._file.truncate(min(length, path.stat().st_size))
+        self._file.seek(0, os.SEEK_END)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one line and hand it to the system at once: a killed process loses nothing."""
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Make the lines last through a power failure; returns the length in bytes, for the checkpoint."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()

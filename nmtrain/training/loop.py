@@ -1,0 +1,199 @@
+"""The training loop. One update reads top to bottom in `Trainer.update`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from nmtrain.config import Config
+from nmtrain.data.seeds import mix_seed
+from nmtrain.sparsity import sparsity_control
+from nmtrain.training.checkpoint import save_checkpoint
+from nmtrain.training.folder import Records, RunFolder
+from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate
+from nmtrain.training.plan import Plan
+from nmtrain.training.signals import StopRequest
+from nmtrain.training.task import ImageClassification
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingError(Exception):
+    """Training that cannot go on; the message is the run's reason."""
+
+
+class Stopped(Exception):
+    """Training that was asked to stop, and saved where it was."""
+
+
+class Trainer:
+    """Everything of one run that changes while it trains, and what it needs to go on after a kill.
+
+    Recipe, learning rate, batches and random numbers are pure functions of the update number, so a checkpoint holds
+    no more than weights, masks, the optimizer's state, the update number, and the sums of the line being recorded.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: nn.Module,
+        task: ImageClassification,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        checkpoint: dict[str, Any] | None,
+    ) -> None:
+        self.plan, self.config, self.folder, self.task = plan, plan.config, folder, task
+        self.accelerator = accelerator
+        self.total = plan.config.total_updates
+        self.model = model.to(accelerator.device)
+        self.control = sparsity_control(model)
+        if checkpoint:
+            model.load_state_dict(checkpoint["model"])
+        compiled = torch.compile(model) if plan.config.train.compile else model
+        self.forward, self.optimizer = accelerator.prepare(compiled, build_optimizer(model, plan.config.optim))
+        self.done = 0  # updates
+        self.loss_sum = torch.zeros((), device=accelerator.device)  # over the updates since the last line
+        self.loss_count = 0
+        self.seconds = {"train": 0.0, "eval": 0.0, "data": 0.0}
+        if checkpoint:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.done = checkpoint["done"]
+            self.loss_sum, self.loss_count = checkpoint["loss_sum"].to(accelerator.device), checkpoint["loss_count"]
+            self.seconds = checkpoint["seconds"]
+        self.metrics = Records(folder / "metrics.jsonl", checkpoint["metrics_length"] if checkpoint else 0)
+
+    def train(self, stop: StopRequest) -> Iterator[int]:
+        """Train to the end, yielding the number of updates done after each one.
+
+        Raises:
+            TrainingError: if the loss is not finite.
+            Stopped: after a stop request, once the state is saved.
+        """
+        train, every_eval = self.config.train, self.updates_between_evaluations
+        self.forward.train()
+        while self.done < self.total:
+            grad_norm, rate = self.update(self.done)
+            self.done += 1
+            last, evaluate = self.done == self.total, self.done % every_eval == 0
+            if last or self.done % train.log_every == 0:
+                self.log_training(grad_norm, rate)
+            if evaluate and not last:
+                self.evaluate("val")
+            if last or (evaluate if train.checkpoint_every is None else self.done % train.checkpoint_every == 0):
+                self.save()
+            yield self.done
+            if stop.signal is not None and not last:
+                self.save()
+                raise Stopped(f"{stop.signal.name} after update {self.done} of {self.total}")
+
+    def update(self, number: int) -> tuple[torch.Tensor | None, float]:
+        """One optimizer update: masks, forward and backward over the micro-batches, step."""
+        config = self.config
+        with self.timed("data"):
+            batches = self.task.batches(number)
+        with self.timed("train"):
+            self.control.update({target: recipe.at(number, self.total) for target, recipe in config.recipes.items()})
+            rate = learning_rate(config.optim, number, self.total)
+            set_learning_rate(self.optimizer, rate)
+            torch.manual_seed(mix_seed("update", config.seed, number))  # dropout and drop path
+            for part, batch in enumerate(batches, start=1):
+                synchronize = part == config.train.micro_batches
+                with nullcontext() if synchronize else self.accelerator.no_sync(self.forward):
+                    loss = self.task.loss(self.forward, batch) / config.train.micro_batches
+                    self.accelerator.backward(loss)
+                self.loss_sum += loss.detach()
+            grad_norm = None
+            if config.optim.clip_norm is not None:
+                grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.loss_count += 1
+        return grad_norm, rate
+
+    def log_training(self, grad_norm: torch.Tensor | None, rate: float) -> None:
+        """A line with the mean loss since the last one."""
+        state = self.config.recipe.at(self.done - 1, self.total)
+        loss = self.checked_loss()
+        self.record(
+            "train",
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=None if grad_norm is None else float(grad_norm),
+            pattern=None if state.pattern is None else str(state.pattern),
+            decay=state.decay,
+        )
+        self.loss_sum.zero_()
+        self.loss_count = 0
+
+    def checked_loss(self) -> float:
+        """Mean loss since the last line. Raises TrainingError if it is not finite."""
+        loss = float(self.loss_sum) / max(1, self.loss_count)
+        if not math.isfinite(loss):
+            first = self.done - self.loss_count + 1
+            raise TrainingError(
+                f"the training loss is {loss} (updates {first} to {self.done}); the last checkpoint is from before."
+                " A lower optim.lr or a longer optim.warmup_fraction often helps"
+            )
+        return loss
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """Evaluate with the masks as they are, and record it as ``split``."""
+        with self.timed("eval"):
+            metrics = self.task.evaluate(self.forward, self.config.train.eval_batch_size)
+        self.record(split, **metrics)
+        logger.info(
+            "update %d of %d, %s: accuracy %.4f, loss %.4f",
+            self.done,
+            self.total,
+            "projected model" if split == "final" else "validation",
+            metrics["accuracy"],
+            metrics["loss"],
+        )
+        return metrics
+
+    def record(self, split: str, **values: Any) -> None:
+        epoch = self.done / self.config.updates_per_epoch
+        self.metrics.append(
+            {"update": self.done, "epoch": round(epoch, 6), "split": split, "flops": self.plan.curve.flops(self.done)}
+            | values
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint. A loss or weight that is not finite is raised instead: the last good one stays."""
+        self.checked_loss()
+        if broken := [name for name, p in self.model.named_parameters() if not p.isfinite().all()]:
+            raise TrainingError(f"{len(broken)} weights are not finite after update {self.done}, first {broken[0]}")
+        content = {
+            "done": self.done,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+            "seconds": self.seconds,
+            "metrics_length": self.metrics.sync(),
+        }
+        save_checkpoint(self.folder / "checkpoints", self.done, content)
+
+    @property
+    def updates_between_evaluations(self) -> int:
+        return max(1, round(self.config.train.eval_every * self.config.updates_per_epoch))
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - start
+
+
+def final_states(config: Config) -> dict[Any, Any]:
+    """What is evaluated in the end: at ``total``, every recipe's state is the strict target (or dense)."""
+    total = config.total_updates
+    return {target: recipe.at(total, total) for target, recipe in config.recipes.items()}

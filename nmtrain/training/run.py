@@ -1,0 +1,202 @@
+"""A run from its config to its summary: start or resume, train, project, verify, export, record."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nmtrain.config import Config
+from nmtrain.data import load_data
+from nmtrain.models import build_model
+from nmtrain.sparsity import remove_sparsity, sparsify_model, verify_sparsity
+from nmtrain.training.checkpoint import load_checkpoint
+from nmtrain.training.export import save_weights
+from nmtrain.training.folder import RunFolder, write_whole
+from nmtrain.training.loop import Stopped, Trainer, TrainingError, final_states
+from nmtrain.training.plan import Plan, make_plan
+from nmtrain.training.signals import stop_requests
+from nmtrain.training.task import ImageClassification
+
+logger = logging.getLogger(__name__)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SUMMARY_SCHEMA = 1
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train one run, or go on with it, or do nothing if it is finished; returns its summary.
+
+    Raises:
+        ConfigError: for what only shapes can show.
+        RunFolderError: if the folder cannot be written or another process holds it.
+        TrainingError: if training fails; the folder says ``failed`` and keeps what was made.
+        Stopped: after Ctrl-C or SIGTERM; the folder says ``preempted`` and the same command goes on.
+    """
+    plan = make_plan(config)
+    folder = RunFolder(config.run_folder)
+    folder.prepare()
+    with folder.locked():
+        if config.force:
+            folder.clear()
+        elif folder.state == "finished":
+            logger.info("%s is finished already; force=true repeats it", folder.path)
+            summary: dict[str, Any] = folder.read_json("summary.json")
+            return summary
+        with _logged_to(folder / "train.log"), _status_kept(folder):
+            return _train(plan, folder)
+
+
+def _train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
+    config = plan.config
+    started = time.perf_counter()
+    folder.set_status("running")
+    for warning in plan.warnings:
+        logger.warning(warning)
+    AcceleratorState._reset_state(reset_partial_state=True)  # a sweep trains several runs in one process
+    accelerator = Accelerator(
+        mixed_precision="no" if config.train.precision == "fp32" else config.train.precision,
+        cpu=config.train.device == "cpu",
+    )
+    if config.train.device == "cuda" and accelerator.device.type != "cuda":
+        raise TrainingError("train.device=cuda: torch finds no CUDA device here; use auto or cpu")
+    write_whole(folder / "config.yaml", lambda file: file.write(yaml.safe_dump(config.values, sort_keys=False).encode()))
+    folder.write_json("environment.json", _environment(accelerator.device))
+    folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())
+
+    torch.manual_seed(config.seed)
+    model = build_model(config.model.name, config.data_shape, config.model.options)
+    sparsify_model(model, plan.rules)
+    data = load_data(**config.data, seed=config.seed).to(accelerator.device)
+    task = ImageClassification(
+        data, config.train.batch_size, config.train.micro_batches, config.train.label_smoothing
+    )
+    checkpoint = load_checkpoint(folder / "checkpoints")
+    trainer = Trainer(plan, model, task, accelerator, folder, checkpoint)
+    before = sum(trainer.seconds.values())
+    logger.info("%s %s", f"resuming at update {trainer.done} of" if checkpoint else "training", folder.path)
+    if accelerator.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with stop_requests() as stop, _progress(trainer.total, trainer.done) as advance:
+        for done in trainer.train(stop):
+            advance(done)
+
+    trainer.control.update(final_states(config))
+    metrics = trainer.evaluate("final")
+    trainer.metrics.sync()
+    trainer.metrics.close()
+    remove_sparsity(model)
+    verify_sparsity(model, plan.rules)
+    save_weights(model, folder / "model.safetensors")
+    summary = {
+        "schema": SUMMARY_SCHEMA,
+        "run": folder.name,
+        "model": config.model.name,
+        "data": config.data["name"],
+        "sparsity": None if config.is_dense else str(config.sparsity),
+        "recipe": {
+            "name": config.recipe.name,
+            "variant": config.recipe.variant,
+            "gradient": config.recipe.gradient,
+        },
+        "roles": [] if config.is_dense else list(config.mask.roles),
+        "seed": config.seed,
+        "updates": trainer.total,
+        "epochs": trainer.total / config.updates_per_epoch,
+        "metrics": {f"val/{name}": value for name, value in metrics.items()},
+        "flops": plan.flops,
+        "bytes": plan.bytes,
+        "density": plan.density,
+        "seconds": {"total": before + time.perf_counter() - started, **trainer.seconds},
+        "peak_memory_bytes": _peak_memory(accelerator.device),
+        "status": "finished",
+    }
+    folder.write_json("summary.json", summary)
+    folder.set_status("finished")
+    return summary
+
+
+@contextmanager
+def _status_kept(folder: RunFolder) -> Iterator[None]:
+    """Whatever ends the run, its folder says so, with the reason; the traceback goes to its log."""
+    try:
+        yield
+    except Stopped as stopped:
+        folder.set_status("preempted", str(stopped))
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            failure = TrainingError(
+                f"{folder.path}: {error.strerror}. Nothing already written is lost; free some space and repeat the"
+                " command to resume"
+            )
+        elif isinstance(error, TrainingError):
+            failure = error
+        else:
+            failure = TrainingError(f"{type(error).__name__}: {error} (traceback in {folder / 'train.log'})")
+        logging.getLogger("nmtrain.traceback").debug("training failed", exc_info=error)
+        try:
+            folder.set_status("failed", str(failure))
+        except OSError as full:
+            logger.error("status.json could not be written either: %s", full)
+        raise failure from error
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """The run's own log gets every message, tracebacks too."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("nmtrain")
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def _progress(total: int, done: int) -> Iterator[Any]:
+    """A progress bar where someone watches; elsewhere the log lines of the evaluations are enough."""
+    columns = (TextColumn("update"), MofNCompleteColumn(), BarColumn(bar_width=None), TimeRemainingColumn())
+    with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
+        task = progress.add_task("update", total=total, completed=done)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    packages = ("nmtrain", "torch", "torchvision", "timm", "accelerate", "hydra-core", "omegaconf", "numpy")
+    source = Path(__file__).parent
+    git = subprocess.run(["git", "-C", str(source), "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return {
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "device_type": device.type,
+        "threads": torch.get_num_threads(),
+        "cpu_count": os.cpu_count(),
+        "git_commit": git.stdout.strip() or None,
+        "command": sys.argv[1:],
+    }
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes allocated on the device at most; on a CPU, the resident size of the process at most."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
