@@ -55,7 +55,7 @@ def prepare_overrides(arguments: list[str]) -> list[str]:
                 if choice not in choices[key]
             ]
             overrides.append(argument)
-        elif override.type is not None and override.is_add() or override.is_delete() or key.startswith("hydra"):
+        elif argument.startswith(("+", "~")) or key.startswith("hydra"):
             overrides.append(argument)
         else:
             overrides.append(f"++{argument}")

@@ -42,8 +42,8 @@ def forward_cost(
 
     Args:
         inputs: positional arguments, or keyword arguments by name.
-        tensors: those to count one by one; a slice of a fused matrix gets its share of the rows. Of several names of
-            one shared weight, the first listed gets the cost of all uses.
+        tensors: those to count one by one; a slice of a fused matrix gets its share of the rows, a weight that
+            several modules share the cost of all its uses.
         samples: how many samples ``inputs`` holds. Work that a batch shares (SwinV2's table of position biases) is
             divided among them, so give the batch that trains where that matters.
 
@@ -71,13 +71,11 @@ def forward_cost(
                 module.training = mode
     if unused := [tensor.label for tensor in tensors if not by_weight.flops[id(weights[tensor.name])]]:
         raise ValueError(f"no matmul or convolution of this forward used {unused}; give inputs that reach them")
-    macs: dict[str, float] = {}
-    counted_as: dict[int, str] = {}
+    macs = {}
     for tensor in tensors:
         weight = weights[tensor.name]
-        first = counted_as.setdefault(id(weight), tensor.name) == tensor.name
-        rows = tensor.shape[0] if first else 0
-        macs[tensor.label] = float(Fraction(by_weight.flops[id(weight)] * rows, 2 * samples * weight.shape[0]))
+        flops = by_weight.flops[id(weight)] * Fraction(tensor.shape[0], weight.shape[0])
+        macs[tensor.label] = float(flops / (2 * samples))
     return ForwardCost(float(Fraction(counter.get_total_flops(), 2 * samples)), macs)
 
 

@@ -42,17 +42,17 @@ def model_bytes(model: nn.Module, tensors: Sequence[SparseTensor]) -> dict[str, 
     That is every parameter, in its own dtype, and every persistent buffer (batch-norm statistics); what is shared
     counts once; masks never count. The model may be stock or sparsified, on the meta device too.
     """
-    by_weight: dict[int, dict[tuple[int, int] | None, SparseTensor]] = {}
+    by_weight: dict[int, list[SparseTensor]] = {}
     weights = stock_names(model)
     for tensor in tensors:
-        by_weight.setdefault(id(weights[tensor.name]), {})[tensor.rows] = tensor
+        by_weight.setdefault(id(weights[tensor.name]), []).append(tensor)
     masks = {id(mask) for module in model.modules() if isinstance(module, SparseWeight) for mask in module.buffers()}
     dense = sparse = 0
     entries: dict[int, Tensor] = {id(entry): entry for entry in model.state_dict(keep_vars=True).values()}
     for key, entry in entries.items():
         if key in masks:
             continue
-        parts = list(by_weight.get(key, {}).values())
+        parts = by_weight.get(key, [])
         rest = entry.numel() - sum(prod(part.shape) for part in parts)
         dense += entry.numel() * entry.element_size()
         sparse += rest * entry.element_size() + sparse_bytes(parts, value_bits=8 * entry.element_size())

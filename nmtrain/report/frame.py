@@ -73,8 +73,8 @@ def build_frames(folders: Sequence[RunFolder]) -> Frames:
 
 
 def slug(text: str) -> str:
-    """A name for files and anchors: ``1:32`` gives ``1of32``, other signs a hyphen."""
-    return re.sub(r"[^a-z0-9.=]+", "-", text.lower().replace(":", "of")).strip("-")
+    """A name for files and anchors: ``1:32`` gives ``1of32``, other signs become hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower().replace(":", "of")).strip("-")
 
 
 def _row(folder: RunFolder, path: str, settings: dict[str, Flat]) -> dict[str, Any]:
@@ -113,6 +113,7 @@ def _identity(folder: RunFolder, settings: dict[str, Flat]) -> dict[str, Any]:
         "roles": None if is_dense else "+".join(summary.get("roles", config["mask"]["roles"])),
         "sparsity": sparsity,
         "target_density": density_of(sparsity),
+        "noise_pattern": config["sparsity"],  # dense runs too are measured with a mask, this one
         "recipe": recipe["name"],
         "variant": recipe.get("variant"),
         "gradient": recipe.get("gradient"),
@@ -176,6 +177,7 @@ COLUMNS = (
     "roles",
     "sparsity",
     "target_density",
+    "noise_pattern",
     "recipe",
     "variant",
     "gradient",

@@ -26,8 +26,7 @@ class Result:
 
     @cached_property
     def by_seed(self) -> dict[int, float]:
-        """Accuracy of each seed: the mean, where a seed was run more than once, so that it counts once."""
-        return self.runs.groupby("seed")["accuracy"].agg(lambda found: found.mean(skipna=False)).to_dict()
+        return accuracy_by_seed(self.runs)
 
     @cached_property
     def accuracy(self) -> Estimate:
@@ -79,6 +78,14 @@ class Section:
     title: str
     runs: pd.DataFrame
     groups: list[Group]
+
+
+def accuracy_by_seed(runs: pd.DataFrame) -> dict[int, float]:
+    """Accuracy of each seed: the mean, where a seed was run more than once, so that it counts once."""
+    found: dict[int, list[float]] = {}
+    for seed, accuracy in zip(runs["seed"], runs["accuracy"].astype(float), strict=True):
+        found.setdefault(int(seed), []).append(accuracy)
+    return {seed: sum(values) / len(values) for seed, values in found.items()}
 
 
 def columns_of(runs: pd.DataFrame) -> list[tuple[str, str]]:
@@ -139,10 +146,5 @@ def _groups(section: str, runs: pd.DataFrame, frames: Frames) -> list[Group]:
         title = describe(lengths[key], varying)
         mark = f"-{slug(title)}" if title else ""
         groups.append((lengths[key], Group(section + mark, title, pd.concat([partners, own]))))
-    groups.sort(key=lambda pair: str([(name, _number(pair[0][name])) for name in LENGTH]))
+    groups.sort(key=lambda pair: [-1.0 if value is None else float(value) for value in pair[0].values()])
     return [group for _, group in groups]
-
-
-def _number(value: object) -> str:
-    """Numbers as text that sorts by value."""
-    return f"{value:020.6f}" if isinstance(value, int | float) else str(value)

@@ -42,11 +42,15 @@ def show_plan(plan: Plan) -> None:
         f" ({config.total_updates / config.updates_per_epoch:.2f} epochs)"
     )
     for target, recipe in config.recipes.items():
-        table = Table("first update", "pattern", "decay D", "gradient rule", "penalty", title=f"{recipe.variant} {target}")
+        table = Table(
+            "first update", "pattern", "decay D", "gradient rule", "penalty", title=f"{recipe.variant} {target}"
+        )
         for first, state in recipe.phases(config.total_updates):
             decaying = "from 1" if state.decay > 0 else "0"
             dense = state.pattern is None
-            row = ("dense", "", "", "") if dense else (str(state.pattern), decaying, state.gradient, f"{state.penalty:g}")
+            row = (
+                ("dense", "", "", "") if dense else (str(state.pattern), decaying, state.gradient, f"{state.penalty:g}")
+            )
             table.add_row(str(first), *row)
         console.print(table)
     if plan.tensors:

@@ -98,7 +98,7 @@ class Records:
     def __init__(self, path: Path, length: int) -> None:
         """Open ``path`` and drop what stands behind its first ``length`` bytes: lines after the last checkpoint."""
         path.touch()
-        self._file = open(path, "r+b")
+        self._file = open(path, "r+b")  # noqa: SIM115 (held open for the run)
         self._file.truncate(min(length, path.stat().st_size))
         self._file.seek(0, os.SEEK_END)
 

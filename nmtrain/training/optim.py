@@ -15,8 +15,9 @@ def build_optimizer(model: nn.Module, config: AdamWConfig | SGDConfig) -> torch.
 
     Embeddings are what the model itself lists in ``no_weight_decay()``, as timm's models do.
     """
-    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
-    decayed, rest = [], []
+    spared: set[str] = getattr(model, "no_weight_decay", set)()
+    decayed: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (rest if parameter.dim() < 2 or name in spared else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]

@@ -75,7 +75,9 @@ def _train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     )
     if config.train.device == "cuda" and accelerator.device.type != "cuda":
         raise TrainingError("train.device=cuda: torch finds no CUDA device here; use auto or cpu")
-    write_whole(folder / "config.yaml", lambda file: file.write(yaml.safe_dump(config.values, sort_keys=False).encode()))
+    write_whole(
+        folder / "config.yaml", lambda file: file.write(yaml.safe_dump(config.values, sort_keys=False).encode())
+    )
     folder.write_json("environment.json", _environment(accelerator.device))
     folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())
 
@@ -83,9 +85,7 @@ def _train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     model = build_model(config.model.name, config.data_shape, config.model.options)
     sparsify_model(model, plan.rules)
     data = load_data(**config.data, seed=config.seed).to(accelerator.device)
-    task = ImageClassification(
-        data, config.train.batch_size, config.train.micro_batches, config.train.label_smoothing
-    )
+    task = ImageClassification(data, config.train.batch_size, config.train.micro_batches, config.train.label_smoothing)
     checkpoint = load_checkpoint(folder / "checkpoints")
     trainer = Trainer(plan, model, task, accelerator, folder, checkpoint)
     before = sum(trainer.seconds.values())
@@ -163,6 +163,7 @@ def _logged_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("nmtrain")
+    root.setLevel(logging.DEBUG)
     root.addHandler(handler)
     try:
         yield

@@ -1,0 +1,146 @@
+"""Accuracy tables: patterns by recipes, and the paired differences to SR-STE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nmtrain.report.grouping import density_of
+from nmtrain.report.sections import DENSE, Group, Result
+from nmtrain.report.statistics import Difference, Estimate, paired_difference, separate
+from nmtrain.report.table import NOTHING, TRAINING_FLOPS, Cell, Table, p_value, percent, signed_percent
+
+REFERENCE = "sr_ste"
+
+
+def accuracy_table(group: Group, section: str) -> Table:
+    """Mean and spread of the final accuracy; rows are patterns, densest first, columns recipes.
+
+    The best sparse recipe of a row is bold; each other whose interval meets the best's is marked. Dense runs are the
+    same in every row and do not compete.
+    """
+    rows = [_accuracy_row(group, pattern) for pattern in group.patterns or [DENSE]]
+    notes = [
+        "Accuracy in % of the final, projected model: mean over seeds ± half of its 95 % t-interval; "
+        "sd: standard deviation over n seeds. n = 1 has no interval.",
+        gradient_note(group),
+        TRAINING_FLOPS + " See the cost table beside this one for them, measured seconds and bytes.",
+    ]
+    head = ["pattern", *(label for _, label in group.columns)]
+    return Table(f"{group.slug}-accuracy", table_title("Accuracy", section, group), head, rows, notes=notes)
+
+
+def best_of(accuracies: Iterable[Estimate]) -> Estimate | None:
+    """The highest mean of those that lost no run to NaN."""
+    return max(filter(rankable, accuracies), key=lambda accuracy: accuracy.mean, default=None)
+
+
+def rankable(accuracy: Estimate) -> bool:
+    return accuracy.n > 0 and not accuracy.lost
+
+
+def standing(accuracy: Estimate, best: Estimate | None) -> tuple[bool, str]:
+    """Whether it is the best of its row, and the mark of those that are not shown to differ from the best."""
+    if best is None or accuracy is best or not rankable(accuracy):
+        return accuracy is best, ""
+    return False, "" if separate(accuracy, best) else "≈"
+
+
+def row_results(group: Group, pattern: str) -> list[Result]:
+    """The results that stand in one row, in the order of the columns."""
+    found = [group.result(pattern, variant, label) for variant, label in group.columns]
+    return [result for result in found if result is not None]
+
+
+def pattern_cell(pattern: str) -> Cell:
+    return Cell(pattern, value=density_of(None if pattern == DENSE else pattern))
+
+
+def accuracy_text(accuracy: Estimate) -> tuple[str, str]:
+    """The two lines of a cell: mean ± half width; sd and n."""
+    lost = f", {accuracy.lost} NaN" if accuracy.lost else ""
+    if accuracy.n < 2:
+        return percent(accuracy.mean) if accuracy.n else "NaN", f"n = {accuracy.n}{lost}"
+    text = f"{percent(accuracy.mean)} ± {percent(accuracy.half_width)}"
+    return text, f"sd {percent(accuracy.sd)}, n = {accuracy.n}{lost}"
+
+
+def run_marks(result: Result) -> str:
+    """Marks for what is unusual about the runs themselves, whatever their accuracy."""
+    marks = "!" if result.accuracy.lost else ""
+    marks += "◊" if result.runs["code"].nunique() > 1 else ""
+    return marks + ("§" if len(result.runs) > len(result.by_seed) else "")
+
+
+def _accuracy_row(group: Group, pattern: str) -> list[Cell]:
+    best = best_of(result.accuracy for result in row_results(group, pattern) if result.variant != DENSE)
+    row = [pattern_cell(pattern)]
+    for variant, label in group.columns:
+        result = group.result(pattern, variant, label)
+        if result is None:
+            row.append(NOTHING)
+            continue
+        text, detail = accuracy_text(result.accuracy)
+        is_best, mark = (False, "") if variant == DENSE else standing(result.accuracy, best)
+        value = result.accuracy.mean if result.accuracy.n else None
+        row.append(Cell(text, detail, value, is_best, mark + run_marks(result), result.anchor))
+    return row
+
+
+def gradient_note(group: Group) -> str:
+    """Which gradient rule each sparse column trained with: a table always says so."""
+    rules: dict[str, list[str]] = {}
+    for _, label in group.columns:
+        for result in group.results.values():
+            if result.label == label and result.variant != DENSE:
+                rule = result.runs["gradient"].iloc[0].replace("_", "-")
+                if label not in rules.setdefault(rule, []):
+                    rules[rule].append(label)
+    said = "; ".join(f"{rule} for {', '.join(labels)}" for rule, labels in sorted(rules.items()))
+    return f"Gradient rule: {said or 'no sparse run'}."
+
+
+def difference_table(group: Group, section: str) -> Table | None:
+    """Mean difference to SR-STE over the seeds that both have; None without SR-STE or anything beside it."""
+    references = [label for variant, label in group.columns if variant == REFERENCE]
+    others = [column for column in group.columns if column[0] != DENSE and column[1] not in references[:1]]
+    if not references or not others:
+        return None
+    reference = references[0]
+    rows = [_difference_row(group, pattern, others, reference) for pattern in group.patterns]
+    notes = [
+        f"Percentage points above {reference}: mean over pairs of runs with the same seed ± half of its 95 % "
+        "t-interval; p: two-sided paired t-test, not corrected for the number of comparisons. "
+        "Bold: the interval excludes zero. One pair allows no test.",
+        TRAINING_FLOPS + " Recipes of a row need not have spent the same; see the cost table.",
+    ]
+    head = ["pattern", *(label for _, label in others)]
+    return Table(
+        f"{group.slug}-difference", table_title(f"Difference to {reference}", section, group), head, rows, notes=notes
+    )
+
+
+def _difference_row(group: Group, pattern: str, columns: list[tuple[str, str]], reference: str) -> list[Cell]:
+    row = [pattern_cell(pattern)]
+    base = group.result(pattern, REFERENCE, reference)
+    for variant, label in columns:
+        result = group.result(pattern, variant, label)
+        if result is None or base is None:
+            row.append(NOTHING)
+            continue
+        difference = paired_difference(result.by_seed, base.by_seed)
+        lost = bool(result.accuracy.lost or base.accuracy.lost)
+        row.append(NOTHING if difference is None else _difference_cell(difference, result.anchor, lost))
+    return row
+
+
+def _difference_cell(difference: Difference, anchor: str, lost: bool) -> Cell:
+    marks = "!" if lost else ""
+    if difference.n == 1:
+        return Cell(signed_percent(difference.mean), "n = 1 pair", difference.mean, marks=marks, anchor=anchor)
+    text = f"{signed_percent(difference.mean)} ± {percent(difference.half_width)}"
+    detail = ", ".join(part for part in (p_value(difference.p), f"n = {difference.n} pairs") if part)
+    return Cell(text, detail, difference.mean, difference.shown and not lost, marks, anchor)
+
+
+def table_title(what: str, section: str, group: Group) -> str:
+    return f"{what}: {section}" + (f" ({group.title})" if group.title else "")

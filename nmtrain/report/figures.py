@@ -1,0 +1,203 @@
+"""Figures of accuracy against cost, and what all figures share: saving, legends, axes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nmtrain.report.accuracy import table_title
+from nmtrain.report.cost import evaluations, on_front, ordered_results
+from nmtrain.report.sections import DENSE, Group, Section, columns_of, patterns_of
+from nmtrain.report.style import RC, line_style
+from nmtrain.report.table import si_prefix
+
+WIDTH = 5.2  # inches: a text column in print, and legible when a phone shrinks it
+_LEGEND_LINE = 0.17  # inches
+_MARKERS_PER_LINE = 6
+
+# Nothing that changes from one call to the next enters a file.
+_METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure. ``data`` holds what is drawn; ``svg`` is the figure itself, for the page."""
+
+    slug: str
+    title: str
+    caption: str
+    data: pd.DataFrame
+    svg: bytes
+    paths: list[Path]
+
+
+def save(figure: Figure, slug: str, title: str, caption: str, data: pd.DataFrame, folder: Path) -> Drawing:
+    """Write ``folder/slug.{png,svg,pdf,csv}``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind, metadata in _METADATA.items():
+        paths.append(folder / f"{slug}.{kind}")
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, dpi=150, metadata=metadata)
+        paths[-1].write_bytes(content.getvalue())
+    paths.append(folder / f"{slug}.csv")
+    data.to_csv(paths[-1], index=False)
+    return Drawing(slug, title, caption, data, (folder / f"{slug}.svg").read_bytes(), paths)
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the report's style, whatever the user's matplotlibrc says. Also a decorator."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
+        yield
+
+
+def panels(
+    rows: int, columns: int, row_height: float, legend: Sequence[Line2D], *, wspace: float = 0.3, sharey: bool = False
+) -> tuple[Figure, Any]:
+    """A figure of ``rows`` by ``columns`` axes that share x, ``row_height`` inches each, the legend below them."""
+    legend_columns = 2 if max((len(str(line.get_label())) for line in legend), default=0) > 24 else 3
+    below = 0.55 + _LEGEND_LINE * -(-len(legend) // legend_columns)
+    above = 0.25
+    height = rows * row_height + above + below
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False)
+    figure.subplots_adjust(
+        left=0.62 / WIDTH, right=1 - 0.1 / WIDTH, bottom=below / height, top=1 - above / height, wspace=wspace, hspace=0.25
+    )
+    figure.legend(handles=legend, loc="lower center", ncols=legend_columns, handlelength=3.2, fontsize=7)
+    return figure, axes
+
+
+def legend_lines(columns: Sequence[tuple[str, str]]) -> list[Line2D]:
+    return [Line2D([], [], **line_style(column, columns)) for column in columns]
+
+
+def markevery(points: int) -> int:
+    """Draw about six markers on a line, however many points it has."""
+    return max(1, points // _MARKERS_PER_LINE)
+
+
+def mean_over_seeds(frame: pd.DataFrame, by: list[str], values: list[str]) -> pd.DataFrame:
+    """Mean of each of ``values`` per ``by``, and the number of runs ``n``. A NaN in one run shows as NaN: a gap."""
+    grouped = frame.groupby(by, sort=False, dropna=False)
+    means = grouped[values].mean().where(grouped[values].count().eq(grouped.size(), axis=0))
+    return means.assign(n=grouped.size()).reset_index()
+
+
+@styled()
+def draw_training(section: Section, curves: pd.DataFrame, folder: Path) -> Drawing:
+    """Accuracy along training against the FLOPs spent so far, one panel per pattern, a curve per recipe and length."""
+    columns, patterns = columns_of(section.runs), patterns_of(section.runs) or [DENSE]
+    data = _training_data(section, curves)
+    factor, prefix = si_prefix(data["training_flops"].max())
+    wide = min(2, len(patterns))
+    figure, axes = panels(-(-len(patterns) // wide), wide, 1.7, legend_lines(columns), wspace=0.08, sharey=True)
+    for ax, pattern in zip(axes.flat, patterns, strict=False):
+        for column in columns:
+            drawn = data[(data["recipe"] == column[1]) & data["pattern"].isin([pattern, DENSE])]
+            for _, curve in drawn.groupby("length", sort=False):
+                _draw_curve(ax, curve, factor, line_style(column, columns))
+        ax.set_title(pattern, loc="left")
+    for ax in axes.flat[len(patterns) :]:
+        ax.set_axis_off()
+    _label_grid(axes, len(patterns), f"training compute / {prefix}FLOPs", "accuracy / %")
+    caption = (
+        "Accuracy on the validation set against the training FLOPs spent until then: mean over seeds; the last point "
+        "of a curve is the final, projected model, with its 95 % interval where there are seeds enough. Along the way "
+        "the model that trains is evaluated, which in decay phases is denser than its pattern."
+    )
+    return save(figure, f"{section.slug}-training", f"Accuracy and training FLOPs: {section.title}", caption, data, folder)
+
+
+def _training_data(section: Section, curves: pd.DataFrame) -> pd.DataFrame:
+    """The mean curves; ``half_width`` of the final accuracy stands at the last point of each."""
+    points = evaluations(curves)
+    by = ["pattern", "recipe", "length", "update"]
+    drawn = []
+    for group in section.groups:
+        runs = group.runs.assign(pattern=group.runs["sparsity"].fillna(DENSE), recipe=group.runs["label"])
+        found = points.merge(runs[["folder", "pattern", "recipe"]], on="folder").assign(length=group.title)
+        means = mean_over_seeds(found, by, ["flops", "accuracy"]).rename(columns={"flops": "training_flops"})
+        final = [
+            (result.pattern, result.label, group.title, result.runs["updates"].max(), result.accuracy.half_width)
+            for result in group.results.values()
+        ]
+        drawn.append(means.merge(pd.DataFrame(final, columns=[*by, "half_width"]), on=by, how="left"))
+    return pd.concat(drawn).sort_values(by, kind="stable", ignore_index=True)
+
+
+def _draw_curve(ax: Axes, curve: pd.DataFrame, factor: float, style: dict[str, Any]) -> None:
+    x, y = curve["training_flops"] / factor, 100 * curve["accuracy"]
+    ax.plot(x, y, markevery=markevery(len(curve)), **style)
+    last = curve["half_width"].notna()
+    if last.any():
+        ax.errorbar(x[last], y[last], 100 * curve["half_width"][last], color=style["color"], capsize=2, linestyle="")
+
+
+def _label_grid(axes: Any, used: int, xlabel: str, ylabel: str) -> None:
+    """Label the outer axes; a panel above an empty one gets the x axis that the empty one would have had."""
+    wide = axes.shape[1]
+    for index, ax in enumerate(axes.flat[:used]):
+        if index % wide == 0:
+            ax.set_ylabel(ylabel)
+        if index + wide >= used:
+            ax.set_xlabel(xlabel)
+            ax.tick_params(labelbottom=True)
+
+
+@styled()
+def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
+    """Final accuracy against inference FLOPs and against bytes, a point per pattern and recipe, and the fronts."""
+    columns = group.columns
+    data = _cost_data(group)
+    figure, axes = panels(1, 2, 2.3, legend_lines(columns), wspace=0.08, sharey=True)
+    for ax, cost, what, unit in (
+        (axes[0, 0], "inference_flops", "inference per sample", "FLOPs"),
+        (axes[0, 1], "bytes", "size of sparse tensors", "B"),
+    ):
+        factor, prefix = si_prefix(data[cost].max())
+        for column in columns:
+            drawn = data[data["recipe"] == column[1]]
+            style = line_style(column, columns) | {"linewidth": 0.6}
+            ax.errorbar(drawn[cost] / factor, 100 * drawn["accuracy"], 100 * drawn["half_width"], capsize=2, **style)
+        front = data[data[f"{cost}_front"]].sort_values(cost)
+        ax.plot(front[cost] / factor, 100 * front["accuracy"], drawstyle="steps-post", color="#BBBBBB", lw=4, zorder=0)
+        ax.set_xscale("log")
+        ax.set_xlabel(f"{what} / {prefix}{unit}")
+    axes[0, 0].set_ylabel("accuracy / %")
+    caption = (
+        "Final accuracy (mean over seeds, bars: 95 % intervals; no bar: n = 1) against what inference costs when pruned "
+        "weights are skipped. Thin lines join the patterns of a recipe; the broad grey line is the Pareto front of the means."
+    )
+    title = table_title("Accuracy and inference cost", section, group)
+    return save(figure, f"{group.slug}-inference", title, caption, data, folder)
+
+
+def _cost_data(group: Group) -> pd.DataFrame:
+    results = ordered_results(group)
+    fronts = {cost: on_front(results, cost) for cost in ("inference_flops", "bytes")}
+    return pd.DataFrame(
+        {
+            "pattern": result.pattern,
+            "recipe": result.label,
+            "accuracy": result.accuracy.mean,
+            "half_width": result.accuracy.half_width,
+            "n": result.accuracy.n,
+            **{cost: result.mean(cost) for cost in fronts},
+            **{f"{cost}_front": result.anchor in front for cost, front in fronts.items()},
+        }
+        for result in results
+    )

@@ -1,0 +1,60 @@
+"""What a reader must know before trusting the numbers: runs that do not count, lines that were dropped, mixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from nmtrain.report.folders import name_some
+
+_NOT_COUNTED = {
+    "failed": "failed",
+    "running": "still running, or were killed while running",
+    "preempted": "were preempted and not resumed",
+    "unreadable": "could not be read",
+}
+
+
+def notices(runs: pd.DataFrame) -> list[str]:
+    """One sentence per kind of irregularity, with the run folders that it concerns."""
+    said = [f"{int(runs['counted'].sum())} of {len(runs)} runs are finished and counted."]
+    left_out = runs[~runs["counted"]]
+    for status, found in left_out.groupby("status"):
+        what = _NOT_COUNTED.get(str(status), f"have the status {status}")
+        said.append(f"Not counted, {what}: {_with_reasons(found)}.")
+    for column, what in (
+        ("dropped_lines", "lines of metrics.jsonl or noise.jsonl were no whole record (a killed process) and dropped"),
+        ("not_finite_lines", "lines of metrics.jsonl or noise.jsonl hold a NaN or infinity"),
+    ):
+        found = runs[runs[column] > 0]
+        if len(found):
+            said.append(f"{int(found[column].sum())} {what}: {name_some(list(found['folder']))}.")
+    counted = runs[runs["counted"]]
+    lost = counted[counted["accuracy"].astype(float).isna()]
+    if len(lost):
+        said.append(f"Finished with a final accuracy that is NaN or missing: {name_some(list(lost['folder']))}.")
+    return [*said, *_mixtures(counted)]
+
+
+def _with_reasons(runs: pd.DataFrame) -> str:
+    names = zip(runs["folder"], runs["reason"], strict=True)
+    return name_some([f"{folder} ({reason})" if pd.notna(reason) else folder for folder, reason in names])
+
+
+def _mixtures(counted: pd.DataFrame) -> Iterable[str]:
+    """Runs that are averaged or compared although they are not quite alike."""
+    versions = counted["code"].value_counts().sort_index()
+    if len(versions) > 1:
+        listed = "; ".join(f"{code} ({count} runs)" for code, count in versions.items())
+        yield f"Trained by {len(versions)} versions of the code: {listed}."
+    for _, cell in counted.groupby("cell", sort=False):
+        first = cell.iloc[0]
+        name = " ".join(str(first[key]) for key in ("model", "data", "sparsity", "label") if pd.notna(first[key]))
+        codes = cell.groupby("code")["folder"].apply(list)
+        if len(codes) > 1:
+            listed = "; ".join(f"{code}: {name_some(folders)}" for code, folders in codes.items())
+            yield f"Same config, different code versions ({name}): {listed}."
+        twice = cell[cell.duplicated("seed", keep=False)]
+        if len(twice):
+            yield f"The same seed was run more than once ({name}) and counts once: {name_some(list(twice['folder']))}."

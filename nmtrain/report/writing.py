@@ -1,0 +1,67 @@
+"""Writing a report: frames, LaTeX tables, figures, report.md and report.html, all from the same frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nmtrain.report.chapters import Chapter, build_chapters
+from nmtrain.report.closing import summary_text
+from nmtrain.report.folders import read_runs
+from nmtrain.report.frame import build_frames
+from nmtrain.report.latex import latex
+from nmtrain.report.notices import notices
+from nmtrain.report.pages import html_page, markdown_page
+from nmtrain.report.run_list import run_list
+from nmtrain.report.sections import build_sections
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What `write_report` did.
+
+    Attributes:
+        paths: the files written, report.html first.
+        runs: run folders found.
+        counted: how many of them are finished and stand in tables.
+        table: the accuracy tables and notices as plain text, for a terminal.
+    """
+
+    paths: list[Path]
+    runs: int
+    counted: int
+    table: str
+
+
+def write_report(folders: Iterable[Path], out: Path) -> ReportResult:
+    """Report on every run folder under ``folders``; the same folders give the same bytes in every file.
+
+    Writes ``report.html`` and ``report.md``, ``frames/{runs,curves,noise}.{csv,parquet}``, ``tables/*.tex`` and
+    ``figures/*.{png,svg,pdf,csv}`` below ``out``.
+
+    Raises:
+        ReportError: if a folder does not exist, none holds a run, or a run was written by another schema.
+    """
+    frames = build_frames(read_runs(folders))
+    sections = build_sections(frames)
+    out.mkdir(parents=True, exist_ok=True)
+    chapters = build_chapters(sections, frames, out / "figures")
+    paths = [out / "report.html", out / "report.md"]
+    said, listed = notices(frames.runs), run_list(frames.runs)
+    paths[0].write_text(html_page(chapters, said, listed), encoding="utf-8")
+    paths[1].write_text(markdown_page(chapters, said, listed), encoding="utf-8")
+    paths += frames.write(out / "frames")
+    paths += _write_tables(chapters, out / "tables")
+    paths += [path for chapter in chapters for drawing in chapter.drawings for path in drawing.paths]
+    counted = int(frames.runs["counted"].sum())
+    return ReportResult(paths, len(frames.runs), counted, summary_text(frames, sections))
+
+
+def _write_tables(chapters: list[Chapter], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for table in (table for chapter in chapters for table in chapter.tables):
+        paths.append(folder / f"{table.slug}.tex")
+        paths[-1].write_text(latex(table), encoding="utf-8")
+    return paths

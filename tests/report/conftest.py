@@ -1,0 +1,130 @@
+"""Synthetic run folders: written here as a training run leaves them, with numbers chosen by the tests."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+GRADIENT = {"static": "masked", "mdgf": "masked"}
+VARIANT = {"mdgf": "mdgf_exponential", "sdgf": "sdgf_stepwise"}
+
+CONFIG: dict[str, Any] = {
+    "model": {"name": "vit", "roles": ["ff"], "options": {}},
+    "data": {"name": "glyphs", "cache_dir": None},
+    "mask": {"axis": "input", "roles": ["ff"], "patterns": {}, "names": [], "indivisible": "error"},
+    "optim": {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.999]},
+    "train": {"epochs": 3.0, "updates": None, "batch_size": 64, "log_every": 20},
+    "results_dir": "results/runs",
+}
+
+
+def write_run(
+    root: Path,
+    recipe: str = "sr_ste",
+    sparsity: str = "1:4",
+    seed: int = 0,
+    accuracy: float | None = 0.7,
+    *,
+    variant: str | None = None,
+    gradient: str | None = None,
+    options: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
+    name: str | None = None,
+    status: str = "finished",
+    reason: str | None = None,
+    training_flops: float = 6e9,
+    inference_flops: float = 2e6,
+    size: float = 3e4,
+    updates: int = 300,
+    curve: Iterable[tuple[int, float]] = (),
+    strict_from: int = 0,
+    noise: Iterable[dict[str, Any]] = (),
+    commit: str = "0123456789abcdef",
+    schema: int = 1,
+    metrics_tail: str = "",
+    summary: dict[str, Any] | None = None,
+) -> Path:
+    """Write one run folder and return it.
+
+    ``curve``: (update, validation accuracy) along the run; FLOPs grow evenly up to ``training_flops`` at ``updates``.
+    ``config``: dotted keys to change in `CONFIG`. ``summary``: top-level keys to change in summary.json.
+    """
+    dense = recipe == "dense"
+    variant = variant or VARIANT.get(recipe, recipe)
+    name = name or f"{variant}-{'dense' if dense else sparsity.replace(':', 'of')}-s{seed}"
+    folder = root / name
+    folder.mkdir(parents=True)
+    rule = gradient or GRADIENT.get(recipe, "straight_through")
+    (folder / "config.yaml").write_text(yaml.safe_dump(_config(recipe, sparsity, seed, options, config)))
+    _write(folder / "status.json", {"state": status, "reason": reason})
+    _write(folder / "environment.json", {"versions": {"nmtrain": "0.1.0"}, "device": "cpu", "git_commit": commit})
+    lines = [_train_line(update, updates, training_flops, sparsity, dense, strict_from) for update in range(0, updates, 20)]
+    lines += [_val_line(update, "val", value, training_flops * update / updates) for update, value in curve]
+    if status == "finished":
+        lines.append(_val_line(updates, "final", accuracy, training_flops))
+        _write(folder / "summary.json", {
+            "schema": schema, "run": name, "model": "vit", "data": "glyphs", "sparsity": None if dense else sparsity,
+            "recipe": {"name": recipe, "variant": variant, "gradient": rule},
+            "roles": ["ff"], "seed": seed, "updates": updates, "epochs": 3.0,
+            "metrics": {"val/accuracy": accuracy, "val/loss": 1.0},
+            "flops": {"training": training_flops, "training_dense": 1e10, "inference": inference_flops,
+                      "inference_dense": 4e6},
+            "bytes": {"dense": 1e5, "sparse": 1e5 if dense else size}, "density": 1.0 if dense else 0.25,
+            "seconds": {"total": 12.0, "train": 10.0, "eval": 1.0, "data": 1.0}, "peak_memory_bytes": 5e8,
+            "status": "finished",
+        } | (summary or {}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + metrics_tail)
+    if noise:
+        (folder / "noise.jsonl").write_text("".join(json.dumps(line) + "\n" for line in noise))
+    return folder
+
+
+def _config(recipe: str, sparsity: str, seed: int, options: Any, changes: Any) -> dict[str, Any]:
+    config = copy.deepcopy(CONFIG)
+    config |= {"sparsity": sparsity, "seed": seed, "recipe": {"name": recipe} | (options or {})}
+    for dotted, value in (changes or {}).items():
+        *path, key = dotted.split(".")
+        section = config
+        for part in path:
+            section = section[part]
+        section[key] = value
+    return config
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content))
+
+
+def _train_line(update: int, updates: int, flops: float, sparsity: str, dense: bool, strict_from: int) -> dict[str, Any]:
+    strict = update >= strict_from
+    return {
+        "update": update, "epoch": 3 * update / updates, "split": "train", "loss": 1.0, "learning_rate": 1e-3,
+        "grad_norm": 0.5, "pattern": None if dense else sparsity, "decay": 0.0 if strict else 0.5,
+        "flops": flops * update / updates,
+    }  # fmt: skip
+
+
+def _val_line(update: int, split: str, accuracy: float | None, flops: float) -> dict[str, Any]:
+    return {"update": update, "epoch": 1.0, "split": split, "loss": 1.0, "accuracy": accuracy, "flops": flops}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Path]:
+    """`write_run` below the test's own ``runs`` folder."""
+
+    def write(*args: Any, **kwargs: Any) -> Path:
+        return write_run(tmp_path / "runs", *args, **kwargs)
+
+    return write
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """The folder that `run` writes into."""
+    return tmp_path / "runs"

@@ -1,0 +1,211 @@
+"""What one run computes: updates, accumulation, precision, projection, records."""
+
+import json
+import math
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from nmtrain.config import AdamWConfig, SGDConfig
+from nmtrain.sparsity import sparsity_control
+from nmtrain.training.export import evaluate_run, export_run, load_run
+from nmtrain.training.loop import Trainer
+from nmtrain.training.optim import build_optimizer, learning_rate
+from nmtrain.training.run import run
+
+ADAMW = {
+    "name": "adamw",
+    "lr": 1.0,
+    "weight_decay": 0.1,
+    "betas": [0.9, 0.99],
+    "eps": 1e-8,
+    "warmup_fraction": 0.2,
+    "final_lr": 0.0,
+    "clip_norm": None,
+}
+
+
+def lines(config, split=None):
+    records = [json.loads(line) for line in (config.run_folder / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if split in (None, record["split"])]
+
+
+def test_learning_rate_warms_up_linearly_then_follows_a_cosine():
+    config = AdamWConfig(**ADAMW)
+    rates = [learning_rate(config, update, 10) for update in range(11)]
+    assert rates[:2] == [0.5, 1.0]
+    assert rates[2] == 1.0
+    assert rates[6] == pytest.approx(0.5)  # half-way through the eight updates of the cosine
+    assert rates[10] == pytest.approx(0.0)
+    assert rates[4] == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+
+
+def test_warmup_starts_and_cosine_ends_at_the_final_rate():
+    config = AdamWConfig(**{**ADAMW, "final_lr": 0.1, "warmup_fraction": 0.9})
+    assert learning_rate(config, 0, 10) == pytest.approx(0.2)
+    assert learning_rate(config, 8, 10) == pytest.approx(1.0)
+    assert learning_rate(config, 10, 10) == pytest.approx(0.1)
+
+
+def test_weight_decay_spares_vectors_and_embeddings():
+    model = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=64, depth=1, num_heads=2)
+    decayed, rest = build_optimizer(model, AdamWConfig(**ADAMW)).param_groups
+    assert decayed["weight_decay"] == 0.1
+    assert rest["weight_decay"] == 0.0
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(p)] for p in decayed["params"]} == {
+        "patch_embed.proj.weight",
+        "blocks.0.attn.qkv.weight",
+        "blocks.0.attn.proj.weight",
+        "blocks.0.mlp.fc1.weight",
+        "blocks.0.mlp.fc2.weight",
+        "head.weight",
+    }
+    assert {"pos_embed", "cls_token", "norm.bias"} <= {names[id(p)] for p in rest["params"]}
+
+
+def test_sgd_is_torch_s_own_with_momentum_and_nesterov():
+    config = SGDConfig(
+        name="sgd",
+        lr=0.1,
+        weight_decay=0.0,
+        momentum=0.9,
+        nesterov=True,
+        warmup_fraction=0.0,
+        final_lr=0.0,
+        clip_norm=None,
+    )
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), config)
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.defaults["momentum"] == 0.9
+    assert optimizer.defaults["nesterov"] is True
+
+
+def test_accumulation_changes_the_result_by_rounding_only(make_config):
+    whole, parts = make_config("train.micro_batches=1"), make_config("train.micro_batches=4")
+    run(whole)
+    run(parts)
+    for one, four in zip(lines(whole, "train"), lines(parts, "train"), strict=True):
+        assert one["update"] == four["update"]
+        assert one["loss"] == pytest.approx(four["loss"], abs=1e-4)
+        assert one["pattern"] == four["pattern"]
+        assert one["flops"] == four["flops"]
+
+
+def test_masks_are_made_once_per_update_and_reused_by_micro_batches(make_config, monkeypatch):
+    from nmtrain.sparsity import apply
+
+    made = []
+    original = apply.nm_mask
+    monkeypatch.setattr(apply, "nm_mask", lambda *args: made.append(1) or original(*args))
+    config = make_config("train.micro_batches=4", "recipe=ste", "train.updates=3", "train.eval_every=100")
+    run(config)
+    tensors = 2  # fc1 and fc2 of the one block
+    surgery, projection, baking = 2, 1, 1  # the plan sparsifies a twin on the meta device
+    assert len(made) == tensors * (surgery + 3 + projection + baking)
+
+
+def test_every_line_stands_at_its_update_and_flops_only_grow(make_config):
+    config = make_config("train.log_every=5", "train.updates=12", "train.eval_every=0.1")
+    run(config)
+    assert [line["update"] for line in lines(config, "train")] == [5, 10, 12]
+    every = max(1, round(0.1 * config.updates_per_epoch))
+    assert [line["update"] for line in lines(config, "val")] == list(range(every, 12, every))
+    assert [line["update"] for line in lines(config, "final")] == [12]
+    flops = [line["flops"] for line in lines(config)]
+    assert flops == sorted(flops)
+    summary = json.loads((config.run_folder / "summary.json").read_text())
+    assert flops[-1] == summary["flops"]["training"]
+    assert summary["metrics"]["val/accuracy"] == lines(config, "final")[0]["accuracy"]
+
+
+@pytest.mark.parametrize("recipe", ["mdgf_exponential", "sdgf_geometric", "ste"])
+def test_final_model_has_exactly_n_in_every_group_and_is_the_one_that_was_scored(recipe, make_config):
+    config = make_config(f"recipe={recipe}", "recipe.finetune_fraction=0.0")
+    summary = run(config)
+    state = load_file(config.run_folder / "model.safetensors")
+    for name in ("blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"):
+        groups = state[name].unflatten(1, (-1, 8))
+        assert (groups.count_nonzero(2) == 1).all()
+    assert state["blocks.0.attn.qkv.weight"].count_nonzero() == state["blocks.0.attn.qkv.weight"].numel()
+    again = evaluate_run(config.run_folder)
+    assert again["accuracy"] == summary["metrics"]["val/accuracy"]
+    assert again["loss"] == pytest.approx(summary["metrics"]["val/loss"], rel=1e-6)
+    assert summary["density"] == 0.125
+
+
+def test_dense_run_is_dense_and_its_name_has_no_pattern(make_config):
+    config = make_config("recipe=dense")
+    assert config.run_folder == make_config("recipe=dense", "sparsity=1:4", "mask.axis=output").run_folder
+    summary = run(config)
+    assert summary["density"] == 1.0
+    assert summary["sparsity"] is None
+    assert summary["flops"]["training"] == summary["flops"]["training_dense"]
+    assert summary["bytes"]["dense"] == summary["bytes"]["sparse"]
+    assert json.loads((config.run_folder / "sparse_tensors.json").read_text()) == []
+
+
+def test_export_loads_in_plain_timm_with_equal_logits(make_config, tmp_path):
+    config = make_config()
+    run(config)
+    out = export_run(config.run_folder, tmp_path / "export")
+    plain = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    _, ours = load_run(config.run_folder)
+    images = torch.randn(5, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(plain(images), ours.eval()(images))
+    assert (plain.blocks[0].mlp.fc1.weight == 0).float().mean() == 0.875
+
+
+def test_a_tampered_model_is_refused_by_eval_and_export(make_config):
+    from safetensors.torch import save_file
+
+    config = make_config()
+    run(config)
+    state = load_file(config.run_folder / "model.safetensors")
+    state["blocks.0.mlp.fc1.weight"][3, 8:16] = 1.0
+    save_file(state, config.run_folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.fc1\.weight: group \(3, 1\) .* has 8 non-zero weights"):
+        load_run(config.run_folder)
+
+
+def test_bf16_autocast_keeps_fp32_weights_and_trains(make_config):
+    config = make_config("train.precision=bf16")
+    summary = run(config)
+    assert math.isfinite(summary["metrics"]["val/loss"])
+    state = load_file(config.run_folder / "model.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    exact = make_config()
+    run(exact)
+    pairs = zip(lines(config, "train"), lines(exact, "train"), strict=True)
+    differences = [abs(low["loss"] - full["loss"]) for low, full in pairs]
+    assert 0 < max(differences) < 0.05  # close, and not the same arithmetic
+
+
+def test_recipe_state_reaches_the_forward_at_the_update_it_names(make_config, monkeypatch):
+    seen = []
+    original = Trainer.update
+
+    def watched(self, number):
+        result = original(self, number)
+        (_, _, mask, state), *_ = sparsity_control(self.model).sparse_tensors()
+        seen.append((number, str(state.pattern), mask.float().mean().item()))
+        return result
+
+    monkeypatch.setattr(Trainer, "update", watched)
+    config = make_config("recipe=sdgf_stepwise", "recipe.finetune_fraction=0.0", "train.updates=8")
+    run(config)
+    patterns = ["7:8", "7:8", "4:8", "4:8", "2:8", "2:8", "1:8", "1:8"]
+    densities = {"7:8": 0.875, "4:8": 0.5, "2:8": 0.25, "1:8": 0.125}
+    assert seen == [(number, pattern, densities[pattern]) for number, pattern in enumerate(patterns)]
+
+
+@pytest.mark.slow
+def test_compiled_training_gives_the_losses_of_eager_training(make_config):
+    eager, compiled = make_config(), make_config("train.compile=true")
+    run(eager)
+    run(compiled)
+    for a, b in zip(lines(eager, "train"), lines(compiled, "train"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-3)
