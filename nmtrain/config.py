@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from nmtrain.data import DataShape, describe_data
-from nmtrain.recipes import Recipe, RecipeError, build_recipe
+from nmtrain.data import DataShape, data_names, describe_data
+from nmtrain.faults import ConfigError, describe, no_such_name, written
+from nmtrain.recipes import Recipe, RecipeError, build_recipe, list_recipes
 from nmtrain.sparsity.pattern import NMPattern
 
+
+def _parse_pattern(given: Any) -> NMPattern:
+    try:
+        return NMPattern.parse(given)
+    except TypeError as error:  # pydantic collects ValueErrors only
+        raise ValueError(str(error)) from None
+
+
+Pattern = Annotated[NMPattern, BeforeValidator(_parse_pattern)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -26,19 +38,13 @@ _NOT_RESULT = {
     ("results_dir",),
     ("force",),
     ("dry_run",),
+    ("model", "roles"),  # the default of mask.roles, no more
+    ("tracking",),
     ("data", "cache_dir"),
     ("train", "log_every"),
     ("train", "checkpoint_every"),
     ("train", "eval_batch_size"),
 }
-
-
-class ConfigError(ValueError):
-    """All faults of one config, one line each: key, value, what is allowed."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
 
 
 class Section(BaseModel):
@@ -56,16 +62,17 @@ class ModelConfig(Section):
 class MaskConfig(Section):
     axis: Literal["input", "output"]
     roles: list[str]
-    patterns: dict[str, NMPattern]
+    patterns: dict[str, Pattern]
     names: list[str]
     indivisible: Literal["error", "skip"]
 
-    @field_validator("patterns", mode="before")
+    @field_validator("roles", "names")
     @classmethod
-    def _parse_patterns(cls, patterns: Any) -> Any:
-        if not isinstance(patterns, dict):
-            return patterns
-        return {role: _parse_pattern(pattern) for role, pattern in patterns.items()}
+    def _no_repeats(cls, given: list[str]) -> list[str]:
+        repeated = list(dict.fromkeys(name for name in given if given.count(name) > 1))
+        if repeated:
+            raise ValueError(f"names {', '.join(repeated)} more than once")
+        return given
 
 
 class _Schedule(Section):
@@ -103,30 +110,32 @@ class TrainConfig(Section):
     log_every: Count
 
 
+class MeasureConfig(Section):
+    every: Count | None
+    window: Annotated[int, Field(ge=2)]
+
+
+class TrackingConfig(Section):
+    name: Literal["none", "tensorboard", "wandb"]
+    mode: Literal["offline", "online"] = "offline"
+    project: str = "nmtrain"
+    group: str | None = None
+
+
 class _Root(Section):
     model: ModelConfig
     data: dict[str, Any]
-    sparsity: NMPattern
+    sparsity: Pattern
     mask: MaskConfig
     recipe: dict[str, Any]
     optim: AdamWConfig | SGDConfig = Field(discriminator="name")
     train: TrainConfig
+    measure: MeasureConfig
+    tracking: TrackingConfig
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    results_dir: str
+    results_dir: Annotated[str, Field(min_length=1)]
     force: bool
     dry_run: bool
-
-    @field_validator("sparsity", mode="before")
-    @classmethod
-    def _parse_sparsity(cls, written: Any) -> NMPattern:
-        return _parse_pattern(written)
-
-
-def _parse_pattern(written: Any) -> NMPattern:
-    try:
-        return NMPattern.parse(written)
-    except TypeError as error:  # pydantic collects ValueErrors only
-        raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,8 @@ class Config:
     mask: MaskConfig
     optim: AdamWConfig | SGDConfig
     train: TrainConfig
+    measure: MeasureConfig
+    tracking: TrackingConfig
     seed: int
     results_dir: Path
     force: bool
@@ -170,8 +181,9 @@ class Config:
         """Readable parts and a hash of everything that changes the result; the same config gives the same name."""
         pattern = [] if self.is_dense else [f"{self.sparsity.n}of{self.sparsity.m}"]
         parts = [self.model.name, self.data["name"], *pattern, self.recipe.variant, f"s{self.seed}"]
-        content = json.dumps(_result_values(self.values, self.is_dense), sort_keys=True)
-        return "-".join([*parts, hashlib.blake2b(content.encode(), digest_size=4).hexdigest()]).replace("/", "_")
+        content = json.dumps(_result_values(self.values, self.is_dense), sort_keys=True, default=str)
+        digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
+        return re.sub(r"[^\w.+-]", "_", "-".join([*parts, digest]))
 
     @property
     def run_folder(self) -> Path:
@@ -179,15 +191,28 @@ class Config:
 
 
 def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
+    """The values that a run's result depends on, however they were written."""
     kept = {
         key: {k: v for k, v in value.items() if (key, k) not in _NOT_RESULT} if isinstance(value, dict) else value
         for key, value in values.items()
         if (key,) not in _NOT_RESULT
     }
     if is_dense:  # trained once for every pattern
-        kept = {key: value for key, value in kept.items() if key not in ("sparsity", "mask")}
-        kept["model"] = {key: value for key, value in values["model"].items() if key != "roles"}
-    return kept
+        return _canonical({key: value for key, value in kept.items() if key not in ("sparsity", "mask")})
+    mask: dict[str, Any] = kept["mask"]
+    patterns = {role: str(NMPattern.parse(pattern)) for role, pattern in mask["patterns"].items()}
+    kept["mask"] = mask | {"roles": sorted(mask["roles"]), "names": sorted(mask["names"]), "patterns": patterns}
+    kept["sparsity"] = str(NMPattern.parse(values["sparsity"]))
+    return _canonical(kept)
+
+
+def _canonical(value: Any) -> Any:
+    """3 and 3.0 are one number."""
+    if isinstance(value, dict):
+        return {key: _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_canonical(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def check_config(values: dict[str, Any]) -> Config:
@@ -197,17 +222,17 @@ def check_config(values: dict[str, Any]) -> Config:
         ConfigError: listing every fault that can be seen without building the model or reading data.
     """
     faults: list[str] = []
-    root: _Root | None = None
     try:
-        root = _Root.model_validate(values)
+        valid = dict(_Root.model_validate(values))
     except ValidationError as error:
-        faults += [_describe(fault) for fault in error.errors()]
+        faults += [line for fault in error.errors() for line in describe(fault, _Root)]
+        valid = _valid_sections(values)
     shape = _check_data(values.get("data"), faults)
-    recipes = _check_recipes(values, root, faults)
-    if root is not None:
-        faults += _cross_checks(root, shape)
-    if faults or root is None or shape is None:
+    recipes = _check_recipes(values, valid, faults)
+    faults += _cross_checks(valid, shape)
+    if faults or shape is None:
         raise ConfigError(faults)
+    root = _Root.model_construct(**valid)
     return Config(
         root.model,
         root.data,
@@ -215,8 +240,10 @@ def check_config(values: dict[str, Any]) -> Config:
         root.mask,
         root.optim,
         root.train,
+        root.measure,
+        root.tracking,
         root.seed,
-        Path(root.results_dir),
+        Path(os.path.expanduser(root.results_dir)),
         root.force,
         root.dry_run,
         shape,
@@ -225,26 +252,12 @@ def check_config(values: dict[str, Any]) -> Config:
     )
 
 
-def _describe(fault: Any) -> str:
-    """One line for one of pydantic's faults: key=value and what is allowed."""
-    key = ".".join(str(part) for part in fault["loc"] if part not in ("adamw", "sgd"))
-    if fault["type"] == "missing":
-        return f"{key}: is missing"
-    if fault["type"] == "extra_forbidden":
-        section: Any = _Root
-        for part in fault["loc"][:-1]:
-            if part in ("adamw", "sgd"):
-                section = {"adamw": AdamWConfig, "sgd": SGDConfig}[part]
-            else:
-                section = section.model_fields[part].annotation
-        return f"{key}={fault['input']}: there is no such key. Available: {sorted(section.model_fields)}"
-    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("'", "")
-    return f"{key}={fault['input']}: {message}"
-
-
 def _check_data(data: Any, faults: list[str]) -> DataShape | None:
-    if not isinstance(data, dict) or "name" not in data:
+    if not isinstance(data, dict):
         return None  # the schema has said so
+    if not isinstance(data.get("name"), str):
+        faults.append(no_such_name("data", data, data_names()))
+        return None
     try:
         return describe_data(**data)
     except ValueError as error:
@@ -252,38 +265,65 @@ def _check_data(data: Any, faults: list[str]) -> DataShape | None:
         return None
 
 
-def _check_recipes(values: dict[str, Any], root: _Root | None, faults: list[str]) -> dict[NMPattern, Recipe]:
+def _valid_sections(values: dict[str, Any]) -> dict[str, Any]:
+    """Of a config with faults, what the checks across sections can still be made on."""
+    valid: dict[str, Any] = {}
+    for name in ("sparsity", "mask", "optim", "train"):
+        given = _Root.model_fields[name]
+        section: Any = Annotated[given.annotation, given]
+        try:
+            valid[name] = TypeAdapter(section).validate_python(values.get(name))
+        except ValidationError:
+            continue
+    return valid
+
+
+def _check_recipes(values: dict[str, Any], valid: dict[str, Any], faults: list[str]) -> dict[NMPattern, Recipe]:
     """A recipe per distinct target pattern; faults of the options are listed once, whatever the patterns are."""
     options = values.get("recipe")
-    if not isinstance(options, dict) or "name" not in options:
+    if not isinstance(options, dict):
+        return {}  # the schema has said so
+    if not isinstance(options.get("name"), str):
+        faults.append(no_such_name("recipe", options, list_recipes()))
         return {}
-    targets = [NMPattern(1, 4)] if root is None else [root.sparsity, *root.mask.patterns.values()]
+    if "target" in options:
+        faults.append(f"recipe.target={written(options['target'])}: there is no such key; the target is sparsity")
+        options = {option: value for option, value in options.items() if option != "target"}
+    target = valid.get("sparsity")
+    targets = [target or NMPattern(1, 4), *(valid["mask"].patterns.values() if "mask" in valid else ())]
     recipes: dict[NMPattern, Recipe] = {}
-    for target in targets:
+    for pattern in targets:
         try:
-            recipes[target] = build_recipe(target=target, **options)
+            recipes[pattern] = build_recipe(target=pattern, **options)
         except RecipeError as error:
-            found = [f"recipe.{option}={options.get(option)}: {fault}" for option, fault in error.faults.items()]
-            if root is None:  # the target is a stand-in, and only `custom` depends on it
+            found = [
+                f"recipe.{option}={written(options.get(option))}: {fault}" for option, fault in error.faults.items()
+            ]
+            if target is None:  # then a stand-in was checked, and only `custom` depends on it
                 found = [fault for fault in found if not fault.startswith("recipe.patterns=")]
             faults += [fault for fault in found if fault not in faults]
     return recipes
 
 
-def _cross_checks(root: _Root, shape: DataShape | None) -> list[str]:
+def _cross_checks(valid: dict[str, Any], shape: DataShape | None) -> list[str]:
+    """Checks of several values at once, as far as they are valid by themselves."""
     faults = []
-    for role in root.mask.patterns:
-        if role not in root.mask.roles:
-            faults.append(f"mask.patterns.{role}: has no effect, since mask.roles is {root.mask.roles}")
-    if not root.mask.roles and not root.mask.names:
-        faults.append("mask.roles=[]: nothing would be sparse; name roles or mask.names (or use recipe=dense)")
-    train = root.train
-    if train.batch_size % train.micro_batches:
-        faults.append(f"train.micro_batches={train.micro_batches}: does not divide train.batch_size {train.batch_size}")
-    if shape is not None and train.batch_size > shape.train_size:
-        faults.append(f"train.batch_size={train.batch_size}: exceeds the {shape.train_size} training samples")
-    if root.optim.final_lr > root.optim.lr:
-        faults.append(f"optim.final_lr={root.optim.final_lr}: exceeds optim.lr {root.optim.lr}")
-    if root.optim.name == "sgd" and root.optim.nesterov and root.optim.momentum == 0:
-        faults.append("optim.nesterov=True: has no effect without optim.momentum")
+    if mask := valid.get("mask"):
+        roles = written(mask.roles)
+        for role, pattern in mask.patterns.items():
+            if role not in mask.roles:
+                faults.append(f"mask.patterns.{role}={pattern}: has no effect, since mask.roles is {roles}")
+        if not mask.roles and not mask.names:
+            faults.append("mask.roles=[]: nothing would be sparse; name roles or mask.names (or use recipe=dense)")
+    if train := valid.get("train"):
+        size = train.batch_size
+        if size % train.micro_batches:
+            faults.append(f"train.micro_batches={train.micro_batches}: does not divide train.batch_size {size}")
+        if shape is not None and size > shape.train_size:
+            faults.append(f"train.batch_size={size}: exceeds the {shape.train_size} training samples")
+    if optim := valid.get("optim"):
+        if optim.final_lr > optim.lr:
+            faults.append(f"optim.final_lr={optim.final_lr}: exceeds optim.lr {optim.lr}")
+        if optim.name == "sgd" and optim.nesterov and optim.momentum == 0:
+            faults.append("optim.nesterov=true: has no effect without optim.momentum")
     return faults

@@ -34,12 +34,12 @@ TEMPLATE_SIDE = 64
 _INK_SIDE = 52  # the longer side of every character's ink, so that size tells nothing about the class
 
 # Distortions. Angle, shear, size and shift are drawn uniformly from plus or minus these bounds.
-_ROTATION = math.radians(25)
-_SHEAR = 0.3
-_SIZE = 0.2  # of width and height, each on its own
-_SHIFT = 0.1  # of the image's side
+_ROTATION = math.radians(10)
+_SHEAR = 0.15
+_SIZE = 0.15  # of width and height, each on its own
+_SHIFT = 0.04  # of the image's side
 _BLUR = 0.7  # at most this share of a pixel comes from the mean of the 3x3 pixels around it
-_TINT = 0.35  # ink has brightness 1 - _TINT to 1 on paper of 0 to _TINT; then half of the images are inverted
+_TINT = 0.35  # ink has brightness 1 - _TINT to 1, paper 0 to _TINT
 _CHUNK = 500  # images drawn at once: small enough for the processor's cache, large enough to vectorize
 
 
@@ -104,7 +104,7 @@ def _template(character: str, font: FreeTypeFont) -> Tensor:
 def _distorted(clean: Tensor, image_size: int, noise: float, generator: torch.Generator) -> Tensor:
     """uint8 ``[n, 1, 64, 64]`` to uint8 ``[n, 1, image_size, image_size]``; draws for a full chunk, whatever ``n``."""
     count = len(clean)
-    draws = torch.rand(10, _CHUNK, generator=generator)[:, :count]
+    draws = torch.rand(9, _CHUNK, generator=generator)[:, :count]
     pixel_noise = torch.randn(_CHUNK, 1, image_size, image_size, generator=generator)[:count]
 
     # Two to four samples across each pixel, then their mean: a single sample would alias thin strokes.
@@ -113,10 +113,9 @@ def _distorted(clean: Tensor, image_size: int, noise: float, generator: torch.Ge
     grid = F.affine_grid(_output_to_template(draws[:6]), [count, 1, side, side], align_corners=False)
     ink = F.grid_sample(clean.float().div_(255), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     ink = F.avg_pool2d(ink, samples)
-    blur, ink_tint, paper_tint, inverted = draws[6:, :, None, None, None]
+    blur, ink_tint, paper_tint = draws[6:, :, None, None, None]
     ink = torch.lerp(ink, F.avg_pool2d(ink, 3, stride=1, padding=1), blur * _BLUR)
     images = torch.lerp(paper_tint * _TINT, 1 - ink_tint * _TINT, ink)
-    images = torch.where(inverted < 0.5, 1 - images, images)
     return images.add_(pixel_noise, alpha=noise).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
 
 

@@ -56,7 +56,7 @@ class Glyphs(DataSource):
     val_size: int = 10_000
     noise: float = 0.1
     generation_seed: int = 0
-    augment: bool = True
+    augment: bool = False
     cache_dir: str | None = None
 
     def faults(self) -> list[str]:

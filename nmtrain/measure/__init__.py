@@ -12,10 +12,12 @@ if TYPE_CHECKING:
         training_flops,
         update_flops,
     )
+    from nmtrain.measure.noise import NoiseMeter
     from nmtrain.measure.size import index_bits, index_floor_bits, model_bytes, sparse_bytes
 
 __all__ = [
     "ForwardCost",
+    "NoiseMeter",
     "TrainingCurve",
     "forward_cost",
     "index_bits",
@@ -29,6 +31,7 @@ __all__ = [
 
 _HOME = {
     "ForwardCost": "flops",
+    "NoiseMeter": "noise",
     "TrainingCurve": "flops",
     "forward_cost": "flops",
     "index_bits": "size",

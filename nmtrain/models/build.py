@@ -53,5 +53,6 @@ def build_model(name: str, shape: DataShape, options: dict[str, Any]) -> nn.Modu
     timm_name, arguments = architecture(name, shape, options)
     try:
         return timm.create_model(timm_name, **arguments)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"model.name={name}: timm cannot build {timm_name} with {arguments}: {error}") from error
+    except Exception as error:  # the arguments are the user's, and timm hands them to anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"model.name={name}: timm cannot build {timm_name} with {arguments}: {reason}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -52,16 +53,23 @@ def sparsity_rules(model: nn.Module, mask: MaskConfig, target: NMPattern) -> lis
     """The rules that the ``mask`` section of a config asks for on this model; ``target`` is the run's pattern.
 
     Raises:
-        ValueError: for roles that the model lacks; the message lists those it has.
+        ValueError: for roles that the model lacks and names that match none of its weights; the message lists those
+            it has.
     """
     by_role: dict[str, list[SparsityRule]] = {}
     for role, name, rows in weights_by_role(model):
         pattern = mask.patterns.get(role, target)
         rule = SparsityRule(name, pattern, role, mask.axis, rows, mask.indivisible)
         by_role.setdefault(role, []).append(rule)
-    missing = [role for role in mask.roles if role not in by_role]
-    if missing:
-        raise ValueError(f"mask.roles={mask.roles}: the model has no {', '.join(missing)}. Available: {list(by_role)}")
-    rules = [rule for role in dict.fromkeys(mask.roles) for rule in by_role[role]]
+    weights = [name for name, parameter in model.named_parameters() if parameter.dim() >= 2]
+    unmatched = [name for name in mask.names if not any(fnmatchcase(weight, name) for weight in weights)]
+    faults = [
+        f"mask.roles=[{','.join(mask.roles)}]: the model has no {role}. Available: {list(by_role)}"
+        for role in mask.roles
+        if role not in by_role
+    ] + [f"mask.names=[{name}]: no weight of the model matches. Available: {weights}" for name in unmatched]
+    if faults:
+        raise ValueError("\n".join(faults))
+    rules = [rule for role in mask.roles for rule in by_role[role]]
     named = SparsityRule("", target, "named", mask.axis, None, mask.indivisible)
     return rules + [replace(named, name=name) for name in mask.names]

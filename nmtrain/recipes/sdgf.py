@@ -66,7 +66,7 @@ class SDGF(Recipe):
         if self.structure != "custom":
             unused = f"{self.patterns!r} has no effect with structure {self.structure}; only custom reads it"
             return None if self.patterns is None else unused
-        if not self.patterns or isinstance(self.patterns, str):
+        if not self.patterns or isinstance(self.patterns, str) or not isinstance(self.patterns, Sequence):
             return f'{self.patterns!r}: custom needs the list of patterns, for example ["4:8", "{self.target}"]'
         try:
             patterns = [NMPattern.parse(pattern) for pattern in self.patterns]

@@ -10,7 +10,10 @@ from nmtrain.report.statistics import separate
 
 def advice(group: Group) -> list[str]:
     """A sentence per pattern, densest first."""
-    return [f"{pattern} (density {percent(density_of(pattern))} %): {_row_advice(group, pattern)}" for pattern in group.patterns]
+    return [
+        f"{pattern} (density {100 * density_of(pattern):.4g} %): {_row_advice(group, pattern)}"
+        for pattern in group.patterns
+    ]
 
 
 def _row_advice(group: Group, pattern: str) -> str:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pandas as pd
 
 from nmtrain.report.accuracy import accuracy_table, difference_table
 from nmtrain.report.advice import advice
 from nmtrain.report.cost import cost_table, equal_flops_table
 from nmtrain.report.figures import Drawing, draw_cost, draw_training
 from nmtrain.report.frame import Frames
-from nmtrain.report.noise_figures import MOST_FIGURES, draw_noise, patterns_with_noise
+from nmtrain.report.noise_figures import MOST_FIGURES, draw_noise, patterns_with_noise, runs_with_noise
 from nmtrain.report.sections import Group, Section
 from nmtrain.report.table import Table
 
 
 @dataclass
 class Part:
-    """Tables and figures under one heading."""
+    """Tables and figures under one heading; figures are drawn meanwhile by other processes."""
 
     title: str
     advice: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    drawings: list[Drawing] = field(default_factory=list)
+    pending: list[Future[Drawing]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        """The figures; waits until they are drawn, and raises what stopped one."""
+        return [drawing.result() for drawing in self.pending]
 
 
 @dataclass(frozen=True)
@@ -43,46 +52,69 @@ class Chapter:
         return [drawing for part in self.parts for drawing in part.drawings]
 
 
-def build_chapters(sections: list[Section], frames: Frames, folder: Path) -> list[Chapter]:
-    """Compute the tables, and draw the figures into ``folder``."""
+def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, pool: Executor) -> list[Chapter]:
+    """Compute the tables, and have ``pool`` draw the figures into ``folder``."""
     noise = _noise_to_draw(sections, frames)
     chapters = []
     for section in sections:
-        parts = [_group_part(group, section, frames, noise, folder) for group in section.groups]
-        chapters.append(Chapter(section.slug, section.title, [*parts, _training_part(section, frames, folder)]))
+        parts = []
+        for group in section.groups:
+            part = _group_part(group, section.title)
+            part.pending.append(pool.submit(draw_cost, group, section.title, folder))
+            _add_noise(part, group, section.title, frames.noise, noise, folder, pool)
+            parts.append(part)
+        chapters.append(Chapter(section.slug, section.title, [*parts, _training_part(section, frames, folder, pool)]))
     return chapters
 
 
-def _group_part(group: Group, section: Section, frames: Frames, noise: set[tuple[str, str]], folder: Path) -> Part:
-    part = Part(group.title or "Final accuracy and cost", advice(group))
-    tables = [accuracy_table(group, section.title), difference_table(group, section.title)]
-    part.tables = [table for table in (*tables, cost_table(group, section.title)) if table is not None]
-    part.drawings.append(draw_cost(group, section.title, folder))
+def _group_part(group: Group, section: str) -> Part:
+    tables = (accuracy_table(group, section), difference_table(group, section), cost_table(group, section))
+    part = Part(
+        group.title or "Final accuracy and cost", advice(group), [table for table in tables if table is not None]
+    )
+    if tables[1] is None:
+        part.notes.append(
+            "There is no table of differences to SR-STE: it needs finished runs of SR-STE and of another."
+        )
+    return part
+
+
+def _add_noise(
+    part: Part,
+    group: Group,
+    section: str,
+    noise: pd.DataFrame,
+    chosen: set[tuple[str, str]],
+    folder: Path,
+    pool: Executor,
+) -> None:
     left_out = []
-    for pattern in patterns_with_noise(group, frames.noise):
-        if (group.slug, pattern) in noise:
-            part.drawings.append(draw_noise(group, section.title, pattern, frames.noise, folder))
-        else:
+    for pattern in patterns_with_noise(group, noise):
+        if (group.slug, pattern) not in chosen:
             left_out.append(pattern)
+            continue
+        drawn = noise[noise["folder"].isin(runs_with_noise(group, pattern, noise)["folder"])]
+        part.pending.append(pool.submit(draw_noise, group, section, pattern, drawn, folder))
     if left_out:
         part.notes.append(
             f"Noise was also recorded at {', '.join(left_out)}: see frames/noise.csv. A report draws it for "
             f"{MOST_FIGURES} patterns, the sparsest first; to see others, report on their runs alone."
         )
-    return part
 
 
-def _training_part(section: Section, frames: Frames, folder: Path) -> Part:
+def _training_part(section: Section, frames: Frames, folder: Path, pool: Executor) -> Part:
     part = Part("At equal training FLOPs")
-    table = equal_flops_table(section, frames.curves)
-    part.tables = [table] if table is not None else []
-    if table is None:
+    curves = frames.curves[frames.curves["folder"].isin(section.runs["folder"])]
+    part.pending.append(pool.submit(draw_training, section, curves, folder))
+    table = equal_flops_table(section, curves)
+    if table is not None:
+        part.tables.append(table)
+    else:
         part.notes.append("No training budget is reached by two recipes, so there is no table at equal training FLOPs.")
-    part.drawings.append(draw_training(section, frames.curves, folder))
     return part
 
 
-def _noise_to_draw(sections: list[Section], frames: Frames) -> set[tuple[str, str]]:
+def _noise_to_draw(sections: Sequence[Section], frames: Frames) -> set[tuple[str, str]]:
     """(group, pattern) of the noise figures: the sparsest of each group, then the next sparsest, up to the limit."""
     ranked = [
         (rank, group.slug, pattern)

@@ -47,7 +47,9 @@ class AtBudget:
 
 def ordered_results(group: Group) -> list[Result]:
     """Every result once: the dense ones, then by pattern and column."""
-    places = [(DENSE, column) for column in group.columns] + [(p, column) for p in group.patterns for column in group.columns]
+    places = [(DENSE, column) for column in group.columns] + [
+        (p, column) for p in group.patterns for column in group.columns
+    ]
     found = [group.results.get((pattern, label)) for pattern, (_, label) in places]
     return [result for result in found if result is not None]
 
@@ -66,7 +68,8 @@ def cost_table(group: Group, section: str) -> Table:
     devices = sorted(group.runs["device"].dropna().astype(str).unique())
     notes = [
         TRAINING_FLOPS + " In brackets: part of what dense training of the same length takes.",
-        "Inference FLOPs are per sample. Bytes: values and indices of the sparse tensors. Density: kept part of those tensors. "
+        "Inference FLOPs are per sample. Bytes: of the saved model, its sparse tensors as kept values and indices. "
+        "Density: kept part of those tensors. "
         f"Seconds and peak memory were measured on: {', '.join(devices) or 'an unrecorded device'}.",
         "Bold: on the Pareto front, no other row is as accurate at that cost or below (by means, whatever n).",
     ]
@@ -125,7 +128,9 @@ def equal_flops_table(section: Section, curves: pd.DataFrame) -> Table | None:
         "run that reaches it. Bold: best sparse recipe at that budget.",
     ]
     head = ("pattern", "budget", "recipe", "accuracy / %", "from", "FLOPs spent", "measured training", "bytes")
-    return Table(f"{section.slug}-equal-flops", f"Accuracy at equal training FLOPs: {section.title}", head, rows, 3, notes)
+    return Table(
+        f"{section.slug}-equal-flops", f"Accuracy at equal training FLOPs: {section.title}", head, rows, 3, notes
+    )
 
 
 def _budgets(runs: pd.DataFrame) -> list[float]:
@@ -178,7 +183,9 @@ def accuracy_at(budget: float, runs: pd.DataFrame, points: dict[str, pd.DataFram
         values = list(accuracy_by_seed(finished).values())
         return AtBudget(estimate(values), FINISHED, finished, float(spent[finished.index].mean()))
     longer = runs[spent > budget].sort_values(["training_flops", "folder"]).drop_duplicates("seed")
-    inside = [(index, *found) for index, run in longer.iterrows() if (found := _inside(budget, run, points)) is not None]
+    inside = [
+        (index, *found) for index, run in longer.iterrows() if (found := _inside(budget, run, points)) is not None
+    ]
     if not inside:
         return None
     strict = all(strict for _, _, strict in inside)

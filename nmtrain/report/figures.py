@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from nmtrain.report.accuracy import table_title
 from nmtrain.report.cost import evaluations, on_front, ordered_results
@@ -65,17 +66,30 @@ def styled() -> Iterator[None]:
 
 
 def panels(
-    rows: int, columns: int, row_height: float, legend: Sequence[Line2D], *, wspace: float = 0.3, sharey: bool = False
+    rows: int,
+    columns: int,
+    row_height: float,
+    legend: Sequence[Line2D],
+    *,
+    wspace: float,
+    left: float = 0.6,
+    sharex: bool = True,
+    sharey: bool = False,
 ) -> tuple[Figure, Any]:
-    """A figure of ``rows`` by ``columns`` axes that share x, ``row_height`` inches each, the legend below them."""
+    """A figure of ``rows`` by ``columns`` axes, ``row_height`` inches each, with the legend below them."""
     legend_columns = 2 if max((len(str(line.get_label())) for line in legend), default=0) > 24 else 3
     below = 0.55 + _LEGEND_LINE * -(-len(legend) // legend_columns)
     above = 0.25
     height = rows * row_height + above + below
     figure = Figure(figsize=(WIDTH, height))
-    axes = figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False)
+    axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
     figure.subplots_adjust(
-        left=0.62 / WIDTH, right=1 - 0.1 / WIDTH, bottom=below / height, top=1 - above / height, wspace=wspace, hspace=0.25
+        left=left / WIDTH,
+        right=1 - 0.1 / WIDTH,
+        bottom=below / height,
+        top=1 - above / height,
+        wspace=wspace,
+        hspace=0.25,
     )
     figure.legend(handles=legend, loc="lower center", ncols=legend_columns, handlelength=3.2, fontsize=7)
     return figure, axes
@@ -111,15 +125,19 @@ def draw_training(section: Section, curves: pd.DataFrame, folder: Path) -> Drawi
             for _, curve in drawn.groupby("length", sort=False):
                 _draw_curve(ax, curve, factor, line_style(column, columns))
         ax.set_title(pattern, loc="left")
-    for ax in axes.flat[len(patterns) :]:
-        ax.set_axis_off()
-    _label_grid(axes, len(patterns), f"training compute / {prefix}FLOPs", "accuracy / %")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("accuracy / %")
+    axes[0, 0].set_ylim(bottom=_lower_end(data))
+    label_x(axes, len(patterns), f"training compute / {prefix}FLOPs")
     caption = (
         "Accuracy on the validation set against the training FLOPs spent until then: mean over seeds; the last point "
         "of a curve is the final, projected model, with its 95 % interval where there are seeds enough. Along the way "
-        "the model that trains is evaluated, which in decay phases is denser than its pattern."
+        "the model that trains is evaluated, which in decay phases is denser than its pattern. The axis starts where "
+        "the recipes begin to differ; all points are in the data."
     )
-    return save(figure, f"{section.slug}-training", f"Accuracy and training FLOPs: {section.title}", caption, data, folder)
+    return save(
+        figure, f"{section.slug}-training", f"Accuracy and training FLOPs: {section.title}", caption, data, folder
+    )
 
 
 def _training_data(section: Section, curves: pd.DataFrame) -> pd.DataFrame:
@@ -139,6 +157,15 @@ def _training_data(section: Section, curves: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(drawn).sort_values(by, kind="stable", ignore_index=True)
 
 
+def _lower_end(data: pd.DataFrame) -> float | None:
+    """Where the accuracy axis starts: final accuracies decide, not the first steps away from chance."""
+    final = 100 * data.groupby(["pattern", "recipe", "length"])["accuracy"].last()
+    if not final.notna().any():
+        return None
+    room = max(3.0, 2 * (final.max() - final.min()))
+    return float(max(final.min() - room, 100 * data["accuracy"].min()))
+
+
 def _draw_curve(ax: Axes, curve: pd.DataFrame, factor: float, style: dict[str, Any]) -> None:
     x, y = curve["training_flops"] / factor, 100 * curve["accuracy"]
     ax.plot(x, y, markevery=markevery(len(curve)), **style)
@@ -147,15 +174,14 @@ def _draw_curve(ax: Axes, curve: pd.DataFrame, factor: float, style: dict[str, A
         ax.errorbar(x[last], y[last], 100 * curve["half_width"][last], color=style["color"], capsize=2, linestyle="")
 
 
-def _label_grid(axes: Any, used: int, xlabel: str, ylabel: str) -> None:
-    """Label the outer axes; a panel above an empty one gets the x axis that the empty one would have had."""
+def label_x(axes: Any, used: int, label: str) -> None:
+    """Label the x axis of the lowest panel of each column, and leave out the panels after the first ``used``."""
     wide = axes.shape[1]
-    for index, ax in enumerate(axes.flat[:used]):
-        if index % wide == 0:
-            ax.set_ylabel(ylabel)
-        if index + wide >= used:
-            ax.set_xlabel(xlabel)
-            ax.tick_params(labelbottom=True)
+    for ax in axes.flat[used:]:
+        ax.set_axis_off()
+    for ax in axes.flat[max(0, used - wide) : used]:
+        ax.set_xlabel(label)
+        ax.tick_params(labelbottom=True)
 
 
 @styled()
@@ -163,10 +189,10 @@ def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
     """Final accuracy against inference FLOPs and against bytes, a point per pattern and recipe, and the fronts."""
     columns = group.columns
     data = _cost_data(group)
-    figure, axes = panels(1, 2, 2.3, legend_lines(columns), wspace=0.08, sharey=True)
+    figure, axes = panels(1, 2, 2.3, legend_lines(columns), wspace=0.08, sharex=False, sharey=True)
     for ax, cost, what, unit in (
         (axes[0, 0], "inference_flops", "inference per sample", "FLOPs"),
-        (axes[0, 1], "bytes", "size of sparse tensors", "B"),
+        (axes[0, 1], "bytes", "size of the model", "B"),
     ):
         factor, prefix = si_prefix(data[cost].max())
         for column in columns:
@@ -176,11 +202,15 @@ def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
         front = data[data[f"{cost}_front"]].sort_values(cost)
         ax.plot(front[cost] / factor, 100 * front["accuracy"], drawstyle="steps-post", color="#BBBBBB", lw=4, zorder=0)
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.set_xlabel(f"{what} / {prefix}{unit}")
     axes[0, 0].set_ylabel("accuracy / %")
     caption = (
-        "Final accuracy (mean over seeds, bars: 95 % intervals; no bar: n = 1) against what inference costs when pruned "
-        "weights are skipped. Thin lines join the patterns of a recipe; the broad grey line is the Pareto front of the means."
+        "Final accuracy (mean over seeds, bars: 95 % intervals; no bar: n = 1) against what inference costs where "
+        "pruned weights are skipped. Thin lines join the patterns of a recipe; the broad grey line is the Pareto front "
+        "of the means."
     )
     title = table_title("Accuracy and inference cost", section, group)
     return save(figure, f"{group.slug}-inference", title, caption, data, folder)

@@ -170,10 +170,10 @@ def common_folder(runs: Sequence[RunFolder]) -> Path:
 
 
 def _check_schemas(runs: Sequence[RunFolder]) -> None:
-    folders = defaultdict(list)
+    folders, base = defaultdict(list), common_folder(runs)
     for run in runs:
         if run.summary is not None:
-            folders[run.summary.get("schema")].append(run.path.relative_to(common_folder(runs)).as_posix())
+            folders[run.summary.get("schema")].append(run.path.relative_to(base).as_posix())
     if set(folders) <= {SCHEMA}:
         return
     seen = "; ".join(f"schema {schema}: {name_some(names)}" for schema, names in sorted(folders.items(), key=str))

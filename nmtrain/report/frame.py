@@ -33,6 +33,7 @@ _SUMMARY = {
     "seconds_eval": "seconds.eval",
     "seconds_data": "seconds.data",
 }
+_NUMBERS = [*_SUMMARY, "accuracy", "loss", "bytes", "peak_memory_bytes", "seed", "metric_lines", "strict_from"]
 _CURVES = ("update", "epoch", "split", "flops", "accuracy", "loss")
 
 
@@ -61,14 +62,17 @@ def build_frames(folders: Sequence[RunFolder]) -> Frames:
     """One set of frames from run folders, in their order."""
     base = common_folder(folders)
     settings: dict[str, Flat] = {}
-    rows = [_row(folder, folder.path.relative_to(base).as_posix(), settings) for folder in folders]
+    rows = [_row(folder, base, settings) for folder in folders]
     counted = [row for row in rows if row["counted"]]
     options = [_recipe_options(folder.config) for folder in folders if folder.summary is not None]
-    recipes = [(row["recipe"], row["variant"], row["gradient"], given) for row, given in zip(counted, options, strict=True)]
+    recipes = [
+        (row["recipe"], row["variant"], row["gradient"], given) for row, given in zip(counted, options, strict=True)
+    ]
     for row, label in zip(counted, column_labels(recipes), strict=True):
         row["label"] = label
         row["cell"] = f"cell-{row['group']}-{slug(row['sparsity'] or 'dense')}-{slug(label)}"
     runs = pd.DataFrame(rows)
+    runs[_NUMBERS] = runs[_NUMBERS].apply(pd.to_numeric)  # columns of Nones too
     return Frames(runs, _curves(folders, runs["folder"]), _noise(folders, runs["folder"]), settings)
 
 
@@ -77,12 +81,12 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace(":", "of")).strip("-")
 
 
-def _row(folder: RunFolder, path: str, settings: dict[str, Flat]) -> dict[str, Any]:
+def _row(folder: RunFolder, base: Path, settings: dict[str, Flat]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run": folder.path.name,
-        "folder": path,
+        "folder": folder.path.relative_to(base).as_posix(),
         "status": folder.status,
-        "reason": folder.reason,
+        "reason": folder.reason and folder.reason.replace(f"{base}/", ""),  # a failure names its log by full path
         "counted": folder.summary is not None,
         "code": _code(folder.environment),
         "device": folder.environment.get("device"),
@@ -137,7 +141,7 @@ def _code(environment: dict[str, Any]) -> str:
     """Version and commit that trained the run."""
     version = environment.get("versions", {}).get("nmtrain")
     commit = environment.get("git_commit")
-    parts = [part for part in (version, commit and f"commit {commit[:10]}") if part]
+    parts = [part for part in (version, commit and f"commit {commit}") if part]
     return ", ".join(parts) or "unknown"
 
 
@@ -153,7 +157,7 @@ def _curves(folders: Sequence[RunFolder], names: pd.Series) -> pd.DataFrame:
         for point in folder.metrics.points
     ]
     curves = pd.DataFrame(rows, columns=["folder", *_CURVES])
-    return curves.astype({column: float for column in ("epoch", "flops", "accuracy", "loss")})
+    return curves.astype(dict.fromkeys(("epoch", "flops", "accuracy", "loss"), float))
 
 
 def _noise(folders: Sequence[RunFolder], names: pd.Series) -> pd.DataFrame:

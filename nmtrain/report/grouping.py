@@ -19,11 +19,14 @@ Flat = dict[str, Any]
 
 # What tables vary within one group.
 VARIED = ("seed", "recipe", "sparsity")
-# What changes nothing about a result: the keys that `nmtrain.config` keeps out of run names.
+# What changes nothing about a result: at least the keys that `nmtrain.config` keeps out of run names.
 NOT_RESULT = (
     "results_dir",
     "force",
     "dry_run",
+    "measure",
+    "tracking",
+    "model.roles",
     "data.cache_dir",
     "train.log_every",
     "train.checkpoint_every",
@@ -31,7 +34,7 @@ NOT_RESULT = (
 )
 LENGTH = ("train.epochs", "train.updates")
 # What a dense run never looks at.
-SPARSE_ONLY = ("mask", "model.roles")
+SPARSE_ONLY = ("mask",)
 
 # A column names its gradient rule where it is not the recipe's default (method.md, section 2).
 DEFAULT_GRADIENT = {
@@ -68,13 +71,13 @@ class Keys:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Flat:
-    """``{"train": {"epochs": 3}}`` to ``{"train.epochs": 3}``; empty mappings stay as they are."""
+    """``{"train": {"epochs": 3.0}}`` to ``{"train.epochs": 3}``: 3 and 3.0 are one number. Empty mappings stay."""
     flat: Flat = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[f"{prefix}{key}"] = int(value) if isinstance(value, float) and value.is_integer() else value
     return flat
 
 
@@ -142,7 +145,7 @@ def column_labels(recipes: Sequence[tuple[str, str, str, Flat]]) -> list[str]:
     varying = {key: differing(options) for key, options in variants.items()}
     labels = []
     for recipe, variant, gradient, options in recipes:
-        label = VARIANTS.get(variant, variant)
+        label = variant_label(variant)
         if recipe != "dense" and gradient != DEFAULT_GRADIENT.get(recipe):
             label += f", {gradient.replace('_', '-')} gradient"
         if keys := varying[variant, gradient]:
@@ -151,8 +154,17 @@ def column_labels(recipes: Sequence[tuple[str, str, str, Flat]]) -> list[str]:
     return labels
 
 
+def variant_label(variant: str) -> str:
+    """The name in tables; unknown variants keep their own."""
+    structure, _, decay = variant.rpartition("_")
+    if variant not in VARIANTS and structure in VARIANTS:  # SDGF that decays the mask too
+        return f"{VARIANTS[structure]} + {decay} decay"
+    return VARIANTS.get(variant, variant)
+
+
 def column_order(column: tuple[str, str]) -> tuple[int, str, str]:
     """Sort key of (variant, label)."""
     variant, label = column
     known = list(VARIANTS)
-    return (known.index(variant) if variant in known else len(known), variant, label)
+    family = variant if variant in VARIANTS else variant.rpartition("_")[0]
+    return (known.index(family) if family in known else len(known), variant, label)

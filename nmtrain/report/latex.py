@@ -46,7 +46,8 @@ def latex(table: Table) -> str:
             lines.append(_row([rf"{{\scriptsize {escape(cell.detail)}}}" if cell.detail else "" for cell in row]))
     lines.append(r"\bottomrule")
     lines += [
-        rf"\multicolumn{{{columns}}}{{@{{}}p{{\linewidth}}@{{}}}}{{\scriptsize {escape(note)}}} \\" for note in table.legend
+        rf"\multicolumn{{{columns}}}{{@{{}}p{{\linewidth}}@{{}}}}{{\scriptsize {escape(note)}}} \\"
+        for note in table.legend
     ]
     return "\n".join([*lines, r"\end{tabular}", ""])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +11,37 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from nmtrain.report.accuracy import table_title
-from nmtrain.report.figures import Drawing, legend_lines, markevery, mean_over_seeds, panels, save, styled
+from nmtrain.report.figures import (
+    Drawing,
+    label_x,
+    legend_lines,
+    markevery,
+    mean_over_seeds,
+    panels,
+    save,
+    styled,
+)
 from nmtrain.report.sections import DENSE, Group, columns_of
 from nmtrain.report.style import line_style
 from nmtrain.sparsity.pattern import NMPattern
 
-# A figure takes most of a second; a report draws the sparsest patterns and says which it leaves to the data.
+# A figure takes two seconds of a core; a report draws the sparsest patterns and says which it leaves to the data.
 MOST_FIGURES = 3
 
 # Two panels per row: (column of the data, label of its y axis, logarithmic).
 _METRICS = (
-    ("second_moment_var", "second-moment variance / grad⁴"),
-    ("grad_noise", "gradient noise / grad²"),
-    ("second_moment_var/kept", "kept: second-moment var."),
-    ("second_moment_var/pruned", "pruned: second-moment var."),
-    ("grad_noise/kept", "kept: gradient noise"),
-    ("grad_noise/pruned", "pruned: gradient noise"),
-    ("flip_rate", "flip rate / per update"),
+    ("second_moment_var", "var. of second\nmoment / grad⁴"),
+    ("grad_noise", "gradient noise\n/ grad²"),
+    ("second_moment_var/kept", "kept: var. of\nsec. mom. / grad⁴"),
+    ("second_moment_var/pruned", "pruned: var. of\nsec. mom. / grad⁴"),
+    ("grad_noise/kept", "kept: gradient\nnoise / grad²"),
+    ("grad_noise/pruned", "pruned: gradient\nnoise / grad²"),
+    ("flip_rate", "flip rate\n/ per update"),
     ("sad", "SAD / entries"),
 )
 _SCHEDULE = (
     ("pattern_density", "density N/M"),
     ("group_size", "group size M"),
-    ("decay", "decay factor D"),
     ("decay", "decay factor D"),
 )
 _SAME_SCALE = ((2, 3), (4, 5))  # kept against pruned
@@ -41,34 +49,38 @@ _SAME_SCALE = ((2, 3), (4, 5))  # kept against pruned
 
 def patterns_with_noise(group: Group, noise: pd.DataFrame) -> list[str]:
     """The group's patterns that have noise records, sparsest first."""
-    recorded = group.runs[group.runs["folder"].isin(noise["folder"])]
+    recorded = group.runs[group.runs["folder"].isin(noise["folder"].unique())]
     return [pattern for pattern in reversed(group.patterns) if (recorded["sparsity"] == pattern).any()]
+
+
+def runs_with_noise(group: Group, pattern: str, noise: pd.DataFrame) -> pd.DataFrame:
+    """The runs that a noise figure shows: those at ``pattern``, and the dense ones."""
+    runs = group.runs[(group.runs["sparsity"] == pattern) | (group.runs["recipe"] == DENSE)]
+    return runs[runs["folder"].isin(noise["folder"].unique())]
 
 
 @styled()
 def draw_noise(group: Group, section: str, pattern: str, noise: pd.DataFrame, folder: Path) -> Drawing:
     """All recipes at one pattern, dense beside them: noise, kept against pruned, mask churn, pattern and D."""
-    runs = group.runs[(group.runs["sparsity"] == pattern) | (group.runs["recipe"] == DENSE)]
-    runs = runs[runs["folder"].isin(noise["folder"])]
+    runs = runs_with_noise(group, pattern, noise)
     columns = columns_of(runs)
     data = _noise_data(runs, noise)
     rows = (*_METRICS, *_SCHEDULE)
-    figure, axes = panels(len(rows) // 2, 2, 1.25, legend_lines(columns), wspace=0.36)
-    for (metric, label), ax in zip(rows, axes.flat, strict=True):
+    figure, axes = panels(-(-len(rows) // 2), 2, 1.1, legend_lines(columns), wspace=0.5, left=0.78)
+    for (metric, label), ax in zip(rows, axes.flat, strict=False):
         for column in columns:
             _draw_metric(ax, data[data["recipe"] == column[1]], metric, line_style(column, columns))
         ax.set_ylabel(label, fontsize=6.5)
-    for ax in axes.flat[: len(_METRICS)]:
-        _set_log(ax)
+        ax.yaxis.set_label_coords(-0.27, 0.5)  # aligned; searching for the place would take a third of the time
+        ax.grid(visible=False, axis="x")  # the phases' lines are what the eye is to follow
+    for (metric, _), ax in zip(_METRICS, axes.flat, strict=False):
+        _set_log(ax, recorded=data[metric].notna().any())
     for left, right in _SAME_SCALE:
-        axes.flat[left].sharey(axes.flat[right])
-    for column, ax in itertools.product(columns, axes.flat):
-        for update in _phase_changes(data[data["recipe"] == column[1]]):
-            ax.axvline(update, color=line_style(column, columns)["color"], linewidth=0.5, alpha=0.5, zorder=0)
-    axes.flat[-4].set_yscale("log", base=2)
-    axes.flat[-3].set_yscale("log", base=2)
-    for ax in axes[-1]:
-        ax.set_xlabel("optimizer update")
+        _equalise(axes.flat[left], axes.flat[right])
+    _set_powers_of_two(axes.flat[len(_METRICS)])
+    _set_powers_of_two(axes.flat[len(_METRICS) + 1])
+    _mark_phases(axes.flat[: len(rows)], data, columns)
+    label_x(axes, len(rows), "optimizer update")
     title = table_title(f"Gradient noise at {pattern}", section, group)
     slug = f"{group.slug}-noise-{NMPattern.parse(pattern).n}of{NMPattern.parse(pattern).m}"
     return save(figure, slug, title, _caption(runs, pattern), data, folder)
@@ -93,13 +105,13 @@ def _noise_data(runs: pd.DataFrame, noise: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_metric(ax: Axes, data: pd.DataFrame, metric: str, style: dict[str, Any]) -> None:
     if metric in dict(_SCHEDULE):
-        style = style | {"drawstyle": "steps-post", "marker": ""}
+        style = style | {"drawstyle": "default" if metric == "decay" else "steps-post", "marker": ""}
     ax.plot(data["update"], data[metric].astype(float), markevery=markevery(len(data)), **style)
 
 
-def _set_log(ax: Axes) -> None:
+def _set_log(ax: Axes, recorded: bool) -> None:
     """Powers of ten, few and plain: a tick label set as mathematics takes longer than the curves."""
-    if not any(line.get_ydata().size and pd.notna(line.get_ydata()).any() for line in ax.lines):
+    if not recorded:
         ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", color="#666666")
         ax.set_yticks([])
         return
@@ -109,10 +121,29 @@ def _set_log(ax: Axes) -> None:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{value:.0e}"))
 
 
-def _phase_changes(data: pd.DataFrame) -> list[float]:
-    """Updates at which the pattern in force became another."""
-    changed = data["pattern"].ne(data["pattern"].shift())
-    return list(data["update"][changed][1:])
+def _equalise(one: Axes, other: Axes) -> None:
+    """Give two panels that are to be compared the same y axis."""
+    limits = [limit for ax in (one, other) for limit in ax.get_ylim()]
+    for ax in (one, other):
+        ax.set_ylim(min(limits), max(limits))
+
+
+def _set_powers_of_two(ax: Axes) -> None:
+    ax.set_yscale("log", base=2)
+    ax.yaxis.set_major_locator(LogLocator(base=2, numticks=5))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= 1 else f"1/{1 / value:g}"))
+
+
+def _mark_phases(axes: Iterable[Axes], data: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> None:
+    """A thin line through every panel where a recipe's pattern in force became another."""
+    marks = []
+    for column in columns:
+        drawn = data[data["recipe"] == column[1]]
+        changed = drawn["pattern"].ne(drawn["pattern"].shift())
+        marks += [(update, line_style(column, columns)["color"]) for update in drawn["update"][changed][1:]]
+    for ax in axes:
+        colours = [colour for _, colour in marks]
+        ax.vlines([update for update, _ in marks], 0, 1, colours, transform=ax.get_xaxis_transform(), lw=0.5, zorder=0)
 
 
 def _caption(runs: pd.DataFrame, pattern: str) -> str:

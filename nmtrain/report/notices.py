@@ -24,12 +24,12 @@ def notices(runs: pd.DataFrame) -> list[str]:
         what = _NOT_COUNTED.get(str(status), f"have the status {status}")
         said.append(f"Not counted, {what}: {_with_reasons(found)}.")
     for column, what in (
-        ("dropped_lines", "lines of metrics.jsonl or noise.jsonl were no whole record (a killed process) and dropped"),
-        ("not_finite_lines", "lines of metrics.jsonl or noise.jsonl hold a NaN or infinity"),
+        ("dropped_lines", "Lines of records that were broken off (a killed process leaves such) and dropped"),
+        ("not_finite_lines", "Lines of records that hold a NaN or an infinity"),
     ):
         found = runs[runs[column] > 0]
         if len(found):
-            said.append(f"{int(found[column].sum())} {what}: {name_some(list(found['folder']))}.")
+            said.append(f"{what}: {int(found[column].sum())}, in {name_some(list(found['folder']))}.")
     counted = runs[runs["counted"]]
     lost = counted[counted["accuracy"].astype(float).isna()]
     if len(lost):

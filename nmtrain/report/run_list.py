@@ -35,7 +35,7 @@ def _order(run: dict[str, Any]) -> tuple[Any, ...]:
         return (True, run["folder"])
     pattern = (-2.0, 0) if pd.isna(run["sparsity"]) else pattern_order(run["sparsity"])  # dense before every pattern
     column = column_order((run["variant"], run["label"]))
-    return (False, run["model"], run["data"], run["group"], pattern, column, run["seed"], run["folder"])
+    return (False, run["model"], run["data"], pattern, column, run["group"], run["seed"], run["folder"])
 
 
 def _row(run: dict[str, Any]) -> list[Cell]:

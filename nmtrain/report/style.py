@@ -30,7 +30,7 @@ _SPARE_MARKERS = ("*", "X", "8", "d", "H", ">")
 # Columns of one variant (another gradient rule, other options) share its colour and differ in how markers are filled.
 _FILLS = ("full", "none", "left", "top", "right", "bottom")
 
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
     "font.size": 8,
     "axes.titlesize": 8,
@@ -52,6 +52,9 @@ def look(variant: str) -> tuple[str, str, Any]:
     """(colour, marker, line style) of a variant, the same in every report; unknown variants get theirs by name."""
     if variant in _LOOKS:
         return _LOOKS[variant]
+    structure, _, decay = variant.rpartition("_")
+    if structure in _LOOKS:  # SDGF that decays the mask too: its structure's colour, a marker of its own
+        return _LOOKS[structure][0], "*" if decay == "exponential" else "X", _DOTTED
     code = zlib.crc32(variant.encode())
     return _SPARE_COLOURS[code % 6], _SPARE_MARKERS[code // 6 % 6], _DASH_DOT_DOT
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,16 +47,19 @@ def write_report(folders: Iterable[Path], out: Path) -> ReportResult:
     frames = build_frames(read_runs(folders))
     sections = build_sections(frames)
     out.mkdir(parents=True, exist_ok=True)
-    chapters = build_chapters(sections, frames, out / "figures")
+    with ProcessPoolExecutor() as pool:  # drawing takes longer than all the rest
+        chapters = build_chapters(sections, frames, out / "figures", pool)
+        frame_paths = frames.write(out / "frames")
+        said, listed = notices(frames.runs), run_list(frames.runs)
+        table = summary_text(frames, sections)
     paths = [out / "report.html", out / "report.md"]
-    said, listed = notices(frames.runs), run_list(frames.runs)
     paths[0].write_text(html_page(chapters, said, listed), encoding="utf-8")
     paths[1].write_text(markdown_page(chapters, said, listed), encoding="utf-8")
-    paths += frames.write(out / "frames")
+    paths += frame_paths
     paths += _write_tables(chapters, out / "tables")
     paths += [path for chapter in chapters for drawing in chapter.drawings for path in drawing.paths]
     counted = int(frames.runs["counted"].sum())
-    return ReportResult(paths, len(frames.runs), counted, summary_text(frames, sections))
+    return ReportResult(paths, len(frames.runs), counted, table)
 
 
 def _write_tables(chapters: list[Chapter], folder: Path) -> list[Path]:

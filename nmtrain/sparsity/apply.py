@@ -150,6 +150,10 @@ def remove_sparsity(model: nn.Module) -> None:
             continue
         for attribute, registered in list(cast(nn.ModuleDict, module.parametrizations).items()):
             if isinstance(cast(nn.ModuleList, registered)[0], SparseWeight):
+                # Deep copies share the class that parametrize made, and removing deletes the weight from it. Without a
+                # class of its own for this one, the other copies would lose their weight.
+                kind = type(module)
+                module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
                 parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
 
 

@@ -16,8 +16,10 @@ Axis = Literal["input", "output"]
 # scripts/bench_step.py: 2**19 beats 2**17 and the whole tensor); elsewhere a piece only bounds the peak memory.
 _CPU_PIECE = 2**19
 _DEVICE_PIECE = 2**26
-# Up to this M a selection network of element-wise maxima and minima beats torch.topk, whose cost per entry is high.
+# Up to this M a selection network of element-wise maxima and minima beats torch.topk, whose cost per entry is high; for
+# N = 1 it beats torch.amax as long as a group is shorter than what amax vectorises.
 _NETWORK_LIMIT = 32
+_AMAX_START = 32
 
 
 def group_dim(axis: Axis) -> int:
@@ -81,7 +83,7 @@ def _piece_mask(weight: Tensor, pattern: NMPattern, dim: int) -> Tensor:
 def _nth_largest(groups: Tensor, n: int, dim: int) -> Tensor:
     """The n-th largest entry of each group along ``dim``, which is kept with length 1."""
     m = groups.shape[dim]
-    if n == 1:
+    if n == 1 and m >= _AMAX_START:
         return groups.amax(dim, keepdim=True)
     if m > _NETWORK_LIMIT:
         return groups.topk(n, dim, sorted=False).values.amin(dim, keepdim=True)

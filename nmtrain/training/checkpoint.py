@@ -44,4 +44,4 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.pt"), reverse=True)
+    return sorted(folder.glob("[0-9]*-*.pt"), reverse=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -29,18 +30,26 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
     """Config and final projected model of a finished run, the model checked group by group.
 
     Raises:
-        RunFolderError: if the folder is not a finished run's.
-        ValueError: if a group of a sparse tensor has not exactly N weights.
+        RunFolderError: if the folder is not a finished run's, if a file of it is missing or damaged, or if a group of
+            a sparse tensor has not exactly N weights.
     """
     folder = RunFolder(path)
-    state = folder.read_json("status.json")["state"]
-    if state != "finished":
-        raise RunFolderError(f"{path}: the run is {state}, not finished; repeat its command to complete it")
-    config = check_config(yaml.safe_load((folder / "config.yaml").read_text()))
-    model = build_model(config.model.name, config.data_shape, config.model.options)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    if not config.is_dense:
-        verify_sparsity(model, sparsity_rules(model, config.mask, config.sparsity))
+    if folder.state is None:
+        raise RunFolderError(f"{path}: is not a run folder; it has no status.json")
+    if folder.state != "finished":
+        raise RunFolderError(f"{path}: the run is {folder.state}, not finished; repeat its command to complete it")
+    file = folder / "config.yaml"
+    try:
+        config = check_config(yaml.safe_load(file.read_text()))
+        model = build_model(config.model.name, config.data_shape, config.model.options)
+        file = folder / "model.safetensors"
+        model.load_state_dict(load_file(file))
+        if not config.is_dense:
+            verify_sparsity(model, sparsity_rules(model, config.mask, config.sparsity))
+    except OSError as error:
+        raise RunFolderError(f"{file}: {error.strerror or error}") from error
+    except (ValueError, RuntimeError, SafetensorError, yaml.YAMLError) as error:
+        raise RunFolderError(f"{file}: does not hold what this run left: {error}") from error
     return config, model
 
 
@@ -55,7 +64,10 @@ def evaluate_run(path: Path) -> dict[str, float]:
 
 
 def export_run(path: Path, out: Path) -> Path:
-    """Write a folder that ``timm.create_model("local-dir:OUT", pretrained=True)`` loads."""
+    """Write a folder that ``timm.create_model("local-dir:OUT", pretrained=True)`` loads.
+
+    Raises RunFolderError as `load_run` does, and where ``out`` cannot be written.
+    """
     config, model = load_run(path)
     name, arguments = architecture(config.model.name, config.data_shape, config.model.options)
     shape = config.data_shape
@@ -69,7 +81,12 @@ def export_run(path: Path, out: Path) -> Path:
             "num_classes": shape.num_classes,
         },
     }
-    out.mkdir(parents=True, exist_ok=True)
-    save_weights(model, out / "model.safetensors")
-    write_whole(out / "config.json", lambda file: file.write(json.dumps(description, indent=1).encode()))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        save_weights(model, out / "model.safetensors")
+        write_whole(out / "config.json", lambda file: file.write(json.dumps(description, indent=1).encode()))
+    except OSError as error:
+        raise RunFolderError(
+            f"{out}: cannot be written ({error.strerror}); name a folder that can: --out DIR"
+        ) from error
     return out

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 State = Literal["running", "finished", "failed", "preempted"]
 
@@ -29,6 +29,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def why_not_writable(path: Path) -> str | None:
+    """Why a folder cannot be written or made, None if it can be; touches nothing."""
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder))
+    if not existing.is_dir():
+        return f"{existing} is not a folder"
+    return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing}: permission denied"
 
 
 class RunFolder:
@@ -77,19 +85,31 @@ class RunFolder:
         write_whole(self / name, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
 
     def read_json(self, name: str) -> Any:
-        """The content of a JSON file of the run. Raises RunFolderError, naming the file, if it is not there."""
+        """The content of a JSON file of the run. Raises RunFolderError, naming the file, if it cannot be read."""
         try:
             return json.loads((self / name).read_text())
         except OSError as error:
             raise RunFolderError(f"{self / name}: {error.strerror}; is {self.path} a run folder?") from None
+        except ValueError as error:
+            raise RunFolderError(f"{self / name}: is damaged ({error}); force=true repeats the run") from None
 
     def set_status(self, state: State, reason: str | None = None) -> None:
         self.write_json("status.json", {"state": state, "reason": reason})
 
     @property
     def state(self) -> State | None:
-        """The state as last written, None before the first start. A killed run still says ``running``."""
-        return self.read_json("status.json")["state"] if (self / "status.json").exists() else None
+        """The state as last written, None before the first start. A killed run still says ``running``.
+
+        Raises:
+            RunFolderError: if it cannot be read.
+        """
+        if not (self / "status.json").exists():
+            return None
+        status = self.read_json("status.json")
+        if not isinstance(status, dict) or status.get("state") not in get_args(State):
+            raise RunFolderError(f"{self / 'status.json'}: is damaged (it names no state); force=true repeats the run")
+        state: State = status["state"]
+        return state
 
 
 class Records:

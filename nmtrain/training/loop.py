@@ -15,7 +15,9 @@ from torch import nn
 
 from nmtrain.config import Config
 from nmtrain.data.seeds import mix_seed
+from nmtrain.measure import NoiseMeter
 from nmtrain.sparsity import sparsity_control
+from nmtrain.tracking import open_sink
 from nmtrain.training.checkpoint import save_checkpoint
 from nmtrain.training.folder import Records, RunFolder
 from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate
@@ -68,7 +70,17 @@ class Trainer:
             self.done = checkpoint["done"]
             self.loss_sum, self.loss_count = checkpoint["loss_sum"].to(accelerator.device), checkpoint["loss_count"]
             self.seconds = checkpoint["seconds"]
-        self.metrics = Records(folder / "metrics.jsonl", checkpoint["metrics_length"] if checkpoint else 0)
+        self.meter = None
+        if plan.config.measure.every is not None:
+            self.meter = NoiseMeter(
+                model, plan.measured, self.optimizer, plan.config.measure.every, plan.config.measure.window
+            )
+            if checkpoint and checkpoint["meter"]:
+                self.meter.load_state_dict(checkpoint["meter"])
+        lengths = checkpoint["lengths"] if checkpoint else {"metrics": 0, "noise": 0}
+        self.metrics = Records(folder / "metrics.jsonl", lengths["metrics"])
+        self.noise = Records(folder / "noise.jsonl", lengths["noise"])
+        self.sink = open_sink(plan.config, folder)
 
     def train(self, stop: StopRequest) -> Iterator[int]:
         """Train to the end, yielding the number of updates done after each one.
@@ -110,10 +122,14 @@ class Trainer:
                     loss = self.task.loss(self.forward, batch) / config.train.micro_batches
                     self.accelerator.backward(loss)
                 self.loss_sum += loss.detach()
+            if self.meter:
+                self.meter.see_gradients(number)
             grad_norm = None
             if config.optim.clip_norm is not None:
                 grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
             self.optimizer.step()
+            for record in self.meter.after_step() if self.meter else ():
+                self.record_noise(record)
             self.optimizer.zero_grad()
             self.loss_count += 1
         return grad_norm, rate
@@ -160,11 +176,19 @@ class Trainer:
         return metrics
 
     def record(self, split: str, **values: Any) -> None:
-        epoch = self.done / self.config.updates_per_epoch
-        self.metrics.append(
-            {"update": self.done, "epoch": round(epoch, 6), "split": split, "flops": self.plan.curve.flops(self.done)}
-            | values
-        )
+        record = {"update": self.done, "epoch": self.epoch(self.done), "split": split}
+        record |= {"flops": self.plan.curve.flops(self.done), **values}
+        self.metrics.append(record)
+        self.sink.log(record)
+
+    def record_noise(self, record: dict[str, Any]) -> None:
+        record |= {"epoch": self.epoch(record["update"]), "flops": self.plan.curve.flops(record["update"])}
+        self.noise.append(record)
+        if record["tensor"] == "mean":
+            self.sink.log(record)
+
+    def epoch(self, done: int) -> float:
+        return round(done / self.config.updates_per_epoch, 6)
 
     def save(self) -> None:
         """Write a checkpoint. A loss or weight that is not finite is raised instead: the last good one stays."""
@@ -178,9 +202,17 @@ class Trainer:
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
             "seconds": self.seconds,
-            "metrics_length": self.metrics.sync(),
+            "meter": self.meter.state_dict() if self.meter else None,
+            "lengths": {"metrics": self.metrics.sync(), "noise": self.noise.sync()},
         }
         save_checkpoint(self.folder / "checkpoints", self.done, content)
+
+    def close(self, summary: dict[str, Any] | None) -> None:
+        """End the records and their mirror; ``summary`` is that of a finished run."""
+        for records in (self.metrics, self.noise):
+            records.sync()
+            records.close()
+        self.sink.finish(summary)
 
     @property
     def updates_between_evaluations(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nmtrain.config import Config, ConfigError
+from nmtrain.config import Config
+from nmtrain.faults import ConfigError, written
 from nmtrain.measure import ForwardCost, TrainingCurve, forward_cost, inference_flops, model_bytes
 from nmtrain.models import build_model, sparsity_rules
 from nmtrain.sparsity import SparseTensor, SparsityRule, resolve_rules, sparsify_model
@@ -24,6 +26,7 @@ class Plan:
     config: Config
     rules: list[SparsityRule]
     tensors: list[SparseTensor]
+    measured: list[SparseTensor]  # what the noise metrics look at: the same tensors, for a dense run too
     cost: ForwardCost
     bytes: dict[str, int]
     memory: dict[str, int]
@@ -83,31 +86,88 @@ def make_plan(config: Config) -> Plan:
     Raises:
         ConfigError: for an unknown model, roles that it lacks, names that match nothing, axes that M does not divide.
     """
+    model, inputs = _built(config)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try:
-            with torch.device("meta"):
-                model = build_model(config.model.name, config.data_shape, config.model.options)
-            rules = [] if config.is_dense else sparsity_rules(model, config.mask, config.sparsity)
-            tensors = resolve_rules(model, rules)
-            for tensor in tensors:
-                for _, state in config.recipes[tensor.pattern].phases(config.total_updates):
-                    if state.pattern is not None:
-                        tensor.fit(state.pattern)
-        except ValueError as error:
-            raise ConfigError(str(error).splitlines()) from error
-    shape = config.data_shape
-    samples = config.train.batch_size // config.train.micro_batches
-    inputs = torch.zeros(samples, shape.channels, shape.image_size, shape.image_size, device="meta")
+        targets, measured = _resolved(config, model)
+    rules, tensors = ([], []) if config.is_dense else (targets, measured)
     return Plan(
         config=config,
         rules=rules,
         tensors=tensors,
-        cost=forward_cost(model, (inputs,), tensors, samples),
+        measured=measured,
+        cost=forward_cost(model, (inputs,), tensors, len(inputs)),
         bytes=model_bytes(model, tensors),
         memory=_memory(model, rules, inputs),
         warnings=[str(warning.message) for warning in caught if "stays dense" in str(warning.message)],
     )
+
+
+def shape_faults(configs: Iterable[Config]) -> list[str]:
+    """What `make_plan` would refuse about several runs, without the rest of its work; a model is built only once."""
+    faults: dict[str, None] = {}
+    built: dict[str, nn.Module | None] = {}
+    for config in configs:
+        train = config.train
+        key = repr((config.model, config.data_shape, train.batch_size, train.micro_batches))
+        try:
+            if key not in built:
+                built[key] = None  # stays, if it cannot be built
+                built[key] = _built(config)[0]
+            if (model := built[key]) is not None:
+                _resolved(config, model)
+        except ConfigError as error:
+            faults |= dict.fromkeys(error.faults)
+    return list(faults)
+
+
+def _built(config: Config) -> tuple[nn.Module, Tensor]:
+    """The model on the meta device and one micro-batch for it, which it can train on."""
+    name, shape = config.model.name, config.data_shape
+    samples = config.train.batch_size // config.train.micro_batches
+    inputs = torch.zeros(samples, shape.channels, shape.image_size, shape.image_size, device="meta")
+    try:
+        with torch.device("meta"):
+            model = build_model(name, shape, config.model.options)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    try:
+        outputs = model.train()(inputs)
+        fault = f"gives {tuple(outputs.shape)}" if outputs.shape != (samples, shape.num_classes) else None
+    except Exception as error:  # whatever timm or torch object to
+        fault = str(error).partition("\n")[0]
+    if fault:
+        raise ConfigError(
+            [
+                f"model.name={name}: with model.options={written(config.model.options)} it does not map micro-batches"
+                f" {tuple(inputs.shape)} to {shape.num_classes} classes: {fault}"
+            ]
+        )
+    return model, inputs
+
+
+def _resolved(config: Config, model: nn.Module) -> tuple[list[SparsityRule], list[SparseTensor]]:
+    """The rules and sparse tensors that a config asks for, each phase of each tensor tried."""
+    try:
+        rules = sparsity_rules(model, config.mask, config.sparsity)
+    except ValueError as error:
+        raise ConfigError(str(error).splitlines()) from error
+    patterns = f" mask.patterns={written(config.values['mask']['patterns'])}" if config.mask.patterns else ""
+    faults = []
+    try:
+        tensors = resolve_rules(model, rules)
+        phases = {target: recipe.phases(config.total_updates) for target, recipe in config.recipes.items()}
+        for tensor in tensors if not config.is_dense else ():
+            for _, state in phases[tensor.pattern]:
+                if state.pattern is not None:
+                    tensor.fit(state.pattern)
+    except ValueError as error:
+        faults = [f"sparsity={config.sparsity}{patterns}: {line}" for line in str(error).splitlines()]
+    if faults:
+        if config.mask.indivisible == "error" and any("does not divide" in fault for fault in faults):
+            faults.append("mask.indivisible=skip leaves tensors dense whose axis M does not divide")
+        raise ConfigError(faults)
+    return rules, tensors
 
 
 def _memory(model: nn.Module, rules: list[SparsityRule], inputs: Tensor) -> dict[str, int]:

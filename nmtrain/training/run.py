@@ -63,11 +63,30 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
-    config = plan.config
     started = time.perf_counter()
     folder.set_status("running")
     for warning in plan.warnings:
         logger.warning(warning)
+    trainer = _start(plan, folder)
+    before = sum(trainer.seconds.values())
+    summary = None
+    try:
+        with stop_requests() as stop, _progress(trainer.total, trainer.done) as advance:
+            for done in trainer.train(stop):
+                advance(done)
+        metrics = _finish(trainer)
+        seconds = {"total": before + time.perf_counter() - started, **trainer.seconds}
+        summary = _summary(plan, folder.name, metrics, seconds, _peak_memory(trainer.accelerator.device))
+        folder.write_json("summary.json", summary)
+        folder.set_status("finished")
+    finally:
+        trainer.close(summary)
+    return summary
+
+
+def _start(plan: Plan, folder: RunFolder) -> Trainer:
+    """Model, data and optimizer as the config says, or as the newest checkpoint left them."""
+    config = plan.config
     AcceleratorState._reset_state(reset_partial_state=True)  # a sweep trains several runs in one process
     accelerator = Accelerator(
         mixed_precision="no" if config.train.precision == "fp32" else config.train.precision,
@@ -75,9 +94,8 @@ def _train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     )
     if config.train.device == "cuda" and accelerator.device.type != "cuda":
         raise TrainingError("train.device=cuda: torch finds no CUDA device here; use auto or cpu")
-    write_whole(
-        folder / "config.yaml", lambda file: file.write(yaml.safe_dump(config.values, sort_keys=False).encode())
-    )
+    content = yaml.safe_dump(config.values, sort_keys=False).encode()
+    write_whole(folder / "config.yaml", lambda file: file.write(content))
     folder.write_json("environment.json", _environment(accelerator.device))
     folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())
 
@@ -85,50 +103,49 @@ def _train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     model = build_model(config.model.name, config.data_shape, config.model.options)
     sparsify_model(model, plan.rules)
     data = load_data(**config.data, seed=config.seed).to(accelerator.device)
-    task = ImageClassification(data, config.train.batch_size, config.train.micro_batches, config.train.label_smoothing)
+    train = config.train
+    task = ImageClassification(data, train.batch_size, train.micro_batches, train.label_smoothing)
     checkpoint = load_checkpoint(folder / "checkpoints")
     trainer = Trainer(plan, model, task, accelerator, folder, checkpoint)
-    before = sum(trainer.seconds.values())
     logger.info("%s %s", f"resuming at update {trainer.done} of" if checkpoint else "training", folder.path)
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with stop_requests() as stop, _progress(trainer.total, trainer.done) as advance:
-        for done in trainer.train(stop):
-            advance(done)
+    return trainer
 
-    trainer.control.update(final_states(config))
+
+def _finish(trainer: Trainer) -> dict[str, float]:
+    """Project to the exact target, score what came out, check it group by group and save it."""
+    trainer.control.update(final_states(trainer.config))
     metrics = trainer.evaluate("final")
-    trainer.metrics.sync()
-    trainer.metrics.close()
-    remove_sparsity(model)
-    verify_sparsity(model, plan.rules)
-    save_weights(model, folder / "model.safetensors")
-    summary = {
+    remove_sparsity(trainer.model)
+    verify_sparsity(trainer.model, trainer.plan.rules)
+    save_weights(trainer.model, trainer.folder / "model.safetensors")
+    return metrics
+
+
+def _summary(
+    plan: Plan, name: str, metrics: dict[str, float], seconds: dict[str, float], peak_memory: int
+) -> dict[str, Any]:
+    config, recipe = plan.config, plan.config.recipe
+    return {
         "schema": SUMMARY_SCHEMA,
-        "run": folder.name,
+        "run": name,
         "model": config.model.name,
         "data": config.data["name"],
         "sparsity": None if config.is_dense else str(config.sparsity),
-        "recipe": {
-            "name": config.recipe.name,
-            "variant": config.recipe.variant,
-            "gradient": config.recipe.gradient,
-        },
+        "recipe": {"name": recipe.name, "variant": recipe.variant, "gradient": recipe.gradient},
         "roles": [] if config.is_dense else list(config.mask.roles),
         "seed": config.seed,
-        "updates": trainer.total,
-        "epochs": trainer.total / config.updates_per_epoch,
+        "updates": config.total_updates,
+        "epochs": config.total_updates / config.updates_per_epoch,
         "metrics": {f"val/{name}": value for name, value in metrics.items()},
         "flops": plan.flops,
         "bytes": plan.bytes,
         "density": plan.density,
-        "seconds": {"total": before + time.perf_counter() - started, **trainer.seconds},
-        "peak_memory_bytes": _peak_memory(accelerator.device),
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory,
         "status": "finished",
     }
-    folder.write_json("summary.json", summary)
-    folder.set_status("finished")
-    return summary
 
 
 @contextmanager

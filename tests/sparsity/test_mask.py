@@ -16,7 +16,8 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ALL_UP_TO_16 = [(n, m) for m in range(1, 17) for n in range(1, m + 1)]
 # Networks of odd sizes, both sides of the step from networks to topk (32), all kinds of N.
 WIDER = [
-    (1, 128), (64, 128), (100, 128), (127, 128), (2, 64), (48, 96), (7, 100), (5, 24), (12, 24), (3, 17), (16, 31),
+    (1, 24), (1, 31), (1, 32), (1, 128), (64, 128),
+    (100, 128), (127, 128), (2, 64), (48, 96), (7, 100), (5, 24), (12, 24), (3, 17), (16, 31),
     (31, 32), (2, 32), (16, 33), (2, 33), (32, 33), (1, 33), (4, 40), (1, 127), (63, 127),
 ]  # fmt: skip
 repeatable = settings(max_examples=60, deadline=None, derandomize=True)
@@ -150,7 +151,7 @@ class TestProperties:
 
 
 class TestEveryPathAgreesWithTheDefinition:
-    """N = 1 takes the maximum, M up to 32 a selection network, wider groups topk."""
+    """Selection networks for groups of up to 32, wider ones by the maximum (N = 1) or by topk, on both sides of 32."""
 
     @pytest.mark.parametrize("device", DEVICES)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -311,7 +312,7 @@ def test_works_on_the_meta_device():
     assert (mask.shape, mask.dtype, mask.device.type) == ((8, 64), torch.bool, "meta")
 
 
-@pytest.mark.parametrize(("n", "m"), [(n, m) for n, m in [*ALL_UP_TO_16, *WIDER] if n > 1 and m <= 32])
+@pytest.mark.parametrize(("n", "m"), [(n, m) for n, m in [*ALL_UP_TO_16, *WIDER] if m <= 32])
 def test_selection_networks_find_the_nth_largest(n, m):
     comparators = mask_module._selection_network(m, n)
     assert all(0 <= i < j < m and (larger or smaller) for i, j, larger, smaller in comparators)

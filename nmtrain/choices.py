@@ -1,0 +1,31 @@
+"""What there is to choose: the groups of conf/ and their options. Imports nothing heavy, Hydra included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+import nmtrain.conf
+
+_CONF = Path(next(iter(nmtrain.conf.__path__)))
+
+
+def groups(folders: Iterable[Path] = ()) -> dict[str, dict[str, str]]:
+    """Every config group and its options, each with the first line of its file's comment.
+
+    Args:
+        folders: further folders in the layout of conf/, as ``--config-dir`` names them.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(path for folder in (_CONF, *folders) for path in folder.glob("*/*.yaml")):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        comments = [line for line in lines if line.startswith("# ") and "@package" not in line]
+        found.setdefault(path.parent.name, {})[path.stem] = comments[0].removeprefix("# ") if comments else ""
+    return dict(sorted(found.items()))
+
+
+def near(name: object, known: Iterable[str]) -> str:
+    """``; did you mean vit?``, or nothing if no known name is near."""
+    matches = get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""

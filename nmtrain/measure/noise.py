@@ -1,0 +1,314 @@
+"""Gradient noise and mask churn of every sparse tensor, for dense runs too (method, section 6)."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nmtrain.sparsity import SparseTensor, SparsityState, nm_mask, sparsity_control
+from nmtrain.sparsity.rules import stock_names
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+# Decay rates of the running averages that stand in for Adam's where the optimizer keeps none: Adam's usual ones.
+SGD_BETAS = (0.9, 0.999)
+
+_ENTRY_METRICS = ("grad_abs_mean", "grad_abs_var", "grad_noise", "second_moment_mean", "second_moment_var")
+_ENTRY_KEYS = [f"{metric}{part}" for metric in _ENTRY_METRICS for part in ("", "/kept", "/pruned")]
+_METRIC_KEYS = ["density", *_ENTRY_KEYS, "grad_window_var", "flip_rate", "sad"]
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What a measurement takes before clipping: of each tensor its state and mask, and the statistics of |g|."""
+
+    done: int
+    states: list[SparsityState]
+    parts: list[_Parts]
+    gradients: list[Tensor]
+
+
+class NoiseMeter:
+    """Measures every sparse tensor at every ``every``-th update. In each update call, in this order,
+
+    1. `see_gradients`, when the last micro-batch's gradient is in and nothing is clipped yet, and
+    2. `after_step`, after the optimizer's step and before gradients are zeroed; it returns the records.
+
+    What is measured, per sparse tensor of E entries. ``g`` is the gradient of its dense weight as the gradient rule
+    leaves it, summed over micro-batches; a mean is over entries, a variance too (population variance, divided by E).
+
+    - ``grad_abs_mean``, ``grad_abs_var``: of |g|, before clipping.
+    - ``grad_noise``: mean of ``max(v_hat - m_hat**2, 0)``; ``second_moment_mean``, ``second_moment_var``: of ``v_hat``.
+      m_hat and v_hat are Adam's own moments after this update's step, with bias correction. Adam sees *clipped*
+      gradients, so these three do too: they are the noise that the weights are moved by. Optimizers without moments
+      (SGD) get running averages of the clipped g and g**2, decaying by `SGD_BETAS` and kept by the meter.
+    - ``grad_window_var``: population variance of ``grad_abs_mean`` over the last ``window`` updates, every one of them
+      (the mean is taken at each update, and stays on the device); None until so many were seen.
+    - ``sad``: mask entries that differ from the last measurement's; ``flip_rate``: sad / E / updates since then.
+      None at the first measurement.
+    - ``density``: kept entries / E of the mask in force, 1 while the weight is dense.
+
+    The entry-wise ones also stand as ``name/kept`` and ``name/pruned``, over the entries that the mask keeps and those
+    that it does not; None where there are no such entries. Where no pattern is in force (a dense run, a dense phase)
+    that is the target's mask of the weights that the forward used.
+
+    Sums are taken in float64 on the device, and come to the host once per measurement. Processes do not talk: DDP
+    leaves the same averaged gradient on every rank, so every rank has the same records and one may keep the meter.
+
+    Args:
+        model: stock or sparsified; the module itself, not its DDP or compiled wrapper.
+        tensors: what to measure, as `sparsify_model` or, for a dense model, `resolve_rules` gives it.
+        optimizer: of this model; also accelerate's wrapper.
+        every: updates per measurement.
+        window: updates, at least 2.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tensors: Sequence[SparseTensor],
+        optimizer: torch.optim.Optimizer,
+        every: int,
+        window: int,
+    ) -> None:
+        if not tensors:
+            raise ValueError("there are no tensors to measure; for a dense model take those of resolve_rules")
+        if every < 1 or window < 2:
+            raise ValueError(f"every = {every} and window = {window}: must be at least 1 and 2 updates")
+        self.tensors, self.optimizer, self.every = list(tensors), optimizer, every
+        self._control = sparsity_control(model)
+        names = stock_names(model)
+        self._weights = [names[tensor.name] for tensor in self.tensors]
+        entries = [float(prod(tensor.shape)) for tensor in self.tensors]
+        self._entries = torch.tensor(entries, dtype=torch.float64, device=self._weights[0].device)
+        self._before: _Before | None = None
+        self._window: deque[Tensor] = deque(maxlen=window)  # grad_abs_mean of all tensors, by update
+        self._measured: int | None = None  # updates done at the last measurement
+        self._masks: list[Tensor] = []  # of the last measurement
+        self._averages: _RunningAverages | None = None
+        if not all("betas" in group for group in optimizer.param_groups):
+            self._averages = _RunningAverages([tensor.part_of(w) for tensor, w in self._pairs()])
+
+    @torch.no_grad()
+    def see_gradients(self, number: int) -> None:
+        """Take what clipping would change. ``number``: of this update, 0-based; it is measured if it is the last of
+        ``every``.
+
+        Raises:
+            RuntimeError: naming the tensor, if one has no gradient.
+        """
+        gradients = self._gradients()
+        sums = torch.stack([gradient.abs().sum(dtype=torch.float64) for gradient in gradients])
+        self._window.append(sums / self._entries)
+        if (number + 1) % self.every:
+            return
+        in_force = {tensor: (mask, state) for tensor, _, mask, state in self._control.sparse_tensors()}
+        states, parts = [], []
+        for tensor, weight in self._pairs():
+            mask, state = in_force.get(tensor, (None, SparsityState(None)))
+            if mask is None or state.pattern is None:
+                mask = nm_mask(tensor.part_of(weight), tensor.pattern, tensor.axis)
+            states.append(state)
+            parts.append(_Parts(mask))
+        statistics = [part.means_and_variances(g.abs().double()) for part, g in zip(parts, gradients, strict=True)]
+        self._before = _Before(number + 1, states, parts, statistics)
+
+    @torch.no_grad()
+    def after_step(self) -> list[Record]:
+        """The records of this update, if it is measured: one per tensor, then averages over tensors (unweighted, of
+        those that have the metric): ``mean`` of all, ``role:ff`` and so on, ``depth:0`` and so on, the depth being the
+        first integer in a tensor's name.
+
+        ``update`` counts updates done, this one included, as in metrics.jsonl. A tensor's ``pattern`` is what its axis
+        got of the phase; an average has the pattern and decay that the recipe has in force for most of its tensors.
+        """
+        if self._averages is not None:
+            self._averages.update(self._gradients())
+        before, self._before = self._before, None
+        if before is None:
+            return []
+        rows = []
+        for i, (m_hat, v_hat) in enumerate(self._moments()):
+            parts = before.parts[i]
+            noise = parts.means(v_hat.addcmul(m_hat, m_hat, value=-1).clamp_(min=0))
+            changed = (parts.mask != self._masks[i] if self._masks else torch.zeros_like(parts.mask)).count_nonzero()
+            row = [before.gradients[i], noise, parts.means_and_variances(v_hat), torch.stack([parts.kept, changed])]
+            rows.append(torch.cat(row))
+        values = torch.stack(rows)
+        full = len(self._window) == self._window.maxlen
+        windows = torch.stack(list(self._window)).var(0, correction=0) if full else values[:, 0]
+        values = torch.cat([values, windows.unsqueeze(1)], 1)
+        records = self._records(before, values.tolist(), full)  # the one wait for the device
+        self._measured, self._masks = before.done, [parts.mask.clone() for parts in before.parts]
+        return [*records, *_averages(records, before.states)]
+
+    def state_dict(self) -> Record:
+        """What a resumed run needs for the same records, bit for bit: last masks, window, running averages."""
+        return {
+            "tensors": self._identity(),
+            "measured": self._measured,
+            "masks": self._masks,
+            "window": list(self._window),
+            "averages": None if self._averages is None else dict(vars(self._averages)),
+        }
+
+    def load_state_dict(self, state: Record) -> None:
+        """Take up a saved state. That of other tensors or targets says nothing here and is left, with a warning (a
+        dense run is one run for every pattern)."""
+        if state["tensors"] != self._identity():
+            logger.warning("noise was measured on other tensors or patterns before; its window and flips start anew")
+            return
+        devices = [weight.device for weight in self._weights]
+        self._measured = state["measured"]
+        self._masks = [mask.to(device) for mask, device in zip(state["masks"], devices, strict=False)]
+        self._window.clear()
+        self._window.extend(means.to(devices[0]) for means in state["window"])
+        if self._averages is not None and state["averages"] is not None:
+            self._averages.load(**state["averages"])
+
+    def _identity(self) -> list[list[str]]:
+        return [[tensor.label, str(tensor.pattern), tensor.axis] for tensor in self.tensors]
+
+    def _pairs(self) -> Iterator[tuple[SparseTensor, Tensor]]:
+        return zip(self.tensors, self._weights, strict=True)
+
+    def _gradients(self) -> list[Tensor]:
+        gradients = []
+        for tensor, weight in self._pairs():
+            if weight.grad is None:
+                raise RuntimeError(f"{tensor.label} has no gradient; noise is measured where the loss reaches")
+            gradients.append(tensor.part_of(weight.grad))
+        return gradients
+
+    def _moments(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """m_hat and v_hat of each tensor, in float64. Bias corrections too: float32 has 1 - 0.999 to four digits."""
+        if self._averages is not None:
+            yield from self._averages.corrected()
+            return
+        betas = {id(weight): group["betas"] for group in self.optimizer.param_groups for weight in group["params"]}
+        for tensor, weight in self._pairs():
+            state = self.optimizer.state[weight]
+            step = torch.as_tensor(state["step"]).double()
+            m, v = (tensor.part_of(state[key]).double() for key in ("exp_avg", "exp_avg_sq"))
+            beta1, beta2 = betas[id(weight)]
+            yield m / (1 - beta1**step), v / (1 - beta2**step)
+
+    def _records(self, before: _Before, rows: list[list[float]], window_is_full: bool) -> list[Record]:
+        records = []
+        for tensor, state, row in zip(self.tensors, before.states, rows, strict=True):
+            *entry_values, kept, changed, window_var = row
+            entries = prod(tensor.shape)
+            values: dict[str, float | None] = dict(zip(_ENTRY_KEYS, entry_values, strict=True))
+            for part, count in (("/kept", kept), ("/pruned", entries - kept)):
+                if not count:
+                    values |= {key: None for key in _ENTRY_KEYS if key.endswith(part)}
+            since = None if self._measured is None else before.done - self._measured
+            depth = re.search(r"\d+", tensor.name)
+            records.append(
+                {
+                    "update": before.done,
+                    "tensor": tensor.label,
+                    "role": tensor.role,
+                    "depth": None if depth is None else int(depth[0]),
+                    "pattern": None if state.pattern is None else str(tensor.fit(state.pattern)),
+                    "decay": state.decay,
+                    "density": 1.0 if state.pattern is None else kept / entries,
+                    **values,
+                    "grad_window_var": window_var if window_is_full else None,
+                    "flip_rate": None if since is None else changed / entries / since,
+                    "sad": None if since is None else int(changed),
+                }
+            )
+        return records
+
+
+class _Parts:
+    """A mask's kept and pruned entries, and float64 statistics over both; nothing here waits for the device."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+        self.kept = mask.count_nonzero()
+        counts = torch.stack([self.kept, mask.numel() - self.kept]).double()
+        self._shares = counts / mask.numel()
+        self._divisors = counts.clamp(min=1)
+
+    def means(self, values: Tensor) -> Tensor:
+        """Means over all, kept and pruned entries."""
+        return self._with_whole(self._means(values))
+
+    def means_and_variances(self, values: Tensor) -> Tensor:
+        """Means over all, kept and pruned entries, then their variances. Two passes: nothing cancels."""
+        means = self._means(values)
+        variances = self._means((values - torch.where(self.mask, means[0], means[1])).square_())
+        between = self._shares.prod() * (means[0] - means[1]) ** 2  # the law of total variance
+        whole, *parts = self._with_whole(variances)
+        return torch.cat([self._with_whole(means), torch.stack([whole + between, *parts])])
+
+    def _means(self, values: Tensor) -> Tensor:
+        kept = values * self.mask
+        return torch.stack([kept.sum(), (values - kept).sum()]) / self._divisors  # the difference is exact
+
+    def _with_whole(self, of_parts: Tensor) -> Tensor:
+        return torch.cat([(of_parts * self._shares).sum().unsqueeze(0), of_parts])
+
+
+class _RunningAverages:
+    """Adam's moments for an optimizer that keeps none."""
+
+    def __init__(self, like: Sequence[Tensor]) -> None:
+        self.steps = 0
+        self.m = [torch.zeros_like(tensor, requires_grad=False) for tensor in like]
+        self.v = [torch.zeros_like(tensor, requires_grad=False) for tensor in like]
+
+    def update(self, gradients: list[Tensor]) -> None:
+        self.steps += 1
+        beta1, beta2 = SGD_BETAS
+        torch._foreach_lerp_(self.m, gradients, 1 - beta1)
+        torch._foreach_mul_(self.v, beta2)
+        torch._foreach_addcmul_(self.v, gradients, gradients, 1 - beta2)
+
+    def corrected(self) -> Iterator[tuple[Tensor, Tensor]]:
+        corrections = [1 - beta**self.steps for beta in SGD_BETAS]
+        for m, v in zip(self.m, self.v, strict=True):
+            yield m.double() / corrections[0], v.double() / corrections[1]
+
+    def load(self, steps: int, m: list[Tensor], v: list[Tensor]) -> None:
+        self.steps = steps
+        for own, saved in zip([*self.m, *self.v], [*m, *v], strict=True):
+            own.copy_(saved)
+
+
+def _averages(records: list[Record], states: list[SparsityState]) -> Iterator[Record]:
+    """One record for all tensors, one per role, one per depth."""
+    members: dict[tuple[str, str | None, int | None], list[int]] = {("mean", None, None): list(range(len(records)))}
+    for i, record in enumerate(records):
+        members.setdefault((f"role:{record['role']}", record["role"], None), []).append(i)
+    with_depth = [(record["depth"], i) for i, record in enumerate(records) if record["depth"] is not None]
+    for depth, i in sorted(with_depth):
+        members.setdefault((f"depth:{depth}", None, depth), []).append(i)
+    for (name, role, depth), indices in members.items():
+        state = Counter(states[i] for i in indices).most_common(1)[0][0]
+        means: dict[str, float | None] = {}
+        for key in _METRIC_KEYS:
+            values = [records[i][key] for i in indices if records[i][key] is not None]
+            means[key] = fmean(values) if values else None
+        yield {
+            "update": records[0]["update"],
+            "tensor": name,
+            "role": role,
+            "depth": depth,
+            "pattern": None if state.pattern is None else str(state.pattern),
+            "decay": state.decay,
+            **means,
+        }

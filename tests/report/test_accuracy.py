@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from nmtrain.report.accuracy import accuracy_table, difference_table
+from nmtrain.report.table import plain_text
+
+
+def seeds(run, recipe, pattern, accuracies, **more):
+    for seed, accuracy in enumerate(accuracies):
+        run(recipe, pattern, seed, accuracy, **more)
+
+
+def test_mean_interval_sd_and_n(run, table):
+    seeds(run, "sr_ste", "1:4", [0.70, 0.72, 0.74])
+    cell = table()["1:4", "SR-STE"]
+    assert (cell.text, cell.detail) == ("72.00 ± 4.97", "sd 2.00, n = 3")
+    assert cell.value == pytest.approx(0.72)
+
+
+def test_rows_go_from_dense_to_sparse_and_columns_in_fixed_order(run, sections):
+    for pattern in ("1:32", "2:4", "1:8"):
+        for recipe in ("sdgf", "sr_ste", "static", "dense", "mdgf"):
+            if recipe != "dense" or pattern == "2:4":
+                run(recipe, pattern)
+    (group,) = sections()[0].groups
+    table = accuracy_table(group, "title")
+    assert [row[0].text for row in table.rows] == ["2:4", "1:8", "1:32"]
+    assert list(table.head) == ["pattern", "dense", "static", "SR-STE", "MDGF exponential", "SDGF stepwise"]
+
+
+def test_best_is_bold_and_what_meets_it_is_marked(run, table):
+    seeds(run, "sr_ste", "1:4", [0.700, 0.701, 0.702])
+    seeds(run, "mdgf", "1:4", [0.799, 0.801, 0.806])  # its interval reaches into that of the best
+    seeds(run, "sdgf", "1:4", [0.804, 0.806, 0.808])
+    seeds(run, "dense", "1:4", [0.900, 0.901, 0.902])
+    cells = table()
+    assert {name: cell.best for (_, name), cell in cells.items() if cell.best} == {"SDGF stepwise": True}
+    assert cells["1:4", "MDGF exponential"].marks == "≈"
+    assert cells["1:4", "SR-STE"].marks == ""
+    assert cells["1:4", "dense"].marks == ""
+
+
+def test_dense_stands_in_every_row_though_trained_once(run, table):
+    seeds(run, "dense", "1:8", [0.90, 0.91])
+    for pattern in ("1:4", "1:8", "1:16"):
+        run("sdgf", pattern)
+    cells = table()
+    dense = [cells[pattern, "dense"] for pattern in ("1:4", "1:8", "1:16")]
+    assert {cell.text for cell in dense} == {"90.50 ± 6.35"}  # t = 12.706, sd 0.707
+    assert len({cell.anchor for cell in dense}) == 1
+
+
+def test_one_seed_says_so(run, table):
+    run("sdgf", "1:4", 0, 0.8)
+    run("sr_ste", "1:4", 0, 0.7)
+    cells = table()
+    assert (cells["1:4", "SDGF stepwise"].text, cells["1:4", "SDGF stepwise"].detail) == ("80.00", "n = 1")
+    assert cells["1:4", "SDGF stepwise"].best
+    assert cells["1:4", "SR-STE"].marks == "≈"
+
+
+def test_missing_cells_of_a_partial_sweep_are_dashes(run, table):
+    run("sdgf", "1:4")
+    run("sr_ste", "1:8")
+    assert table()["1:8", "SDGF stepwise"].text == "–"
+
+
+@pytest.mark.parametrize("lost", [math.nan, None])
+def test_nan_is_visible_and_never_best(run, table, lost):
+    seeds(run, "sdgf", "1:4", [0.90, lost, 0.92])
+    seeds(run, "sr_ste", "1:4", [0.70, 0.71, 0.72])
+    cells = table()
+    assert cells["1:4", "SDGF stepwise"].marks == "!"
+    assert cells["1:4", "SDGF stepwise"].detail == "sd 1.41, n = 2, 1 NaN"
+    assert cells["1:4", "SR-STE"].best
+
+
+def test_all_nan(run, table):
+    run("sdgf", "1:4", accuracy=math.nan)
+    cell = table()["1:4", "SDGF stepwise"]
+    assert (cell.text, cell.detail, cell.value, cell.best) == ("NaN", "n = 0, 1 NaN", None, False)
+
+
+def test_unfinished_runs_do_not_count(run, table):
+    run("sdgf", "1:4", 0, 0.8)
+    for seed, status in enumerate(["failed", "running", "preempted"], start=1):
+        run("sdgf", "1:4", seed, 0.1, status=status)
+    assert table()["1:4", "SDGF stepwise"].detail == "n = 1"
+
+
+def test_other_lengths_are_other_tables(run, sections):
+    run("sdgf", "1:4", 0, 0.7)
+    run("sdgf", "1:4", 0, 0.8, name="longer", config={"train.epochs": 30.0})
+    (section,) = sections()
+    assert [group.title for group in section.groups] == ["train.epochs=3", "train.epochs=30"]
+    assert [accuracy_table(group, "").rows[0][1].text for group in section.groups] == ["70.00", "80.00"]
+
+
+def test_other_settings_are_other_sections_that_say_how(run, sections):
+    run("sdgf", "1:4", 0, 0.7)
+    run("sdgf", "1:4", 0, 0.8, name="other", config={"optim.lr": 0.01})
+    assert [section.title for section in sections()] == [
+        "vit on glyphs, ff sparse (optim.lr=0.001)",
+        "vit on glyphs, ff sparse (optim.lr=0.01)",
+    ]
+
+
+def test_a_roles_own_pattern_is_in_the_title(run, sections):
+    run("sdgf", "1:8", config={"mask.patterns": {"q": "1:4"}})
+    assert sections()[0].title == "vit on glyphs, ff sparse, q at 1:4"
+
+
+def test_dense_of_a_length_without_sparse_runs_is_not_lost(run, sections):
+    run("sdgf", "1:4")
+    run("dense", "1:4", name="long", config={"train.epochs": 30.0}, accuracy=0.93)
+    (section,) = sections()
+    assert [len(group.runs) for group in section.groups] == [1, 1]
+    assert accuracy_table(section.groups[1], "").rows[0][1].text == "93.00"
+
+
+def test_code_versions_and_repeated_seeds_are_marked(run, table):
+    run("sdgf", "1:4", 0, 0.70, name="a")
+    run("sdgf", "1:4", 0, 0.72, name="b", commit="fedcba9876543210")
+    run("sdgf", "1:4", 1, 0.75, name="c")
+    cell = table()["1:4", "SDGF stepwise"]
+    assert cell.marks == "◊§"
+    assert cell.detail == "sd 2.83, n = 2"  # 71 and 75
+
+
+def test_difference_to_sr_ste_over_matching_seeds(run, sections):
+    seeds(run, "sr_ste", "1:4", [0.70, 0.71, 0.70, 0.73])
+    seeds(run, "sdgf", "1:4", [0.71, 0.74, 0.72])
+    (group,) = sections()[0].groups
+    found = difference_table(group, "")
+    assert found is not None
+    cell = found.rows[0][1]
+    assert cell.text == "+2.00 ± 2.48"
+    assert cell.detail == "p = 0.074, n = 3 pairs"
+    assert not cell.best
+
+
+def test_one_pair_is_shown_as_one_pair(run, sections):
+    run("sr_ste", "1:4", 0, 0.7)
+    run("sdgf", "1:4", 0, 0.8)
+    (group,) = sections()[0].groups
+    found = difference_table(group, "")
+    assert found is not None
+    assert (found.rows[0][1].text, found.rows[0][1].detail) == ("+10.00", "n = 1 pair")
+
+
+def test_no_difference_without_sr_ste(run, sections):
+    run("sdgf", "1:4")
+    (group,) = sections()[0].groups
+    assert difference_table(group, "") is None
+
+
+def test_plain_text_is_aligned_and_explained(run, sections):
+    seeds(run, "sdgf", "1:4", [0.80, 0.81])
+    seeds(run, "sr_ste", "1:4", [0.79, 0.80])
+    (group,) = sections()[0].groups
+    lines = plain_text(accuracy_table(group, "vit")).splitlines()
+    assert lines[0] == "Accuracy: vit"
+    assert lines[2] == "pattern  SR-STE          SDGF stepwise"
+    assert lines[4] == "1:4      79.50 ± 6.35 ≈  *80.50 ± 6.35"
+    assert lines[5] == "         sd 0.71, n = 2  sd 0.71, n = 2"
+    assert lines[-1].startswith("≈ 95 % interval meets that of the best (*)")
+    assert "Gradient rule: straight-through for SR-STE, SDGF stepwise." in lines
+    assert any("hardware skipping every pruned weight would execute (1 MAC = 2 FLOPs)" in line for line in lines)

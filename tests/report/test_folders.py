@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nmtrain.report.folders import ReportError, find_run_folders, read_run, read_runs
+from nmtrain.report.records import read_metrics, read_noise
+
+
+def test_runs_are_found_below_and_once(run, runs, tmp_path):
+    first = run(name="a/b/one")
+    second = run(name="two")
+    (second / "checkpoints").mkdir()
+    assert find_run_folders([tmp_path, runs, second]) == [first, second]
+
+
+def test_no_runs_is_one_plain_message(tmp_path):
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(ReportError, match=r"^no run folder found: searched .* with config.yaml and status.json$"):
+        read_runs([tmp_path])
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(ReportError, match=r"no such folder: .*absent"):
+        read_runs([tmp_path / "absent"])
+
+
+def test_mixed_schemas_are_refused_by_folder(run, runs):
+    run(name="old")
+    run(name="new", schema=2)
+    with pytest.raises(ReportError, match=r"reads schema 1 only, but found schema 1: old; schema 2: new"):
+        read_runs([runs])
+
+
+def test_half_written_last_line_is_dropped_and_counted(run):
+    metrics = read_run(run(metrics_tail='{"update": 300, "spl')).metrics
+    assert metrics is not None
+    assert metrics.dropped == [metrics.lines]
+    assert metrics.lines == 17  # 15 training lines, the final one, the broken one
+
+
+def test_half_written_line_in_the_middle_is_not_mistaken_for_a_record(tmp_path):
+    line = json.dumps({"update": 2, "split": "train", "pattern": "1:4", "decay": 0.0})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"update": 1, "split": "train", "pat' + line + "\n" + line + "\n")
+    metrics = read_metrics(path, "1:4")
+    assert metrics.dropped == [1]
+    assert metrics.strict_from == 2
+
+
+def test_other_json_spelling_is_read_alike(tmp_path):
+    records = [{"update": u, "split": "train", "pattern": "1:4", "decay": 0.0 if u > 1 else 0.5} for u in range(4)]
+    records.append({"update": 4, "split": "val", "accuracy": 0.5})
+    wide, compact = tmp_path / "wide.jsonl", tmp_path / "compact.jsonl"
+    wide.write_text("".join(json.dumps(record) + "\n" for record in records))
+    compact.write_text("".join(json.dumps(record, separators=(",", ":")) + "\n" for record in records))
+    assert read_metrics(wide, "1:4") == read_metrics(compact, "1:4")
+    assert read_metrics(wide, "1:4").strict_from == 2
+    assert read_metrics(wide, "1:4").points == records[-1:]
+
+
+def test_run_that_never_reached_its_pattern(run):
+    metrics = read_run(run(strict_from=10_000)).metrics
+    assert metrics is not None
+    assert metrics.strict_from is None
+
+
+def test_nan_lines_are_counted(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"update": 1, "split": "train", "loss": NaN}\n{"update": 2, "split": "val", "accuracy": Infinity}\n'
+    )
+    assert read_metrics(path, None).not_finite == 2
+
+
+def test_noise_keeps_only_the_average_over_tensors(tmp_path):
+    path = tmp_path / "noise.jsonl"
+    lines = [
+        {"update": u, "tensor": tensor, "sad": u} for u in (0, 10) for tensor in ("blocks.0.fc1", "role:ff", "mean")
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"update": 20, "ten')
+    noise = read_noise(path)
+    assert [(point["update"], point["tensor"]) for point in noise.points] == [(0, "mean"), (10, "mean")]
+    assert noise.dropped == [7]
+
+
+def test_half_written_average_is_dropped(tmp_path):
+    path = tmp_path / "noise.jsonl"
+    path.write_text('{"update": 0, "tensor": "mean", "sad": 1}\n{"update": 5, "tensor": "mean", "sa')
+    assert read_noise(path).dropped == [2]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("summary.json", "{", "summary.json: Expecting property name"),
+        ("summary.json", '{"schema": 1, "run": "a"}', "summary.json: lacks model, data, sparsity"),
+        ("summary.json", "[]", "summary.json: is not a JSON object"),
+        ("config.yaml", "a: [", "config.yaml: while parsing"),
+        ("config.yaml", "seed: 1", "config.yaml: lacks model.name"),
+        ("status.json", "{}", "status.json: lacks 'state'"),
+    ],
+)
+def test_what_cannot_be_read_is_said(run, file, content, reason):
+    folder: Path = run()
+    (folder / file).write_text(content)
+    found = read_run(folder)
+    assert found.status == "unreadable"
+    assert found.reason is not None
+    assert found.reason.startswith(reason)
+
+
+def test_finished_run_without_summary_is_unreadable(run):
+    folder: Path = run()
+    (folder / "summary.json").unlink()
+    assert read_run(folder).reason == "summary.json: No such file or directory"
+
+
+def test_unquoted_pattern_in_a_config_is_refused(run):
+    folder: Path = run()
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("sparsity: '1:4'", "sparsity: 1:4").replace('"1:4"', "1:4"))
+    assert "64" in str(read_run(folder).reason)

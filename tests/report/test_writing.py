@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nmtrain.report import ReportError, write_report
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def test_the_same_folders_give_the_same_bytes(sweep, report, tmp_path):
+    result = write_report([sweep], tmp_path / "elsewhere" / "again")
+    first, second = contents(report), contents(tmp_path / "elsewhere" / "again")
+    assert list(first) == list(second)
+    assert [name for name in first if first[name] != second[name]] == []
+    assert {path.relative_to(tmp_path / "elsewhere" / "again").as_posix() for path in result.paths} == set(second)
+    assert (result.runs, result.counted) == (23, 21)
+
+
+def test_no_machine_path_in_any_file(sweep, report):
+    holding = [name for name, content in contents(report).items() if str(sweep).encode() in content]
+    assert holding == []
+
+
+def test_frames_hold_every_run(report):
+    runs = pd.read_parquet(report / "frames" / "runs.parquet")
+    assert len(runs) == 23
+    assert runs.loc[runs["folder"] == "sdgf_stepwise-1of8-s2", "accuracy"].item() == pytest.approx(0.846)
+    assert runs.loc[runs["folder"] == "ste-1of8-s0", ["status", "reason"]].iloc[0].tolist() == [
+        "failed",
+        "loss is NaN at update 40 (see ste-1of8-s0/train.log)",
+    ]
+    same = pd.read_csv(report / "frames" / "runs.csv")
+    assert list(same.columns) == list(runs.columns)
+    assert set(pd.read_parquet(report / "frames" / "noise.parquet")["tensor"]) == {"mean"}
+
+
+def test_markdown_holds_tables_figures_and_runs(report):
+    text = (report / "report.md").read_text()
+    assert "| pattern | dense | SR-STE | MDGF exponential | SDGF stepwise |" in text
+    assert "| 1:4 | 90.30 ± 0.75 (sd 0.30, n = 3) | **88.30 ± 0.75** (sd 0.30, n = 3) |" in text
+    assert "Not counted, failed: ste-1of8-s0 (loss is NaN at update 40 (see ste-1of8-s0/train.log))." in text
+    figures = {line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
+    assert len(figures) == 4
+    assert all((report / figure).is_file() for figure in figures)
+
+
+def test_training_flops_are_explained_under_every_table(report):
+    for path in (report / "tables").glob("*.tex"):
+        assert "hardware skipping every pruned weight would execute (1 MAC = 2 FLOPs)" in path.read_text(), path.name
+
+
+def test_odd_runs_make_a_report_all_the_same(run, runs, tmp_path):
+    """No finished evaluation, a NaN, one seed, no noise, no dense run: nothing of it stops a report."""
+    run("sdgf", "1:4", accuracy=math.nan)
+    run("novel", "1:8", variant="novel_thing")
+    run("ste", "1:8", status="running", name="just-started")
+    (runs / "just-started" / "metrics.jsonl").unlink()
+    result = write_report([runs], tmp_path / "out")
+    assert "novel_thing" in result.table
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_a_report_without_a_finished_run_lists_what_there_is(run, runs, tmp_path):
+    run(status="failed", reason="out of memory")
+    result = write_report([runs], tmp_path / "out")
+    assert (result.runs, result.counted) == (1, 0)
+    assert "out of memory" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_error_writes_nothing(tmp_path):
+    with pytest.raises(ReportError):
+        write_report([tmp_path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_needs_no_torch(sweep, tmp_path):
+    """In a process of its own: this one has loaded torch for other tests."""
+    code = (
+        "import sys; from pathlib import Path; import nmtrain.report;"
+        "heavy = {'pandas', 'matplotlib', 'scipy'} & set(sys.modules); assert not heavy, heavy;"
+        "from nmtrain.report import closing_table; closing_table([Path(sys.argv[1])]);"
+        "assert 'matplotlib' not in sys.modules;"
+        "import nmtrain.report.writing; assert 'torch' not in sys.modules, 'torch'"
+    )
+    subprocess.run([sys.executable, "-c", code, str(sweep)], check=True)
