@@ -18,7 +18,8 @@ def groups(folders: Iterable[Path] = ()) -> dict[str, dict[str, str]]:
         folders: further folders in the layout of conf/, as ``--config-dir`` names them.
     """
     found: dict[str, dict[str, str]] = {}
-    for path in sorted(path for folder in (_CONF, *folders) for path in folder.glob("*/*.yaml")):
+    paths = [path for folder in (_CONF, *folders) for path in folder.glob("*/*.yaml") if path.is_file()]
+    for path in sorted(paths):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         comments = [line for line in lines if line.startswith("# ") and "@package" not in line]
         found.setdefault(path.parent.name, {})[path.stem] = comments[0].removeprefix("# ") if comments else ""

@@ -75,7 +75,7 @@ def _main(arguments: list[str]) -> int:
                 f" Commands: {list(commands)}{near(first, commands)}"
             )
     except KeyboardInterrupt as interrupt:  # before or after the updates, or in a sweep, which stops as a whole
-        print(f"stopped: {interrupt or 'SIGINT'}; the same command resumes", file=sys.stderr)
+        print(f"stopped: {str(interrupt) or 'SIGINT'}; the same command resumes", file=sys.stderr)
         return 130
     except Exception as error:
         return _report(error)
@@ -259,14 +259,14 @@ def _sweep_job(repeats: dict[int, dict[str, Any]], values: dict[str, Any], numbe
         return
     logger = logging.getLogger("nmtrain")
     _log_to_terminal(logger)  # a launcher's worker process starts without it
+    config = _checked(values)
+    logger.info("\nrun %s: %s", number, config.run_name)
     try:
-        config = _checked(values)
-        logger.info("\nrun %s: %s", number, config.run_name)
         _job(config)
     except Exception as error:
         if _is_stop(error):
             raise KeyboardInterrupt(str(error)) from error  # Hydra takes any other exception for one run's failure
-        logger.error("this run did not finish: %s", error)
+        logger.error("%s did not finish: %s", config.run_name, error)
         raise
 
 

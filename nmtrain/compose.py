@@ -40,11 +40,13 @@ def prepare_overrides(arguments: list[str], sweep: bool = False) -> list[str]:
     Raises:
         ConfigError: for overrides that cannot be read and for choices that do not exist.
     """
-    overrides, faults, read = [], [], []
+    overrides: list[str] = []
+    faults: list[str] = []
+    read: list[tuple[str, Override]] = []
     with _initialized():
         for argument in arguments:
             try:
-                read.append((argument, *_parser().parse_overrides([argument])))
+                read.append((argument, _parser().parse_overrides([argument])[0]))
             except (HydraException, ValueError):
                 faults.append(f"{argument}: {_UNREADABLE if _SETTING.match(argument) else _NO_SETTING}")
         choices = groups(_searched(override for _, override in read))

@@ -477,6 +477,7 @@ def train_distributed(rank: int, world: int, optimizer_name: str) -> list[dict]:
     return records
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does_on_the_joined_batch(tmp_path: Path) -> None:
     command = [sys.executable, __file__, str(tmp_path)]  # the last lines of this file
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}

@@ -37,7 +37,7 @@ def test_longer_runs_are_interpolated_and_marked(run, runs):
 
 def test_a_model_still_denser_than_its_pattern_is_marked_and_not_ranked(run, runs):
     run("sr_ste", "1:4", 0, 0.60, training_flops=1e9)
-    run("mdgf", "1:4", 0, 0.90, training_flops=2e9, curve=[(100, 0.5), (200, 0.8)], strict_from=270)
+    run("mdgf", "1:4", 0, 0.90, training_flops=2e9, curve=[(100, 0.5), (200, 0.8)], strict_from=180)
     found = rows_at_budget(runs)
     assert found["1.00 GFLOPs", "MDGF exponential"] == ("65.00", "n = 1", "interpolated, too dense", "‡", False)
     assert found["1.00 GFLOPs", "SR-STE"] == ("60.00", "n = 1", "finished", "", True)
