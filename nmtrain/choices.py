@@ -19,11 +19,11 @@ def groups(folders: Iterable[Path] = ()) -> dict[str, dict[str, str]]:
     """
     found: dict[str, dict[str, str]] = {}
     paths = [path for folder in (_CONF, *folders) for path in folder.glob("*/*.yaml") if path.is_file()]
-    for path in sorted(paths):
+    for path in sorted(paths, key=lambda path: (path.parent.name, path.stem)):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         comments = [line for line in lines if line.startswith("# ") and "@package" not in line]
         found.setdefault(path.parent.name, {})[path.stem] = comments[0].removeprefix("# ") if comments else ""
-    return dict(sorted(found.items()))
+    return found
 
 
 def near(name: object, known: Iterable[str]) -> str:

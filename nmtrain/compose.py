@@ -22,7 +22,8 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nmtrain.choices import groups, near
-from nmtrain.faults import ConfigError, written
+from nmtrain.errors import ConfigError
+from nmtrain.faults import written
 
 _OF_HYDRA = re.compile(r"hydra([./]|$)")
 _SEARCH_PATH = "hydra.searchpath"
@@ -137,6 +138,8 @@ def _fault_lines(error: Exception) -> list[str]:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return [f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"]
+    if isinstance(error, UnicodeDecodeError):
+        return [f"a YAML file is not UTF-8: {error}"]
     line = _first_line(error).replace("'++", "'")
     if isinstance(error.__cause__, OmegaConfBaseException):
         cause = _first_line(error.__cause__)
@@ -146,7 +149,9 @@ def _fault_lines(error: Exception) -> list[str]:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+    """The first line of a message, and the second one where the first ends in a colon."""
+    first, *rest = str(error).splitlines() or [type(error).__name__]
+    return " ".join([first, *(rest[:1] if first.endswith(":") else ())]).rstrip(".")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

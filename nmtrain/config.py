@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from nmtrain.data import DataShape, data_names, describe_data
-from nmtrain.faults import ConfigError, describe, no_such_name, written
+from nmtrain.errors import ConfigError
+from nmtrain.faults import describe, no_such_name, written
 from nmtrain.recipes import Recipe, RecipeError, build_recipe, list_recipes
 from nmtrain.sparsity.pattern import NMPattern
 
@@ -115,11 +116,29 @@ class MeasureConfig(Section):
     window: Annotated[int, Field(ge=2)]
 
 
-class TrackingConfig(Section):
-    name: Literal["none", "tensorboard", "wandb"]
-    mode: Literal["offline", "online"] = "offline"
-    project: str = "nmtrain"
-    group: str | None = None
+class NoTracking(Section):
+    name: Literal["none"]
+
+
+class TensorBoardConfig(Section):
+    name: Literal["tensorboard"]
+
+
+class WandbConfig(Section):
+    name: Literal["wandb"]
+    mode: Literal["offline", "online"]
+    project: str
+    group: Annotated[str, Field(min_length=1, max_length=128)] | None
+
+    @field_validator("project")
+    @classmethod
+    def _known_to_wandb(cls, given: str) -> str:
+        if not 1 <= len(given) <= 128 or set(given) & set("/\\#?%:"):
+            raise ValueError("a project's name has 1 to 128 characters, none of them / \\ # ? % :")
+        return given
+
+
+TrackingConfig = Annotated[NoTracking | TensorBoardConfig | WandbConfig, Field(discriminator="name")]
 
 
 class _Root(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -16,17 +17,6 @@ _WORDS = {
     "a valid number": "a number",
     "a valid string": "a string",
 }
-
-
-class ConfigError(ValueError):
-    """All faults of one config, one line each: key, value, what is allowed."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__(faults)  # what an exception that crosses processes is made again from
-        self.faults = faults
-
-    def __str__(self) -> str:
-        return "\n".join(self.faults)
 
 
 def written(value: Any) -> str:
@@ -59,7 +49,7 @@ def describe(fault: Any, schema: type[BaseModel]) -> list[str]:
         if place == ["experiment"]:
             hint = "; the file of an experiment begins with the line # @package _global_"
         return [f"{leaf}: there is no such key. Available: {known}{hint}" for leaf in _leaves(key, value)]
-    message = fault["msg"].removeprefix("Input ")
+    message = re.sub(r" or (instance of \w+|object to extract fields from)$", "", fault["msg"].removeprefix("Input "))
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)
     return [f"{key}={written(value)}: {message}"]

@@ -52,7 +52,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     except (OSError, SafetensorError) as error:
         _log.warning("cache file %s cannot be read (%s); making its content anew", path, error)
         return None
-    if stored != _checksum(tensors):
+    if stored != checksum(tensors):
         _log.warning("cache file %s is damaged (wrong checksum); making its content anew", path)
         return None
     return tensors
@@ -65,7 +65,7 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:
-                file.write(save(tensors, {"checksum": _checksum(tensors)}))
+                file.write(save(tensors, {"checksum": checksum(tensors)}))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -75,7 +75,8 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
         _log.warning("cannot write the cache file %s (%s); going on without", path, error)
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """A hash of all names, types, shapes and values."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())

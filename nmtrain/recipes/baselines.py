@@ -22,7 +22,10 @@ class Dense(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class Static(Recipe):
-    """Prune, and never let the gradient back to pruned entries."""
+    """Prune, and never let the gradient back to pruned entries.
+
+    Weights are ranked anew at each update, as in every recipe: a pruned one returns if a kept one shrinks below it.
+    """
 
     name = "static"
     options: ClassVar[tuple[str, ...]] = ("dense_fraction", "finetune_fraction", "freeze_mask")

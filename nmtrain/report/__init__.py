@@ -7,21 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nmtrain.errors import ReportError
     from nmtrain.report.closing import closing_table
-    from nmtrain.report.folders import ReportError
     from nmtrain.report.writing import ReportResult, write_report
 
 __all__ = ["ReportError", "ReportResult", "closing_table", "write_report"]
 
 _HOME = {
-    "ReportError": "folders",
-    "ReportResult": "writing",
-    "closing_table": "closing",
-    "write_report": "writing",
+    "ReportError": "nmtrain.errors",
+    "ReportResult": "nmtrain.report.writing",
+    "closing_table": "nmtrain.report.closing",
+    "write_report": "nmtrain.report.writing",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(_HOME[name]), name)

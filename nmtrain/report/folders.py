@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from nmtrain.errors import ReportError
 from nmtrain.report.records import Metrics, Noise, read_metrics, read_noise
 from nmtrain.sparsity.pattern import NMPattern
 
@@ -48,10 +49,6 @@ _SUMMARY_REQUIRED = (
     "seconds.eval",
     "seconds.data",
 )
-
-
-class ReportError(ValueError):
-    """Folders that no report can be written from; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """Mirrors of a run's records, in wandb or TensorBoard. The files in the run folder are the truth."""
 
-from nmtrain.tracking.sinks import Sink, open_sink, tracking_names
+from nmtrain.tracking.sinks import Sink, open_sink
 
-__all__ = ["Sink", "open_sink", "tracking_names"]
+__all__ = ["Sink", "open_sink"]

@@ -1,13 +1,17 @@
-"""The one small interface of all mirrors, and the one that mirrors nothing."""
+"""The one small interface of all mirrors, what they have in common, and the one that mirrors nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from nmtrain.config import Config
     from nmtrain.training.folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 class Sink:
@@ -20,16 +24,69 @@ class Sink:
         """End the mirror: with the summary of a finished run, with None where it failed or was stopped."""
 
 
-def _wandb(config: Config, folder: RunFolder) -> Sink:
-    from nmtrain.tracking.wandb import WandbSink
+class Mirror(Sink):
+    """Records kept by a tool of others. What fails in there ends the mirror, with one warning, and never the run.
 
-    return WandbSink(config, folder)
+    A mirror begins with all lines that the run folder holds already, so that one that starts late, or after a kill
+    that cost the tool its last lines, is as whole as any other.
+    """
+
+    name: ClassVar[str]
+    failures: ClassVar[tuple[type[Exception], ...]] = (OSError,)  # what the tool raises where it cannot work
+
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        self.config, self.folder = config, folder
+        self._works = True
+        self._attempt(self.start)
+        for record in recorded(folder):
+            self.log(record)
+
+    def log(self, record: dict[str, Any]) -> None:
+        self._attempt(self.write, record["update"], scalars(record))
+
+    def finish(self, summary: dict[str, Any] | None) -> None:
+        self._attempt(self.end, summary)
+
+    def start(self) -> None:
+        """Open the tool's run. Like the three below, may raise ``failures``."""
+        raise NotImplementedError
+
+    def write(self, update: int, values: dict[str, float]) -> None:
+        """Hand over the numbers of one record; updates never decrease."""
+        raise NotImplementedError
+
+    def end(self, summary: dict[str, Any] | None) -> None:
+        """Hand over the summary, if there is one, and close."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Let go of what a mirror that failed still holds; raises nothing."""
+
+    def _attempt(self, act: Callable[..., None], *arguments: Any) -> None:
+        if not self._works:
+            return
+        try:
+            act(*arguments)
+        except self.failures as error:
+            self._works = False
+            self.release()
+            logger.warning(
+                "tracking=%s failed and is off for the rest of this run, whose own files go on (%s)",
+                self.name,
+                one_line(error),
+            )
+
+
+def _wandb(config: Config, folder: RunFolder) -> Sink:
+    from nmtrain.tracking.wandb import WandbMirror
+
+    return WandbMirror(config, folder)
 
 
 def _tensorboard(config: Config, folder: RunFolder) -> Sink:
-    from nmtrain.tracking.tensorboard import TensorBoardSink
+    from nmtrain.tracking.tensorboard import TensorBoardMirror
 
-    return TensorBoardSink(folder)
+    return TensorBoardMirror(config, folder)
 
 
 _SINKS: dict[str, Callable[[Config, RunFolder], Sink]] = {
@@ -39,21 +96,41 @@ _SINKS: dict[str, Callable[[Config, RunFolder], Sink]] = {
 }
 
 
-def tracking_names() -> list[str]:
-    """The names that `open_sink` knows."""
-    return list(_SINKS)
-
-
 def open_sink(config: Config, folder: RunFolder) -> Sink:
-    """The mirror that ``config.tracking`` asks for. Never fails for want of a network."""
+    """The mirror that ``config.tracking`` asks for; the folder is locked and holds no line from past its checkpoint."""
     return _SINKS[config.tracking.name](config, folder)
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
     """The numbers of a record under the names that mirrors show: ``train/loss``, ``noise/grad_noise/kept``."""
     prefix = record.get("split", "noise")
-    return {
-        f"{prefix}/{name}": value
-        for name, value in record.items()
-        if name != "update" and isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    return {f"{prefix}/{name}": value for name, value in numbers(record).items() if name != "update"}
+
+
+def numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers in a nested dict, under keys such as ``metrics/val/loss``."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def recorded(folder: RunFolder) -> list[dict[str, Any]]:
+    """What a mirror shows of the lines that the folder holds, in the order of their updates."""
+    means = (record for record in _lines(folder, "noise.jsonl", b'"mean"') if record["tensor"] == "mean")
+    return sorted([*means, *_lines(folder, "metrics.jsonl", b"")], key=lambda record: record["update"])
+
+
+def _lines(folder: RunFolder, name: str, holding: bytes) -> Iterator[dict[str, Any]]:
+    """The lines with these bytes in them; most of noise.jsonl is not worth reading as JSON."""
+    if (folder / name).exists():
+        with open(folder / name, "rb") as file:
+            yield from (json.loads(line) for line in file if holding in line)
+
+
+def one_line(error: Exception) -> str:
+    """An error's kind and message, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -6,19 +6,20 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from nmtrain.tracking.sinks import Sink, scalars
-from nmtrain.training.folder import RunFolder
+from nmtrain.tracking.sinks import Mirror
 
 
-class TensorBoardSink(Sink):
-    """Writes ``tensorboard/`` in the run folder; a resumed run goes on there."""
+class TensorBoardMirror(Mirror):
+    """Writes ``tensorboard/`` in the run folder. A resumed run hides what was there and writes it again, in full."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._writer = SummaryWriter(folder / "tensorboard")
+    name = "tensorboard"
 
-    def log(self, record: dict[str, Any]) -> None:
-        for name, value in scalars(record).items():
-            self._writer.add_scalar(name, value, record["update"])
+    def start(self) -> None:
+        self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=0)
 
-    def finish(self, summary: dict[str, Any] | None) -> None:
+    def write(self, update: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, update)
+
+    def end(self, summary: dict[str, Any] | None) -> None:
         self._writer.close()

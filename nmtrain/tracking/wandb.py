@@ -3,54 +3,117 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
 
 import wandb
-from wandb.errors import Error as WandbError
+from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
-from nmtrain.config import Config
-from nmtrain.tracking.sinks import Sink, scalars
-from nmtrain.training.folder import RunFolder
+from nmtrain.config import WandbConfig
+from nmtrain.tracking.sinks import Mirror, numbers, one_line
+from nmtrain.training.folder import write_whole
 
 logger = logging.getLogger(__name__)
-_PATIENCE = 15  # seconds that an unreachable server may take at start and at the end
+_PATIENCE = 12  # seconds that a server which cannot be reached may take, at the start and again at the end
 
 
-class WandbSink(Sink):
+class WandbMirror(Mirror):
     """One wandb run per run folder: its id is kept there, so that a resumed run goes on in the same one."""
 
-    def __init__(self, config: Config, folder: RunFolder) -> None:
-        id_file = folder / "wandb_id.txt"
-        if not id_file.exists():
-            id_file.write_text(wandb.util.generate_id())
-        options: dict[str, Any] = {
-            "project": config.tracking.project,
-            "group": config.tracking.group,
-            "name": folder.name,
-            "id": id_file.read_text(),
-            "resume": "allow",
-            "dir": str(folder.path),
-            "config": config.values,
-            "settings": wandb.Settings(init_timeout=_PATIENCE, finish_timeout=_PATIENCE, silent=True, console="off"),
-            "reinit": "finish_previous",
-        }
-        try:
-            self._run = wandb.init(mode=config.tracking.mode, **options)
-        except WandbError as error:
-            if config.tracking.mode == "offline":
-                raise
-            logger.warning("wandb cannot be reached (%s); tracking offline, for wandb sync to upload later", error)
-            self._run = wandb.init(mode="offline", **options)
+    name = "wandb"
+    failures = (OSError, wandb.Error, HandleAbandonedError, MailboxClosedError)
 
-    def log(self, record: dict[str, Any]) -> None:
-        self._run.log(scalars(record), step=record["update"])
+    def start(self) -> None:
+        tracking = self.config.tracking
+        assert isinstance(tracking, WandbConfig)
+        self._redirect()
+        if tracking.mode == "online":
+            try:
+                self._run = self._init(tracking, "online")
+            except self.failures as error:
+                self._teardown()  # until then wandb takes the run's id to be in use
+                logger.warning(
+                    "tracking.mode=online failed and goes on offline, to upload later with wandb sync %s (%s)",
+                    self._home,
+                    one_line(error),
+                )
+                self._run = self._init(tracking, "offline")
+        else:
+            self._run = self._init(tracking, "offline")
+        self._first = self._run.starting_step  # 0, but for a resumed run what the server waits for
+        self._drop_superseded()
 
-    def finish(self, summary: dict[str, Any] | None) -> None:
+    def write(self, update: int, values: dict[str, float]) -> None:
+        if update >= self._first:
+            self._run.log(values, step=update)
+
+    def end(self, summary: dict[str, Any] | None) -> None:
         if summary is not None:
-            table = wandb.Table(columns=["metric", "value"])
-            for section in ("metrics", "flops", "bytes", "seconds"):
-                for name, value in summary[section].items():
-                    table.add_data(f"{section}/{name}", value)
-                    self._run.summary[f"{section}/{name}"] = value
+            result = numbers(summary)
+            table = wandb.Table(columns=["name", "value"], data=[list(item) for item in result.items()])
+            self._run.summary.update(result)
             self._run.log({"summary": table})
         self._run.finish(exit_code=0 if summary is not None else 1)
+        self.release()
+
+    def release(self) -> None:
+        with suppress(*self.failures):
+            self._teardown()
+        for variable in self._redirected:
+            os.environ.pop(variable, None)
+        self._redirected.clear()
+
+    def _init(self, tracking: WandbConfig, mode: Literal["offline", "online"]) -> wandb.Run:
+        wandb.setup(wandb.Settings(silent=True))  # before init, or wandb asks a terminal for a key
+        return wandb.init(
+            mode=mode,
+            project=tracking.project,
+            group=tracking.group,
+            name=self.folder.name,
+            id=self._id(),
+            resume="allow",
+            dir=str(self.folder.path),
+            config=self.config.values,
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                symlink=False,
+                disable_git=True,  # of whatever repository the user stands in; environment.json has ours
+                init_timeout=_PATIENCE,
+                finish_timeout=_PATIENCE,
+            ),
+        )
+
+    @property
+    def _home(self) -> Path:
+        return self.folder / "wandb"
+
+    def _id(self) -> str:
+        file = self.folder / "wandb_id.txt"
+        if not file.exists():
+            write_whole(file, lambda out: out.write(secrets.token_hex(4).encode()))
+        return file.read_text()
+
+    def _redirect(self) -> None:
+        """Into the run folder with wandb's logs and staged tables, which it would keep in the user's home."""
+        places = {"WANDB_CACHE_DIR": self._home / "cache", "WANDB_DATA_DIR": self._home / "data"}
+        self._redirected = [variable for variable in places if variable not in os.environ]
+        for variable in self._redirected:
+            os.environ[variable] = str(places[variable].absolute())
+
+    def _drop_superseded(self) -> None:
+        """Remove what earlier starts left to upload: this one logs it again, and wandb sync would double it."""
+        current = Path(self._run.settings.sync_dir).name
+        for earlier in self._home.glob("offline-run-*"):
+            if earlier.name != current and not any(earlier.glob("*.synced")):
+                shutil.rmtree(earlier)
+
+    def _teardown(self) -> None:
+        """End wandb's own process, and with it what it has open."""
+        with suppress(SystemExit):  # wandb's way to say that its process died; ours goes on
+            wandb.teardown()

@@ -14,9 +14,10 @@ from torch import nn
 
 from nmtrain.config import Config, check_config
 from nmtrain.data import load_data
+from nmtrain.errors import RunFolderError
 from nmtrain.models import architecture, build_model, sparsity_rules
 from nmtrain.sparsity import verify_sparsity
-from nmtrain.training.folder import RunFolder, RunFolderError, write_whole
+from nmtrain.training.folder import RunFolder, write_whole
 from nmtrain.training.task import ImageClassification
 
 
@@ -34,13 +35,13 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
             a sparse tensor has not exactly N weights.
     """
     folder = RunFolder(path)
-    if folder.state is None:
-        raise RunFolderError(f"{path}: is not a run folder; it has no status.json")
-    if folder.state != "finished":
-        raise RunFolderError(f"{path}: the run is {folder.state}, not finished; repeat its command to complete it")
+    folder.require_finished()
     file = folder / "config.yaml"
     try:
-        config = check_config(yaml.safe_load(file.read_text()))
+        values = yaml.safe_load(file.read_text())
+        if not isinstance(values, dict):
+            raise ValueError("no keys and values")
+        config = check_config(values)
         model = build_model(config.model.name, config.data_shape, config.model.options)
         file = folder / "model.safetensors"
         model.load_state_dict(load_file(file))

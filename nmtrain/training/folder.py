@@ -11,11 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
+from nmtrain.errors import RunFolderError
+
 State = Literal["running", "finished", "failed", "preempted"]
-
-
-class RunFolderError(Exception):
-    """A run folder that cannot be used as asked; the message says why and what to do."""
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -110,6 +108,14 @@ class RunFolder:
             raise RunFolderError(f"{self / 'status.json'}: is damaged (it names no state); force=true repeats the run")
         state: State = status["state"]
         return state
+
+    def require_finished(self) -> None:
+        """Raises RunFolderError unless the run is finished."""
+        state = self.state
+        if state is None:
+            raise RunFolderError(f"{self.path}: is not a run folder; it has no status.json")
+        if state != "finished":
+            raise RunFolderError(f"{self.path}: the run is {state}, not finished; repeat its command to complete it")
 
 
 class Records:

@@ -15,6 +15,7 @@ from torch import nn
 
 from nmtrain.config import Config
 from nmtrain.data.seeds import mix_seed
+from nmtrain.errors import Stopped, TrainingError
 from nmtrain.measure import NoiseMeter
 from nmtrain.sparsity import sparsity_control
 from nmtrain.tracking import open_sink
@@ -26,14 +27,6 @@ from nmtrain.training.signals import StopRequest
 from nmtrain.training.task import ImageClassification
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingError(Exception):
-    """Training that cannot go on; the message is the run's reason."""
-
-
-class Stopped(Exception):
-    """Training that was asked to stop, and saved where it was."""
 
 
 class Trainer:

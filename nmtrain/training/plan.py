@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nmtrain.config import Config
-from nmtrain.faults import ConfigError, written
+from nmtrain.errors import ConfigError
+from nmtrain.faults import written
 from nmtrain.measure import ForwardCost, TrainingCurve, forward_cost, inference_flops, model_bytes
 from nmtrain.models import build_model, sparsity_rules
 from nmtrain.sparsity import SparseTensor, SparsityRule, resolve_rules, sparsify_model
@@ -115,7 +116,9 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
                 built[key] = None  # stays, if it cannot be built
                 built[key] = _built(config)[0]
             if (model := built[key]) is not None:
-                _resolved(config, model)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # each run gives its own
+                    _resolved(config, model)
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     return list(faults)

@@ -24,12 +24,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nmtrain.config import Config
 from nmtrain.data import load_data
+from nmtrain.errors import Stopped, TrainingError
 from nmtrain.models import build_model
 from nmtrain.sparsity import remove_sparsity, sparsify_model, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
 from nmtrain.training.export import save_weights
 from nmtrain.training.folder import RunFolder, write_whole
-from nmtrain.training.loop import Stopped, Trainer, TrainingError, final_states
+from nmtrain.training.loop import Trainer, final_states
 from nmtrain.training.plan import Plan, make_plan
 from nmtrain.training.signals import stop_requests
 from nmtrain.training.task import ImageClassification

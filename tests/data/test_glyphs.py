@@ -107,6 +107,14 @@ def test_options_that_change_no_image_share_the_cache(load, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_changed_drawing_code_misses_the_cache(load, tmp_path, monkeypatch):
+    before = load()
+    monkeypatch.setattr("nmtrain.data.glyph_drawing._ROTATION", 0.2)
+    after = load()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not same_images(before, after)
+
+
 def test_classes_are_equally_frequent_within_one(load):
     data = load(classes=7, train_size=500, val_size=51)
     for labels, size in ((data.train_labels, 500), (data.val_labels, 51)):
@@ -120,7 +128,11 @@ def test_a_larger_set_begins_with_the_smaller_one(templates):
     many, many_labels = draw_images(templates, 1010, image_size=16, noise=0.1, seed=3)
     assert torch.equal(few, many[:40])
     assert torch.equal(few_labels, many_labels[:40])
-    assert len(many.flatten(1).unique(dim=0)) == 1010  # no chunk repeats another
+
+
+def test_every_image_is_distorted_in_its_own_way(templates):
+    images, _ = draw_images(templates[:1, :1], 1010, image_size=16, noise=0.0, seed=3)
+    assert len(images.flatten(1).unique(dim=0)) == 1010
 
 
 @pytest.mark.parametrize("image_size", [16, 20, 24, 28, 32])

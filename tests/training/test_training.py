@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from nmtrain.config import AdamWConfig, SGDConfig
 from nmtrain.sparsity import sparsity_control
 from nmtrain.training.export import evaluate_run, export_run, load_run
+from nmtrain.training.folder import RunFolderError
 from nmtrain.training.loop import Trainer
 from nmtrain.training.optim import build_optimizer, learning_rate
 from nmtrain.training.run import run
@@ -167,7 +168,7 @@ def test_a_tampered_model_is_refused_by_eval_and_export(make_config):
     state = load_file(config.run_folder / "model.safetensors")
     state["blocks.0.mlp.fc1.weight"][3, 8:16] = 1.0
     save_file(state, config.run_folder / "model.safetensors")
-    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.fc1\.weight: group \(3, 1\) .* has 8 non-zero weights"):
+    with pytest.raises(RunFolderError, match=r"blocks\.0\.mlp\.fc1\.weight: group \(3, 1\) .* has 8 non-zero weights"):
         load_run(config.run_folder)
 
 

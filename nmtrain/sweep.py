@@ -1,0 +1,96 @@
+"""Sweeps: every combination checked before the first one trains, by Hydra's launchers, one summary in the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nmtrain.compose import compose_values, run_hydra, sweep_combinations
+from nmtrain.config import Config
+from nmtrain.errors import ConfigError, Stopped, SweepError
+from nmtrain.job import checked, log_to_terminal, run_job
+from nmtrain.training.folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def run_sweep(overrides: list[str]) -> None:
+    """Check every combination, then train one after the other, or as the launcher does it.
+
+    Combinations of one run folder are one run: only the first of them trains.
+
+    Raises:
+        ConfigError: listing the faults of all combinations; nothing was started.
+        SweepError: naming the runs that did not finish; the others did.
+    """
+    configs = _check_all(overrides)
+    first: dict[Path, int] = {}
+    for number, config in enumerate(configs):
+        first.setdefault(config.run_folder, number)
+    if all(config.dry_run for config in configs):  # nothing to hand to a launcher
+        for number in first.values():
+            run_job(configs[number])
+        return
+    print(f"{len(first)} runs" + (f" ({len(configs)} combinations)" if len(configs) > len(first) else ""))
+    repeats = {number: config.values for number, config in enumerate(configs) if first[config.run_folder] != number}
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # the exception itself instead of Hydra's report of it
+    try:
+        run_hydra(["-m", *overrides], partial(_sweep_job, repeats))
+    except Exception as error:
+        unfinished = [line for number in first.values() for line in _why_unfinished(configs[number])]
+        if not unfinished:
+            raise
+        count = f"{len(unfinished)} of {len(first)} runs did not finish"
+        raise SweepError("\n".join([count, *unfinished])) from error
+    _show(list(first))
+
+
+def _check_all(overrides: list[str]) -> list[Config]:
+    faults: list[str] = []
+    configs: list[Config] = []
+    for combination in sweep_combinations(overrides):
+        try:
+            configs.append(checked(compose_values(combination)))
+        except ConfigError as error:
+            faults += [fault for fault in error.faults if fault not in faults]
+    if not faults:
+        from nmtrain.training.plan import shape_faults
+
+        faults = shape_faults(configs)
+    if faults:
+        raise ConfigError(faults)
+    return configs
+
+
+def _sweep_job(repeats: dict[int, dict[str, Any]], values: dict[str, Any], number: int | None) -> None:
+    """A failed run of a sweep says so at once; Hydra goes on and raises its exception in the end."""
+    if number is not None and repeats.get(number) == values:
+        return
+    log_to_terminal()
+    config = checked(values)
+    logger.info("\nrun %s: %s", number, config.run_name)
+    try:
+        run_job(config)
+    except Stopped as stopped:
+        raise KeyboardInterrupt(str(stopped)) from stopped  # Hydra takes an Exception for one run's failure
+    except Exception as error:
+        logger.error("%s did not finish: %s", config.run_name, error)
+        raise
+
+
+def _why_unfinished(config: Config) -> list[str]:
+    folder = RunFolder(config.run_folder)
+    status = folder.read_json("status.json") if (folder / "status.json").exists() else {"state": "not started"}
+    if status["state"] == "finished":
+        return []
+    return [f"  {folder.path}: {status['state']}" + (f", {status['reason']}" if status.get("reason") else "")]
+
+
+def _show(folders: list[Path]) -> None:
+    """The accuracy table of the sweep's runs, and the command that makes the whole report of them."""
+    from nmtrain.report import closing_table
+
+    print(f"\n{closing_table(folders)}\n\nnmtrain report {folders[0].parent}")

@@ -1,0 +1,278 @@
+"""Sweeps on one machine: one run after the other, several at once, failures among them."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nmtrain import cli
+
+FAST = ["train.updates=2", "train.eval_every=1", "measure=off"]
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch):
+    """What a sweep in this process leaves behind: handlers on captured output, and Hydra's error switch."""
+    monkeypatch.setitem(os.environ, "HYDRA_FULL_ERROR", "1")
+    loggers = [logging.getLogger("nmtrain"), logging.getLogger()]
+    before = [list(logger.handlers) for logger in loggers]
+    yield
+    for logger, handlers in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+
+
+@pytest.fixture
+def sweep(capsys, tmp_path, tiny, monkeypatch):
+    """Run a command line over the tiny config in an empty folder: ``status, stdout, stderr``."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def command(*arguments):
+        status = cli._main([*tiny, *FAST, *arguments])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return command
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """``{run name: state}`` of the results folder so far."""
+
+    def states():
+        files = (tmp_path / "runs").glob("*/status.json")
+        return {file.parent.name: json.loads(file.read_text())["state"] for file in files}
+
+    return states
+
+
+def readable(name):
+    """A run's name without its hash."""
+    return name.rpartition("-")[0]
+
+
+def test_a_sweep_trains_every_combination_and_a_single_run_finds_its_folder(sweep, runs, tmp_path):
+    status, out, err = sweep("-m", "recipe=ste,sdgf_geometric", "sparsity=1:8,2:4", "mask.roles=[ff,q],[ff]")
+    assert (status, err) == (0, "")
+    assert out.startswith("8 runs\n")
+    swept = runs()
+    assert sorted(map(readable, swept)) == sorted(
+        f"vit-digits-{pattern}-{recipe}-s0" for pattern in ("1of8", "2of4") for recipe in ("ste", "sdgf_geometric")
+    ) * 1 or len(swept) == 8
+    assert set(swept.values()) == {"finished"}
+    for name in swept:
+        config = yaml.safe_load((tmp_path / "runs" / name / "config.yaml").read_text())
+        roles = ",".join(config["mask"]["roles"])
+        recipe = "sdgf_geometric" if config["recipe"]["name"] == "sdgf" else "ste"
+        status, out, _ = sweep(f"recipe={recipe}", f"sparsity={config['sparsity']}", f"mask.roles=[{roles}]")
+        assert status == 0
+        assert out.startswith(f"{tmp_path}/runs/{name} is finished already")
+    assert runs() == swept
+
+
+def test_values_with_colons_commas_and_braces_reach_a_run_of_a_sweep_as_they_reach_a_single_one(sweep, runs, tmp_path):
+    settings = [
+        "mask.roles=[ff,q]",
+        "mask.patterns={q:2:4}",
+        'tracking.group="a,b c"',
+        "train.eval_batch_size=${train.batch_size}",
+    ]
+    status, _, err = sweep("-m", "sparsity=1:8", *settings)
+    assert (status, err) == (0, "")
+    (name,) = runs()
+    status, out, _ = sweep("sparsity=1:8", *settings)
+    assert status == 0
+    assert out.startswith(f"{tmp_path}/runs/{name} is finished already")
+    config = yaml.safe_load((tmp_path / "runs" / name / "config.yaml").read_text())
+    assert config["mask"]["patterns"] == {"q": "2:4"}
+    assert config["tracking"]["group"] == "a,b c"
+    assert config["train"]["eval_batch_size"] == 32
+
+
+def test_dense_is_trained_once_for_all_patterns_and_masks(sweep, runs):
+    status, out, _ = sweep("-m", "recipe=dense,ste", "sparsity=1:8,1:16,2:4", "seed=0,1", "force=true")
+    assert status == 0
+    assert out.startswith("8 runs (12 combinations)\n")
+    dense = [name for name in runs() if "dense" in name]
+    assert sorted(map(readable, dense)) == ["vit-digits-dense-s0", "vit-digits-dense-s1"]
+    assert len(runs()) == 8
+    assert out.count("training ") == 8 + out.count("training FLOPs")  # force=true repeats none of them either
+
+
+def test_two_names_for_one_recipe_are_one_run(sweep, runs):
+    status, out, _ = sweep("-m", "recipe=mdgf,mdgf_exponential", "seed=0,0")
+    assert status == 0
+    assert out.startswith("1 runs (4 combinations)\n")
+    assert list(runs().values()) == ["finished"]
+
+
+def test_hydra_writes_nothing_into_the_current_folder_or_a_run_folder(sweep, runs, tmp_path):
+    single, _, _ = sweep("sparsity=1:8")
+    several, _, _ = sweep("-m", "sparsity=1:8,2:4")
+    assert (single, several) == (0, 0)
+    assert list(Path.cwd().iterdir()) == []
+    results = tmp_path / "runs"
+    assert {path.name for path in results.iterdir()} == {*runs(), ".sweeps"}
+    assert [path.name for path in (results / ".sweeps").iterdir()] == ["multirun.yaml"]
+    written = {path.name for name in runs() for path in (results / name).iterdir()}
+    assert not {".hydra", "hydra.yaml", "overrides.yaml", "multirun.yaml", "nmtrain.log", "cli.log"} & written
+
+
+def test_one_failing_run_stops_no_other_and_the_sweep_exits_1_naming_it(sweep, runs, tmp_path):
+    settings = ["optim=sgd", "optim.lr=1e30,0.01", "optim.clip_norm=null", "sparsity=1:8,2:4"]
+    status, out, err = sweep("-m", *settings)
+    assert status == 1
+    states = runs()
+    failed = [name for name, state in states.items() if state == "failed"]
+    assert sorted(states.values()) == ["failed", "failed", "finished", "finished"]
+    closing = err[err.index("failed: ") :].splitlines()
+    assert closing[0] == "failed: 2 of 4 runs did not finish"
+    assert sorted(line.split(": ")[0] for line in closing[1:]) == sorted(f"  {tmp_path}/runs/{name}" for name in failed)
+    assert all(": failed, the training loss is nan (updates 1 to 2)" in line for line in closing[1:])
+    assert "Traceback" not in err
+    for name in failed:
+        assert f"{name} did not finish: the training loss is nan" in out
+
+    status, out, _ = sweep("-m", *settings, "optim.lr=0.01")  # what finished is not repeated
+    assert status == 0
+    assert out.count("is finished already") == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "messages"),
+    [
+        (["sparsity=1:8,32:1", "seed=0,1"], ["sparsity: 32:1: N = 32 exceeds M = 1; N:M keeps N of every M weights"]),
+        (
+            ["sparsity=1:8,1:7", "seed=0,1"],
+            [
+                "sparsity=1:7: blocks.0.mlp.fc1.weight: M = 7 does not divide its input axis of length 64",
+                "sparsity=1:7: blocks.0.mlp.fc2.weight: M = 7 does not divide its input axis of length 256",
+                "mask.indivisible=skip leaves tensors dense whose axis M does not divide",
+            ],
+        ),
+        (
+            ["seed=0,-1", "train.micro_batches=1,3"],
+            [
+                "train.micro_batches=3: does not divide train.batch_size 32",
+                "seed=-1: should be greater than or equal to 0",
+            ],
+        ),
+        (["model.options.depth=1,no"], ["model.name=vit: timm cannot build vit_tiny_patch16_224 with "]),
+    ],
+)
+@pytest.mark.parametrize("flags", [["-m"], ["-m", "--dry-run"]])
+def test_a_bad_combination_anywhere_is_refused_before_the_first_run(sweep, tmp_path, settings, messages, flags):
+    status, out, err = sweep(*flags, *settings)
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == len(messages)
+    for line, message in zip(err.splitlines(), messages, strict=True):
+        assert line.startswith(message)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_of_a_sweep_shows_every_run_once_and_starts_no_launcher(sweep, tmp_path):
+    status, out, err = sweep("-m", "--dry-run", "recipe=dense,ste", "sparsity=1:8,2:4", "hydra/launcher=joblib")
+    assert (status, err) == (0, "")
+    shown = [line for line in out.splitlines() if line.startswith(str(tmp_path))]
+    assert [readable(Path(line).name) for line in shown] == [
+        "vit-digits-dense-s0",
+        "vit-digits-1of8-ste-s0",
+        "vit-digits-2of4-ste-s0",
+    ]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_another_process_that_holds_one_run_costs_the_sweep_only_that_one(sweep, runs, make_config):
+    from nmtrain.training.folder import RunFolder
+
+    folder = RunFolder(make_config(*FAST, "seed=1").run_folder)
+    folder.prepare()
+    folder.set_status("running")
+    with folder.locked():
+        status, _, err = sweep("-m", "seed=0,1,2")
+    assert status == 1
+    assert err.splitlines()[-1] == f"  {folder.path}: running"
+    assert sorted(runs().values()) == ["finished", "finished", "running"]
+
+
+def test_a_stop_request_ends_the_whole_sweep(sweep, runs, monkeypatch):
+    from nmtrain.training import run as run_module
+    from nmtrain.training.loop import Trainer
+
+    class Interrupted(Trainer):
+        def update(self, number):
+            if self.config.seed == 1 and number == 0:
+                signal.raise_signal(signal.SIGINT)
+            return super().update(number)
+
+    monkeypatch.setattr(run_module, "Trainer", Interrupted)
+    status, _, err = sweep("-m", "seed=0,1,2")
+    assert status == 130
+    assert err == "stopped: SIGINT after update 1 of 2; the same command resumes\n"
+    assert sorted(runs().values()) == ["finished", "preempted"]  # the third was never started
+    monkeypatch.undo()
+
+
+# In processes of their own
+
+
+def start(arguments, folder):
+    return subprocess.Popen(
+        [sys.executable, "-m", "nmtrain.cli", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # as a terminal sends Ctrl-C to all processes of a command
+    )
+
+
+@pytest.mark.slow
+def test_joblib_trains_several_at_once_dense_once_and_the_failing_ones_stop_no_other(tiny, tmp_path, runs):
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    settings = ["recipe=dense,ste", "sparsity=1:8,2:4", "optim=sgd", "optim.lr=0.01,1e30", "optim.clip_norm=null"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = start([*tiny, *FAST, "-m", *settings, *launcher], folder)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1, err
+    states = runs()
+    assert sorted(states.values()) == ["failed"] * 3 + ["finished"] * 3
+    assert [readable(name) for name, state in states.items() if state == "finished" and "dense" in name] == [
+        "vit-digits-dense-s0"
+    ]
+    assert "failed: 3 of 6 runs did not finish" in err
+    assert "Traceback" not in out + err
+    started = {(tmp_path / "runs" / name / "environment.json").stat().st_mtime for name in states}
+    assert len(started) == 6
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]])
+def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(tiny, tmp_path, runs, launcher):
+    command = [*tiny, "train.updates=40", "train.log_every=1", "measure=off", "-m", "seed=0,1", *launcher]
+    process = start(command, tmp_path)
+    deadline = time.monotonic() + 120
+    while not any(file.read_text().count("\n") > 3 for file in (tmp_path / "runs").glob("*/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].startswith("stopped: SIGINT")
+    assert "Traceback" not in err
+    assert set(runs().values()) <= {"preempted", "running"}
+    again = start(command, tmp_path)
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert list(runs().values()) == ["finished"] * 2
