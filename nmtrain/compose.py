@@ -27,6 +27,8 @@ from nmtrain.faults import written
 
 _OF_HYDRA = re.compile(r"hydra([./]|$)")
 _SEARCH_PATH = "hydra.searchpath"
+# What overrides and YAML files can make Hydra, OmegaConf and PyYAML raise.
+_REFUSALS = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError)
 _SETTING = re.compile(r"[^=]+=")
 _NO_SETTING = "is not of the form key=value"
 _UNREADABLE = """\
@@ -126,9 +128,10 @@ def compose_values(overrides: list[str]) -> dict[str, Any]:
     """The resolved config of one run. Raises ConfigError for what Hydra or OmegaConf refuse."""
     with _initialized():
         try:
-            return plain(compose("config", overrides=overrides))
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+            config = compose("config", overrides=overrides)
+        except _REFUSALS as error:
             raise ConfigError(_fault_lines(error)) from error
+        return plain(config)
 
 
 def _fault_lines(error: Exception) -> list[str]:
@@ -138,9 +141,13 @@ def _fault_lines(error: Exception) -> list[str]:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return [f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"]
+    if isinstance(error, RecursionError):
+        return ["the defaults or the anchors of a YAML file go in a circle"]
     if isinstance(error, UnicodeDecodeError):
         return [f"a YAML file is not UTF-8: {error}"]
     line = _first_line(error).replace("'++", "'")
+    if line.startswith("Unsupported item value in defaults : bool"):
+        return ["the defaults of a YAML file name true or false; quote the option: on, off, yes and no are bools"]
     if isinstance(error.__cause__, OmegaConfBaseException):
         cause = _first_line(error.__cause__)
         cause = cause.replace("Cannot merge DictConfig with ListConfig", "a section of keys and values is no list")
@@ -196,7 +203,7 @@ def sweep_combinations(overrides: list[str]) -> list[list[str]]:
             compose("config", overrides=of_hydra, return_hydra_config=True)
             parsed = _parser().parse_overrides([override for override in overrides if override not in of_hydra])
             (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-        except (HydraException, OmegaConfBaseException) as error:
+        except _REFUSALS as error:
             raise ConfigError(_fault_lines(error)) from error
     return [[*search, *job] for job in jobs]
 

@@ -1,7 +1,7 @@
-"""What sparsity costs per update, as ratios from one interleaved run: masks, whole updates, recompilations.
+"""What sparsity costs per update, as ratios from one interleaved run: masks, updates, noise metrics, recompilations.
 
-    python scripts/bench_step.py            # all three parts, about five minutes on two CPU cores
-    python scripts/bench_step.py masks      # or: updates, compile
+    python scripts/bench_step.py            # all parts, about ten minutes on two CPU cores
+    python scripts/bench_step.py masks      # or: updates, noise, compile
 
 Machines are shared and noisy, so every variant is timed in turn within each round, and the ratio printed is the median
 over rounds, with the quartiles beside it.
@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nmtrain.data import DataShape
+from nmtrain.measure import NoiseMeter
 from nmtrain.models import build_model
 from nmtrain.models.roles import weights_by_role
 from nmtrain.recipes import build_recipe
-from nmtrain.sparsity import NMPattern, SparsityRule, nm_mask, sparsify_model, sparsity_control
+from nmtrain.sparsity import NMPattern, SparsityRule, nm_mask, resolve_rules, sparsify_model, sparsity_control
 
 SIZES = {4: (2, 1), 8: (1, 2, 4), 16: (1, 2, 4, 8), 32: (1, 2, 8, 16), 64: (1, 4, 32), 128: (1, 2, 16)}
 PATTERNS = [NMPattern(n, m) for m, ns in SIZES.items() for n in ns]
@@ -38,6 +39,9 @@ RECIPES = {
     "sdgf_stepwise": ("sdgf", {}),
     "sdgf_geometric": ("sdgf", {"structure": "geometric"}),
 }
+
+
+EVERY = 20  # the default of measure.every
 
 
 def interleaved(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -82,21 +86,23 @@ def bench_masks(rounds: int) -> None:
 class Update:
     """One optimizer update of the compact ViT under one recipe, at the update numbers of a run of 1000."""
 
-    def __init__(self, recipe: str, pattern: str, compiled: bool = False) -> None:
+    def __init__(self, recipe: str, pattern: str, compiled: bool = False, measured: bool = False) -> None:
         name, options = RECIPES[recipe]
         torch.manual_seed(0)
         model = build_model("vit_compact", DataShape(200, 1, 32, 64, 64), {})
         target = NMPattern.parse(pattern)
         self.recipe = build_recipe(name, target, **options)
+        rules = [SparsityRule(weight, target) for role, weight, _ in weights_by_role(model) if role == "ff"]
+        tensors = resolve_rules(model, rules)
         if name != "dense":
-            names = [weight for role, weight, _ in weights_by_role(model) if role == "ff"]
-            sparsify_model(model, [SparsityRule(weight, target) for weight in names])
+            sparsify_model(model, rules)
         self.model = model
         self.forward: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
         self.control = sparsity_control(model)
         self.optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        self.meter = NoiseMeter(model, tensors, self.optimizer, EVERY, window=50) if measured else None
         self.inputs, self.targets = torch.randn(64, 1, 32, 32), torch.randint(200, (64,))
-        self.number = 0
+        self.number = self.updates = 0
 
     def __call__(self) -> None:
         self.at(self.number)
@@ -105,7 +111,12 @@ class Update:
     def at(self, number: int) -> None:
         self.control.update({target: self.recipe.at(number, 1000) for target in self.control.targets})
         F.cross_entropy(self.forward(self.inputs), self.targets).backward()
+        if self.meter:
+            self.meter.see_gradients(self.updates)
         self.optimizer.step()
+        if self.meter:
+            self.meter.after_step()
+        self.updates += 1
         self.optimizer.zero_grad()
 
 
@@ -115,6 +126,15 @@ def bench_updates(rounds: int) -> None:
         seconds = interleaved({name: Update(name, pattern) for name in RECIPES}, rounds)
         for name in RECIPES:
             print(f"  {pattern:>5} {name:18} {ratio(seconds[name], seconds['dense'])}")
+
+
+def bench_noise(rounds: int) -> None:
+    print(f"\n{EVERY} updates of the compact ViT with noise metrics / without (wanted: 1.03 or less)")
+    for recipe in ("dense", "mdgf_exponential"):
+        variants = {name: Update(recipe, "1:32", measured=name == "measured") for name in ("measured", "off")}
+        blocks = {name: lambda update=update: [update() for _ in range(EVERY)] for name, update in variants.items()}
+        seconds = interleaved(blocks, rounds)
+        print(f"   1:32 {recipe:18} {ratio(seconds['measured'], seconds['off'])}")
 
 
 def bench_recompilations() -> None:
@@ -135,17 +155,19 @@ def bench_recompilations() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=["masks", "updates", "compile", []], default=[])
+    parser.add_argument("parts", nargs="*", choices=["masks", "updates", "noise", "compile", []], default=[])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    parts = arguments.parts or ["masks", "updates", "compile"]
+    parts = arguments.parts or ["masks", "updates", "noise", "compile"]
     print(f"torch {torch.__version__}, {platform.machine()}, {arguments.threads} threads, {arguments.rounds} rounds")
     if "masks" in parts:
         bench_masks(arguments.rounds)
     if "updates" in parts:
         bench_updates(arguments.rounds)
+    if "noise" in parts:
+        bench_noise(max(3, arguments.rounds // 3))
     if "compile" in parts:
         bench_recompilations()
 

@@ -18,7 +18,7 @@ from nmtrain import cli
 from nmtrain.config import check_config
 
 CONF = Path(__file__).parents[1] / "conf"
-COMMANDS = "Commands: ['eval', 'export', 'list', 'train']"
+COMMANDS = "Commands: ['eval', 'export', 'list', 'report', 'train']"
 
 
 @pytest.fixture(autouse=True)
@@ -321,6 +321,10 @@ def test_an_experiment_of_one_s_own_is_found_listed_and_swept(nm, own):
         (b"# @package _global_\nseed: \xff\n", ["a YAML file is not UTF-8: 'utf-8' codec can't decode byte 0xff"]),
         ("# @package _global_\ndefaults: [override /model: nope]\n", ["In 'config': Could not find 'model/nope'"]),
         ("# @package _global_\ndefaults: [override /modl: vit]\n", ["In 'experiment/mine': Could not override 'modl'"]),
+        (
+            "# @package _global_\ndefaults: [override /measure: off]\n",
+            ["the defaults of a YAML file name true or false; "],
+        ),
         ("train: {epochs: 2.0}\n", ["experiment.train.epochs=2.0: there is no such key. Available: "]),
         ("", ["experiment={}: there is no such key. Available: "]),
     ],

@@ -54,9 +54,9 @@ class WandbMirror(Mirror):
     def end(self, summary: dict[str, Any] | None) -> None:
         if summary is not None:
             result = numbers(summary)
-            table = wandb.Table(columns=["name", "value"], data=[list(item) for item in result.items()])
             self._run.summary.update(result)
-            self._run.log({"summary": table})
+            # A wandb.Table is an artifact, for which wandb would ask the server for leave and wait 20 s for an answer.
+            self._run.log({"summary": wandb.Html(_table(result), inject=False)})
         self._run.finish(exit_code=0 if summary is not None else 1)
         self.release()
 
@@ -86,6 +86,7 @@ class WandbMirror(Mirror):
                 disable_git=True,  # of whatever repository the user stands in; environment.json has ours
                 init_timeout=_PATIENCE,
                 finish_timeout=_PATIENCE,
+                finish_timeout_raises=True,
             ),
         )
 
@@ -100,7 +101,7 @@ class WandbMirror(Mirror):
         return file.read_text()
 
     def _redirect(self) -> None:
-        """Into the run folder with wandb's logs and staged tables, which it would keep in the user's home."""
+        """Into the run folder with wandb's logs and caches, which it would keep in the user's home."""
         places = {"WANDB_CACHE_DIR": self._home / "cache", "WANDB_DATA_DIR": self._home / "data"}
         self._redirected = [variable for variable in places if variable not in os.environ]
         for variable in self._redirected:
@@ -117,3 +118,8 @@ class WandbMirror(Mirror):
         """End wandb's own process, and with it what it has open."""
         with suppress(SystemExit):  # wandb's way to say that its process died; ours goes on
             wandb.teardown()
+
+
+def _table(values: dict[str, float]) -> str:
+    rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>\n" for name, value in values.items())
+    return f"<table>\n{rows}</table>\n"

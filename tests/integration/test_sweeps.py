@@ -60,51 +60,51 @@ def readable(name):
 
 
 def test_a_sweep_trains_every_combination_and_a_single_run_finds_its_folder(sweep, runs, tmp_path):
-    status, out, err = sweep("-m", "recipe=ste,sdgf_geometric", "sparsity=1:8,2:4", "mask.roles=[ff,q],[ff]")
+    status, out, err = sweep("-m", "recipe=ste,sdgf_geometric", "sparsity=1:8,2:4")
     assert (status, err) == (0, "")
-    assert out.startswith("8 runs\n")
+    assert out.startswith("4 runs\n")
     swept = runs()
-    assert sorted(map(readable, swept)) == sorted(
-        f"vit-digits-{pattern}-{recipe}-s0" for pattern in ("1of8", "2of4") for recipe in ("ste", "sdgf_geometric")
-    ) * 1 or len(swept) == 8
+    assert sorted(map(readable, swept)) == [
+        "vit-digits-1of8-sdgf_geometric-s0",
+        "vit-digits-1of8-ste-s0",
+        "vit-digits-2of4-sdgf_geometric-s0",
+        "vit-digits-2of4-ste-s0",
+    ]
     assert set(swept.values()) == {"finished"}
-    for name in swept:
-        config = yaml.safe_load((tmp_path / "runs" / name / "config.yaml").read_text())
-        roles = ",".join(config["mask"]["roles"])
-        recipe = "sdgf_geometric" if config["recipe"]["name"] == "sdgf" else "ste"
-        status, out, _ = sweep(f"recipe={recipe}", f"sparsity={config['sparsity']}", f"mask.roles=[{roles}]")
-        assert status == 0
-        assert out.startswith(f"{tmp_path}/runs/{name} is finished already")
+    status, out, _ = sweep("sparsity=2:4", "recipe=sdgf", "recipe.structure=geometric")
+    assert status == 0
+    assert out.startswith(f"{tmp_path}/runs/vit-digits-2of4-sdgf_geometric-s0-")
+    assert "is finished already" in out
     assert runs() == swept
 
 
-def test_values_with_colons_commas_and_braces_reach_a_run_of_a_sweep_as_they_reach_a_single_one(sweep, runs, tmp_path):
+def test_values_with_colons_commas_and_braces_reach_a_run_of_a_sweep_as_they_reach_a_single_one(sweep, tmp_path):
+    results = tmp_path / "a,b c=d"
     settings = [
+        f'results_dir="{results}"',
         "mask.roles=[ff,q]",
         "mask.patterns={q:2:4}",
-        'tracking.group="a,b c"',
         "train.eval_batch_size=${train.batch_size}",
     ]
     status, _, err = sweep("-m", "sparsity=1:8", *settings)
     assert (status, err) == (0, "")
-    (name,) = runs()
+    (folder,) = (path for path in results.iterdir() if path.name != ".sweeps")
     status, out, _ = sweep("sparsity=1:8", *settings)
     assert status == 0
-    assert out.startswith(f"{tmp_path}/runs/{name} is finished already")
-    config = yaml.safe_load((tmp_path / "runs" / name / "config.yaml").read_text())
+    assert out.startswith(f"{folder} is finished already")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["mask"]["patterns"] == {"q": "2:4"}
-    assert config["tracking"]["group"] == "a,b c"
+    assert config["results_dir"] == str(results)
     assert config["train"]["eval_batch_size"] == 32
 
 
 def test_dense_is_trained_once_for_all_patterns_and_masks(sweep, runs):
-    status, out, _ = sweep("-m", "recipe=dense,ste", "sparsity=1:8,1:16,2:4", "seed=0,1", "force=true")
+    status, out, _ = sweep("-m", "recipe=dense,ste", "sparsity=1:8,1:16", "force=true")
     assert status == 0
-    assert out.startswith("8 runs (12 combinations)\n")
-    dense = [name for name in runs() if "dense" in name]
-    assert sorted(map(readable, dense)) == ["vit-digits-dense-s0", "vit-digits-dense-s1"]
-    assert len(runs()) == 8
-    assert out.count("training ") == 8 + out.count("training FLOPs")  # force=true repeats none of them either
+    assert out.startswith("3 runs (4 combinations)\n")
+    assert [readable(name) for name in runs() if "dense" in name] == ["vit-digits-dense-s0"]
+    assert len(runs()) == 3
+    assert out.count("\ntraining /") == 3  # force=true repeats what was there before, and none of these
 
 
 def test_two_names_for_one_recipe_are_one_run(sweep, runs):
@@ -116,7 +116,7 @@ def test_two_names_for_one_recipe_are_one_run(sweep, runs):
 
 def test_hydra_writes_nothing_into_the_current_folder_or_a_run_folder(sweep, runs, tmp_path):
     single, _, _ = sweep("sparsity=1:8")
-    several, _, _ = sweep("-m", "sparsity=1:8,2:4")
+    several, _, _ = sweep("-m", "sparsity=2:4")
     assert (single, several) == (0, 0)
     assert list(Path.cwd().iterdir()) == []
     results = tmp_path / "runs"
@@ -127,31 +127,26 @@ def test_hydra_writes_nothing_into_the_current_folder_or_a_run_folder(sweep, run
 
 
 def test_one_failing_run_stops_no_other_and_the_sweep_exits_1_naming_it(sweep, runs, tmp_path):
-    settings = ["optim=sgd", "optim.lr=1e30,0.01", "optim.clip_norm=null", "sparsity=1:8,2:4"]
-    status, out, err = sweep("-m", *settings)
+    status, out, err = sweep("-m", "optim=sgd", "optim.lr=1e30,0.01,1e29", "optim.clip_norm=null")
     assert status == 1
     states = runs()
     failed = [name for name, state in states.items() if state == "failed"]
-    assert sorted(states.values()) == ["failed", "failed", "finished", "finished"]
+    assert sorted(states.values()) == ["failed", "failed", "finished"]
     closing = err[err.index("failed: ") :].splitlines()
-    assert closing[0] == "failed: 2 of 4 runs did not finish"
+    assert closing[0] == "failed: 2 of 3 runs did not finish"
     assert sorted(line.split(": ")[0] for line in closing[1:]) == sorted(f"  {tmp_path}/runs/{name}" for name in failed)
     assert all(": failed, the training loss is nan (updates 1 to 2)" in line for line in closing[1:])
     assert "Traceback" not in err
     for name in failed:
         assert f"{name} did not finish: the training loss is nan" in out
 
-    status, out, _ = sweep("-m", *settings, "optim.lr=0.01")  # what finished is not repeated
-    assert status == 0
-    assert out.count("is finished already") == 2
-
 
 @pytest.mark.parametrize(
     ("settings", "messages"),
     [
-        (["sparsity=1:8,32:1", "seed=0,1"], ["sparsity: 32:1: N = 32 exceeds M = 1; N:M keeps N of every M weights"]),
+        (["sparsity=1:8,32:1"], ["sparsity: 32:1: N = 32 exceeds M = 1; N:M keeps N of every M weights"]),
         (
-            ["sparsity=1:8,1:7", "seed=0,1"],
+            ["sparsity=1:8,1:7"],
             [
                 "sparsity=1:7: blocks.0.mlp.fc1.weight: M = 7 does not divide its input axis of length 64",
                 "sparsity=1:7: blocks.0.mlp.fc2.weight: M = 7 does not divide its input axis of length 256",
@@ -168,9 +163,8 @@ def test_one_failing_run_stops_no_other_and_the_sweep_exits_1_naming_it(sweep, r
         (["model.options.depth=1,no"], ["model.name=vit: timm cannot build vit_tiny_patch16_224 with "]),
     ],
 )
-@pytest.mark.parametrize("flags", [["-m"], ["-m", "--dry-run"]])
-def test_a_bad_combination_anywhere_is_refused_before_the_first_run(sweep, tmp_path, settings, messages, flags):
-    status, out, err = sweep(*flags, *settings)
+def test_a_bad_combination_anywhere_is_refused_before_the_first_run(sweep, tmp_path, settings, messages):
+    status, out, err = sweep("-m", *settings)
     assert (status, out) == (2, "")
     assert len(err.splitlines()) == len(messages)
     for line, message in zip(err.splitlines(), messages, strict=True):
@@ -197,10 +191,10 @@ def test_another_process_that_holds_one_run_costs_the_sweep_only_that_one(sweep,
     folder.prepare()
     folder.set_status("running")
     with folder.locked():
-        status, _, err = sweep("-m", "seed=0,1,2")
+        status, _, err = sweep("-m", "seed=1,2")
     assert status == 1
     assert err.splitlines()[-1] == f"  {folder.path}: running"
-    assert sorted(runs().values()) == ["finished", "finished", "running"]
+    assert sorted(runs().values()) == ["finished", "running"]
 
 
 def test_a_stop_request_ends_the_whole_sweep(sweep, runs, monkeypatch):
@@ -209,16 +203,15 @@ def test_a_stop_request_ends_the_whole_sweep(sweep, runs, monkeypatch):
 
     class Interrupted(Trainer):
         def update(self, number):
-            if self.config.seed == 1 and number == 0:
+            if number == 0:
                 signal.raise_signal(signal.SIGINT)
             return super().update(number)
 
     monkeypatch.setattr(run_module, "Trainer", Interrupted)
-    status, _, err = sweep("-m", "seed=0,1,2")
+    status, _, err = sweep("-m", "seed=0,1")
     assert status == 130
     assert err == "stopped: SIGINT after update 1 of 2; the same command resumes\n"
-    assert sorted(runs().values()) == ["finished", "preempted"]  # the third was never started
-    monkeypatch.undo()
+    assert list(runs().values()) == ["preempted"]  # the other was never started
 
 
 # In processes of their own
@@ -257,10 +250,9 @@ def test_joblib_trains_several_at_once_dense_once_and_the_failing_ones_stop_no_o
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]])
-def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(tiny, tmp_path, runs, launcher):
-    command = [*tiny, "train.updates=40", "train.log_every=1", "measure=off", "-m", "seed=0,1", *launcher]
-    process = start(command, tmp_path)
+def test_ctrl_c_stops_several_runs_at_once_and_the_same_sweep_goes_on(tiny, tmp_path, runs):
+    command = [*tiny, "train.updates=40", "train.log_every=1", "measure=off", "-m", "seed=0,1"]
+    process = start([*command, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], tmp_path)
     deadline = time.monotonic() + 120
     while not any(file.read_text().count("\n") > 3 for file in (tmp_path / "runs").glob("*/metrics.jsonl")):
         assert time.monotonic() < deadline
@@ -272,7 +264,5 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(tiny, tmp_path, runs,
     assert err.splitlines()[-1].startswith("stopped: SIGINT")
     assert "Traceback" not in err
     assert set(runs().values()) <= {"preempted", "running"}
-    again = start(command, tmp_path)
-    out, err = again.communicate(timeout=300)
-    assert again.returncode == 0, err
+    assert cli._main(command) == 0
     assert list(runs().values()) == ["finished"] * 2

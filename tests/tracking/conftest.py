@@ -1,6 +1,7 @@
 """Reading back what the mirrors wrote, and the runs and folders that they mirror."""
 
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,8 +63,9 @@ class _Offline:
 
     @property
     def table(self) -> dict[str, float]:
-        (file,) = (self.segment / "files" / "media" / "table").glob("summary*.json")
-        return dict(json.loads(file.read_text())["data"])
+        (file,) = (self.segment / "files" / "media" / "html").glob("summary*.html")
+        cells = re.findall("<tr><td>(.*)</td><td>(.*)</td></tr>", file.read_text())
+        return {name: float(value) for name, value in cells}
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
@@ -101,15 +103,56 @@ def test_wandb_process_that_dies_ends_neither_this_run_nor_the_next_one_s_mirror
     assert offline(folder.path).rows == rows(1)
 
 
+class Server(BaseHTTPRequestHandler):
+    """As much of a wandb server as lets a run begin."""
+
+    def do_POST(self):
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        answer = {}
+        if "RunResumeStatus" in asked:
+            answer = {"model": None}
+        elif "upsertBucket" in asked:
+            project = {"id": "p", "name": "nmtrain", "entity": {"id": "e", "name": "me"}}
+            bucket = {"id": "b", "name": "b", "displayName": "b", "config": "{}", "project": project}
+            answer = {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        content = json.dumps({"data": answer}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.slow
+def test_server_that_goes_away_holds_the_end_of_a_run_for_20_seconds_at_most(prepared, monkeypatch, caplog):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+        config, folder = prepared("tracking=wandb", "tracking.mode=online")
+        sink = open_sink(config, folder)
+        log(sink, 1)
+        server.shutdown()
+    started = time.monotonic()
+    log(sink, 2)
+    assert time.monotonic() - started < 1
+    sink.finish(SUMMARY)
+    assert time.monotonic() - started < 20
+    assert not list((folder / "wandb").glob("offline-run-*"))
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.startswith("tracking=wandb failed")
+    assert "Timed out finishing run" in warning
+
+
 ONLINE = """
-import sys, time
-from nmtrain.cli import _log_to_terminal
-import logging
+import logging, sys, time
 from nmtrain.compose import compose_values, prepare_overrides
 from nmtrain.config import check_config
 from nmtrain.tracking import open_sink
 from nmtrain.training.folder import RunFolder
-_log_to_terminal(logging.getLogger("nmtrain"))
+logging.basicConfig(level=logging.INFO, format="%(message)s")
 config = check_config(compose_values(prepare_overrides(sys.argv[1:])))
 folder = RunFolder(config.run_folder)
 folder.prepare()
