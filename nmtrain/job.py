@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +45,16 @@ def run_job(config: Config) -> None:
         raise RunFolderError(f"{file}: is damaged (no {error}); force=true repeats the run") from error
 
 
+class _Terminal(logging.Handler):
+    """Prints to what is standard output at the moment: a progress bar on the screen then makes room for the line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record))
+
+
 def log_to_terminal() -> None:
     """Show what is logged; a launcher's worker process starts without it."""
     logger = logging.getLogger("nmtrain")
     logger.setLevel(logging.DEBUG)
-    handler = next((handler for handler in logger.handlers if type(handler) is logging.StreamHandler), None)
-    if handler is None:
-        handler = logging.StreamHandler()
-        handler.setLevel(logging.INFO)
-        logger.addHandler(handler)
-    handler.setStream(sys.stdout)
+    if not any(isinstance(handler, _Terminal) for handler in logger.handlers):
+        logger.addHandler(_Terminal(logging.INFO))
