@@ -97,8 +97,8 @@ class SGDConfig(_Schedule):
 
 
 class TrainConfig(Section):
-    epochs: Positive
-    updates: Count | None
+    epochs: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    updates: Annotated[int, Field(ge=1, le=10**9)] | None
     batch_size: Count
     micro_batches: Count
     eval_batch_size: Count

@@ -12,7 +12,7 @@ import pandas as pd
 from nmtrain.report.accuracy import accuracy_table, difference_table
 from nmtrain.report.advice import advice
 from nmtrain.report.cost import cost_table, equal_flops_table
-from nmtrain.report.figures import Drawing, draw_cost, draw_training
+from nmtrain.report.figures import Drawing, draw_accuracy, draw_cost, draw_training
 from nmtrain.report.frame import Frames
 from nmtrain.report.noise_figures import MOST_FIGURES, draw_noise, patterns_with_noise, runs_with_noise
 from nmtrain.report.sections import Group, Section
@@ -60,6 +60,8 @@ def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, po
         parts = []
         for group in section.groups:
             part = _group_part(group, section.title)
+            if group.patterns:
+                part.pending.append(pool.submit(draw_accuracy, group, section.title, folder))
             part.pending.append(pool.submit(draw_cost, group, section.title, folder))
             _add_noise(part, group, section.title, frames.noise, noise, folder, pool)
             parts.append(part)

@@ -185,6 +185,43 @@ def label_x(axes: Any, used: int, label: str) -> None:
 
 
 @styled()
+def draw_accuracy(group: Group, section: str, folder: Path) -> Drawing:
+    """Final accuracy over the patterns, densest first, a line per recipe; dense training is a level across them."""
+    columns, patterns = group.columns, group.patterns
+    rows = [
+        {
+            "pattern": pattern,
+            "recipe": label,
+            "accuracy": result.accuracy.mean,
+            "half_width": result.accuracy.half_width,
+            "n": result.accuracy.n,
+        }
+        for variant, label in columns
+        for pattern in patterns
+        if (result := group.result(pattern, variant, label)) is not None
+    ]
+    data = pd.DataFrame(rows)
+    figure, axes = panels(1, 1, 2.3, legend_lines(columns), wspace=0)
+    ax = axes[0, 0]
+    for i, column in enumerate(columns):
+        drawn = data[data["recipe"] == column[1]]
+        aside = 0.05 * (i - (len(columns) - 1) / 2)  # so that intervals do not cover each other
+        places = [patterns.index(pattern) + aside for pattern in drawn["pattern"]]
+        ax.errorbar(
+            places, 100 * drawn["accuracy"], 100 * drawn["half_width"], capsize=2, **line_style(column, columns)
+        )
+    ax.set_xticks(range(len(patterns)), patterns)
+    ax.set_xlabel("pattern N:M")
+    ax.set_ylabel("accuracy / %")
+    caption = (
+        "Final accuracy of the projected model (mean over seeds, bars: 95 % intervals; no bar: n = 1). A dense model "
+        "has no pattern: it is the same at each."
+    )
+    title = table_title("Accuracy by pattern", section, group)
+    return save(figure, f"{group.slug}-patterns", title, caption, data, folder)
+
+
+@styled()
 def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
     """Final accuracy against inference FLOPs and against bytes, a point per pattern and recipe, and the fronts."""
     columns = group.columns

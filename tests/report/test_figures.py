@@ -64,6 +64,16 @@ def test_noise_data_has_schedule_and_dense(report):
     assert data["n"].eq(3).all()
 
 
+def test_accuracy_by_pattern_has_dense_at_every_pattern(report):
+    data = pd.read_csv(report / "figures" / "vit-on-glyphs-ff-sparse-patterns.csv")
+    dense = data[data["recipe"] == "dense"]
+    assert len(dense) == data["pattern"].nunique() > 1
+    assert dense["accuracy"].nunique() == 1
+    sr_ste = data[(data["pattern"] == "1:4") & (data["recipe"] == "SR-STE")]
+    assert sr_ste["accuracy"].tolist() == pytest.approx([0.883])  # seeds 0.880, 0.883, 0.886
+    assert sr_ste["half_width"].tolist() == pytest.approx([4.302653 * 0.003 / 3**0.5])  # t for 2 degrees of freedom
+
+
 def test_inference_data_marks_the_front(report):
     data = pd.read_csv(report / "figures" / "vit-on-glyphs-ff-sparse-inference.csv")
     front = data[data["inference_flops_front"]]
@@ -72,6 +82,6 @@ def test_inference_data_marks_the_front(report):
 
 def test_every_figure_comes_in_every_format(report):
     names = {path.stem for path in (report / "figures").iterdir()}
-    assert len(names) == 4
+    assert len(names) == 5
     for name in names:
         assert {path.suffix for path in (report / "figures").glob(f"{name}.*")} == {".png", ".svg", ".pdf", ".csv"}

@@ -53,7 +53,7 @@ def column(page, table: str, number: int) -> list[str]:
 def test_no_console_messages_and_every_image_loads(page):
     assert page.get_log("browser") == []
     images = page.execute_script("return [...document.images].map(i => [i.complete, i.naturalWidth])")
-    assert len(images) == 4
+    assert len(images) == 5
     assert all(complete and width > 0 for complete, width in images)
 
 

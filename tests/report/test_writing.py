@@ -50,7 +50,7 @@ def test_markdown_holds_tables_figures_and_runs(report):
     assert "| 1:4 | 90.30 ± 0.75 (sd 0.30, n = 3) | **88.30 ± 0.75** (sd 0.30, n = 3) |" in text
     assert "Not counted, failed: ste-1of8-s0 (loss is NaN at update 40 (see ste-1of8-s0/train.log))." in text
     figures = {line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
-    assert len(figures) == 4
+    assert len(figures) == 5
     assert all((report / figure).is_file() for figure in figures)
 
 
