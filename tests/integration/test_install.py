@@ -17,6 +17,13 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ["nmtrain", "conf", "pyproject.toml", "setup.py", "README.md", "LICENSE"]
 
 
+@pytest.fixture(autouse=True)
+def outside_of_make(monkeypatch):
+    """`make test` tells a make inside of it that it is inside: it would print which folder it enters."""
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def run(command, **options):
     options = {"capture_output": True, "text": True, "timeout": 300} | options
     done = subprocess.run([str(part) for part in command], **options)
