@@ -49,7 +49,7 @@ class _Terminal(logging.Handler):
     """Prints to what is standard output at the moment: a progress bar on the screen then makes room for the line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record))
+        print(self.format(record), flush=True)
 
 
 def log_to_terminal() -> None:
