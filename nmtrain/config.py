@@ -216,6 +216,8 @@ def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
         for key, value in values.items()
         if (key,) not in _NOT_RESULT
     }
+    if kept["train"]["updates"] is not None:
+        kept["train"] = {key: value for key, value in kept["train"].items() if key != "epochs"}  # overridden
     if is_dense:  # trained once for every pattern
         return _canonical({key: value for key, value in kept.items() if key not in ("sparsity", "mask")})
     mask: dict[str, Any] = kept["mask"]

@@ -34,7 +34,8 @@ def run_sweep(overrides: list[str]) -> None:
         for number in first.values():
             run_job(configs[number])
         return
-    print(f"{len(first)} runs" + (f" ({len(configs)} combinations)" if len(configs) > len(first) else ""))
+    count = f"{len(first)} run{'s' if len(first) > 1 else ''}"
+    print(count + (f" ({len(configs)} combinations)" if len(configs) > len(first) else ""))
     repeats = {number: config.values for number, config in enumerate(configs) if first[config.run_folder] != number}
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # the exception itself instead of Hydra's report of it
     try:

@@ -44,11 +44,17 @@ RECIPES = {
 EVERY = 20  # the default of measure.every
 
 
-def interleaved(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each variant in each round, after one round that does not count."""
+def interleaved(variants: dict[str, Callable[[], object]], rounds: int, warm: bool = False) -> dict[str, list[float]]:
+    """Seconds of each variant in each round, after one round that does not count.
+
+    ``warm``: each time after a call that does not count, so that none finds the caches and the heap as another one left
+    them, which weighs in calls of a few milliseconds.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for round_ in range(rounds + 1):
         for name, call in variants.items():
+            if warm:
+                call()
             start = time.perf_counter()
             call()
             if round_:
@@ -78,6 +84,7 @@ def bench_masks(rounds: int) -> None:
                 "nm_mask": lambda pattern=pattern: nm_mask(weight, pattern),
             },
             rounds,
+            warm=True,
         )
         milliseconds = 1000 * statistics.median(seconds["nm_mask"])
         print(f"  {pattern!s:>7} {ratio(seconds['argsort'], seconds['nm_mask'])}   nm_mask {milliseconds:.1f} ms")

@@ -54,7 +54,7 @@ def _source(name: str, options: dict[str, Any]) -> DataSource:
     known = [field.name for field in fields(_SOURCES[name])]
     source = _SOURCES[name](**{option: value for option, value in options.items() if option in known})
     lines = [
-        f"data.{option}: not an option of data={name}. Available: [{', '.join(known)}]"
+        f"data.{option}={options[option]!r}: data={name} has no such option. Available: [{', '.join(known)}]"
         for option in options
         if option not in known
     ]

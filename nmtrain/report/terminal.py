@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ COST_NOTE = "FLOPs: what hardware that skips every pruned weight would execute; 
 def show_summary(summary: dict[str, Any], folder: Path) -> None:
     """The closing table of a run."""
     flops, size, seconds = summary["flops"], summary["bytes"], summary["seconds"]
-    table = Table(show_header=False, title=f"{summary['recipe']['variant']} {summary['sparsity'] or 'dense'}")
+    table = Table(show_header=False, title=" ".join(filter(None, [summary["recipe"]["variant"], summary["sparsity"]])))
     table.add_column(style="bold")
     table.add_column()
     table.add_row("accuracy, projected model", f"{summary['metrics']['val/accuracy']:.4f}")
@@ -26,7 +27,7 @@ def show_summary(summary: dict[str, Any], folder: Path) -> None:
     table.add_row("inference FLOPs per sample", _beside_dense(flops["inference"], flops["inference_dense"], _si))
     table.add_row("bytes of the model", _beside_dense(size["sparse"], size["dense"], _si))
     table.add_row("seconds", f"{seconds['total']:.1f} (training {seconds['train']:.1f})")
-    console = Console(highlight=False)
+    console = _console()
     console.print(table)
     console.print(COST_NOTE, style="dim", soft_wrap=True)
     console.print(f"run folder: {folder}", soft_wrap=True, markup=False)
@@ -35,7 +36,7 @@ def show_summary(summary: dict[str, Any], folder: Path) -> None:
 def show_plan(plan: Plan) -> None:
     """What --dry-run prints: phases, sparse tensors, cost, memory."""
     config = plan.config
-    console = Console(highlight=False)
+    console = _console()
     console.print(f"{config.run_folder}", style="bold", soft_wrap=True, markup=False)
     console.print(
         f"{config.total_updates} updates of {config.train.batch_size} samples"
@@ -55,6 +56,7 @@ def show_plan(plan: Plan) -> None:
         console.print(table)
     if plan.tensors:
         table = Table("sparse tensor", "role", "shape", "axis", "phases")
+        table.columns[0].overflow = "fold"  # a name that is cut short is no name
         for tensor in plan.tensors:
             patterns = " ".join(pattern for _, pattern in plan.phases_of(tensor))
             shape = " x ".join(map(str, tensor.shape))
@@ -72,6 +74,11 @@ def show_plan(plan: Plan) -> None:
     table.add_row("memory while training, bytes", f"about {_si(sum(plan.memory.values()))} ({parts})")
     console.print(table)
     console.print(COST_NOTE, style="dim", soft_wrap=True)
+
+
+def _console() -> Console:
+    """As wide as the terminal; a pipe or a file has no width, and gets rows that are not broken."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def _beside_dense(value: float, dense: float, write: Any) -> str:

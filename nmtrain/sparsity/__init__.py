@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     )
     from nmtrain.sparsity.mask import Axis, nm_mask
     from nmtrain.sparsity.pattern import NMPattern
-    from nmtrain.sparsity.rules import SparseTensor, SparsityRule, resolve_rules
+    from nmtrain.sparsity.rules import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules
     from nmtrain.sparsity.sparsify import nm_sparsify
     from nmtrain.sparsity.state import GradientRule, SparsityState
 
@@ -24,6 +24,7 @@ __all__ = [
     "Axis",
     "GradientRule",
     "NMPattern",
+    "NoTensorLeft",
     "SparseTensor",
     "SparsityControl",
     "SparsityRule",
@@ -41,6 +42,7 @@ _HOME = {
     "Axis": "mask",
     "GradientRule": "state",
     "NMPattern": "pattern",
+    "NoTensorLeft": "rules",
     "SparseTensor": "rules",
     "SparsityControl": "apply",
     "SparsityRule": "rules",

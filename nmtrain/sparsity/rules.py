@@ -14,6 +14,10 @@ from nmtrain.sparsity.mask import Axis, group_dim
 from nmtrain.sparsity.pattern import NMPattern
 
 
+class NoTensorLeft(ValueError):
+    """Rules with ``indivisible="skip"`` that leave every tensor dense."""
+
+
 @dataclass(frozen=True)
 class SparsityRule:
     """Make the weights whose names match sparse.
@@ -96,6 +100,7 @@ def resolve_rules(model: nn.Module, rules: Sequence[SparsityRule]) -> list[Spars
     A weight that several modules share counts once, under its first name.
 
     Raises:
+        NoTensorLeft: a ValueError, where M divides no axis at all.
         ValueError: where a rule matches no weight (the message lists what exists), where two rules ask for the same
             entries, where M does not divide an axis, or for the weight of a transposed convolution, which is
             ``[in, out, ...]``; all such tensors are listed together.
@@ -139,7 +144,7 @@ def resolve_rules(model: nn.Module, rules: Sequence[SparsityRule]) -> list[Spars
     if faults:
         raise ValueError("\n".join(faults))
     if rules and not tensors:
-        raise ValueError(f"no tensor is left sparse: M divides no axis that was asked for ({len(rules)} rules)")
+        raise NoTensorLeft(f"no tensor is left sparse: M divides no axis that was asked for ({len(rules)} rules)")
     return tensors
 
 

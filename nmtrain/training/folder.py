@@ -77,6 +77,11 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunFolderError(f"{self.path}: another process is training this run right now") from None
+            except OSError as error:  # network file systems without locks
+                raise RunFolderError(
+                    f"results_dir={self.path.parent}: its file system cannot lock a run against other processes"
+                    f" ({error.strerror}); name a folder on another one"
+                ) from error
             yield
 
     def write_json(self, name: str, content: Any) -> None:

@@ -64,7 +64,7 @@ class Trainer:
             self.loss_sum, self.loss_count = checkpoint["loss_sum"].to(accelerator.device), checkpoint["loss_count"]
             self.seconds = checkpoint["seconds"]
         self.meter = None
-        if plan.config.measure.every is not None:
+        if plan.config.measure.every is not None and plan.measured:
             self.meter = NoiseMeter(
                 model, plan.measured, self.optimizer, plan.config.measure.every, plan.config.measure.window
             )

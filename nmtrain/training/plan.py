@@ -17,7 +17,7 @@ from nmtrain.errors import ConfigError
 from nmtrain.faults import written
 from nmtrain.measure import ForwardCost, TrainingCurve, forward_cost, inference_flops, model_bytes
 from nmtrain.models import build_model, sparsity_rules
-from nmtrain.sparsity import SparseTensor, SparsityRule, resolve_rules, sparsify_model
+from nmtrain.sparsity import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules, sparsify_model
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,10 @@ def make_plan(config: Config) -> Plan:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         targets, measured = _resolved(config, model)
-    rules, tensors = ([], []) if config.is_dense else (targets, measured)
+    if config.is_dense:
+        rules, tensors, caught = [], [], []
+    else:
+        rules, tensors = targets, measured
     return Plan(
         config=config,
         rules=rules,
@@ -150,9 +153,13 @@ def _built(config: Config) -> tuple[nn.Module, Tensor]:
 
 
 def _resolved(config: Config, model: nn.Module) -> tuple[list[SparsityRule], list[SparseTensor]]:
-    """The rules and sparse tensors that a config asks for, each phase of each tensor tried."""
+    """The rules and sparse tensors that a config asks for, each phase of each tensor tried.
+
+    A dense run only measures these tensors; those that M does not divide are not measured.
+    """
+    mask = config.mask.model_copy(update={"indivisible": "skip"}) if config.is_dense else config.mask
     try:
-        rules = sparsity_rules(model, config.mask, config.sparsity)
+        rules = sparsity_rules(model, mask, config.sparsity)
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from error
     patterns = f" mask.patterns={written(config.values['mask']['patterns'])}" if config.mask.patterns else ""
@@ -165,6 +172,8 @@ def _resolved(config: Config, model: nn.Module) -> tuple[list[SparsityRule], lis
                 if state.pattern is not None:
                     tensor.fit(state.pattern)
     except ValueError as error:
+        if config.is_dense and isinstance(error, NoTensorLeft):
+            return rules, []
         faults = [f"sparsity={config.sparsity}{patterns}: {line}" for line in str(error).splitlines()]
     if faults:
         if config.mask.indivisible == "error" and any("does not divide" in fault for fault in faults):

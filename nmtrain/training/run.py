@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nmtrain.config import Config
 from nmtrain.data import load_data
-from nmtrain.errors import Stopped, TrainingError
+from nmtrain.errors import ConfigError, Stopped, TrainingError
 from nmtrain.models import build_model
 from nmtrain.sparsity import remove_sparsity, sparsify_model, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
@@ -49,6 +49,8 @@ def run(config: Config) -> dict[str, Any]:
         TrainingError: if training fails; the folder says ``failed`` and keeps what was made.
         Stopped: after Ctrl-C or SIGTERM; the folder says ``preempted`` and the same command goes on.
     """
+    if config.train.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["train.device=cuda: torch finds no CUDA device here; allowed: auto, cpu"])
     plan = make_plan(config)
     folder = RunFolder(config.run_folder)
     folder.prepare()
@@ -93,8 +95,6 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
         mixed_precision="no" if config.train.precision == "fp32" else config.train.precision,
         cpu=config.train.device == "cpu",
     )
-    if config.train.device == "cuda" and accelerator.device.type != "cuda":
-        raise TrainingError("train.device=cuda: torch finds no CUDA device here; use auto or cpu")
     content = yaml.safe_dump(config.values, sort_keys=False).encode()
     write_whole(folder / "config.yaml", lambda file: file.write(content))
     folder.write_json("environment.json", _environment(accelerator.device))

@@ -45,7 +45,7 @@ def test_shapes_follow_the_options():
     ("name", "options", "message"),
     [
         ("mnist", {}, "data.name: 'mnist' is not a data source. Available: [digits, glyphs]"),
-        ("digits", {"classes": 5}, "data.classes: not an option of data=digits. Available: [image_size, augment]"),
+        ("digits", {"classes": 5}, "data.classes=5: data=digits has no such option. Available: [image_size, augment]"),
         ("digits", {"image_size": 7}, "data.image_size: 7 is not allowed; allowed: multiples of 4 from 8 to 32"),
         ("digits", {"image_size": 36}, "data.image_size: 36 is not allowed; allowed: multiples of 4 from 8 to 32"),
         ("digits", {"image_size": True}, "data.image_size: True is not allowed; allowed: multiples of 4 from 8 to 32"),
@@ -76,4 +76,4 @@ def test_all_faults_are_listed_in_one_error():
     with pytest.raises(ValueError, match=r"^data\.") as refusal:
         describe_data("glyphs", colour="red", classes=0, noise=2, generation_seed=-1)
     named = [line.split(":")[0] for line in str(refusal.value).splitlines()]
-    assert named == ["data.colour", "data.classes", "data.noise", "data.generation_seed"]
+    assert named == ["data.colour='red'", "data.classes", "data.noise", "data.generation_seed"]

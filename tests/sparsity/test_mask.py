@@ -320,5 +320,5 @@ def test_selection_networks_find_the_nth_largest(n, m):
     # By the 0-1 principle a network is right for all inputs if it is right for all of 0 and 1; a sample of them here,
     # with every threshold.
     inputs = (torch.rand(300, m, generator=generator) < torch.rand(300, 1, generator=generator)).float()
-    found = mask_module._nth_largest(inputs, n, 1).squeeze(1)
+    found = mask_module._nth_largest(inputs.T, n, 0).squeeze(0)
     assert torch.equal(found, inputs.sort(1, descending=True).values[:, n - 1])
