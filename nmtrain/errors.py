@@ -29,6 +29,10 @@ class ConfigError(NmtrainError, ValueError):
         return "\n".join(self.faults)
 
 
+class DataError(NmtrainError):
+    """Data, or a pretrained model, that cannot be read or reached; the message says what to do."""
+
+
 class RunFolderError(NmtrainError):
     """A run folder that cannot be used as asked; the message says why and what to do."""
 

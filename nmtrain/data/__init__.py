@@ -10,26 +10,40 @@ from typing import TYPE_CHECKING, Any
 
 from nmtrain.data.digits import Digits
 from nmtrain.data.glyphs import Glyphs
-from nmtrain.data.source import DataShape, DataSource
+from nmtrain.data.listops import ListOps
+from nmtrain.data.source import DataShape, DataSource, ImageSource, TextShape, TextSource
 
 if TYPE_CHECKING:
     from nmtrain.data.images import ImageData
+    from nmtrain.data.text import TextData
+    from nmtrain.data.tokens import Tokenizer
 
-__all__ = ["DataShape", "DataSource", "data_names", "describe_data", "load_data"]
+__all__ = [
+    "DataShape",
+    "DataSource",
+    "ImageSource",
+    "TextShape",
+    "TextSource",
+    "data_names",
+    "describe_data",
+    "headline",
+    "load_data",
+]
 
-_SOURCES: dict[str, type[DataSource]] = {
+_SOURCES: dict[str, type[ImageSource | TextSource]] = {
     "digits": Digits,
     "glyphs": Glyphs,
+    "listops": ListOps,
 }
 
 
-def data_names() -> list[str]:
-    """The names that :func:`describe_data` and :func:`load_data` know."""
-    return sorted(_SOURCES)
+def data_names(text: bool | None = None) -> list[str]:
+    """The names that :func:`describe_data` and :func:`load_data` know: all, those of text, or those of images."""
+    return sorted(name for name, kind in _SOURCES.items() if text is None or issubclass(kind, TextSource) == text)
 
 
-def describe_data(name: str, **options: Any) -> DataShape:
-    """Check ``options`` and say what the data will look like; nothing is read, drawn or downloaded.
+def describe_data(name: str, **options: Any) -> DataShape | TextShape:
+    """Check ``options`` and say what the data will look like; at most, the examples of local files are counted.
 
     Raises:
         ValueError: for an unknown name, unknown options or values that are not allowed; one line for each fault.
@@ -37,18 +51,38 @@ def describe_data(name: str, **options: Any) -> DataShape:
     return _source(name, options).shape()
 
 
-def load_data(name: str, *, seed: int, **options: Any) -> ImageData:
-    """Load a data set, on the CPU. ``seed`` is the run's: it fixes the order and the augmentation of the batches.
-
-    What the images are depends on ``options`` alone, never on ``seed``.
+def headline(name: str, **options: Any) -> str:
+    """The metric that tables show of this data set, such as "accuracy".
 
     Raises:
         ValueError: as :func:`describe_data`.
     """
-    return _source(name, options).load(seed)
+    return _source(name, options).headline
 
 
-def _source(name: str, options: dict[str, Any]) -> DataSource:
+def load_data(name: str, *, seed: int, tokenizer: Tokenizer | None = None, **options: Any) -> ImageData | TextData:
+    """Load a data set, on the CPU. ``seed`` is the run's: it fixes the order and the augmentation of the batches.
+
+    What the examples are depends on ``options`` alone, never on ``seed``.
+
+    Args:
+        tokenizer: makes text into ids; needed for text, and for nothing else.
+
+    Raises:
+        ValueError: as :func:`describe_data`.
+        DataError: where files cannot be read or reached.
+    """
+    source = _source(name, options)
+    if isinstance(source, TextSource):
+        if tokenizer is None:
+            raise ValueError(f"data={name} is text, which needs a tokenizer")
+        return source.load(seed, tokenizer)
+    if tokenizer is not None:
+        raise ValueError(f"data={name} has no text for a tokenizer")
+    return source.load(seed)
+
+
+def _source(name: str, options: dict[str, Any]) -> ImageSource | TextSource:
     if name not in _SOURCES:
         raise ValueError(f"data.name: {name!r} is not a data source. Available: [{', '.join(data_names())}]")
     known = [field.name for field in fields(_SOURCES[name])]

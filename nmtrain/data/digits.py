@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nmtrain.data.source import DataShape, DataSource, flag_faults, whole_number_faults
+from nmtrain.data.source import DataShape, ImageSource, flag_faults, whole_number_faults
 
 if TYPE_CHECKING:
     from nmtrain.data.images import ImageData
@@ -15,7 +15,7 @@ _VAL_EVERY = 5
 
 
 @dataclass(frozen=True)
-class Digits(DataSource):
+class Digits(ImageSource):
     """The 8x8 scans, enlarged bilinearly to ``image_size``; 1,437 for training and 360 for validation."""
 
     image_size: int = 16

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nmtrain.data.source import (
     DataShape,
-    DataSource,
+    ImageSource,
     flag_faults,
     fraction_faults,
     path_faults,
@@ -42,7 +42,7 @@ _MOST_IMAGES = 1_000_000
 
 
 @dataclass(frozen=True)
-class Glyphs(DataSource):
+class Glyphs(ImageSource):
     """The first ``classes`` of ``CHARACTERS`` in twelve faces, each image distorted and made noisy at random.
 
     The images depend on the options ``classes``, ``image_size``, ``train_size``, ``val_size``, ``noise`` and

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nmtrain.data.images import ImageData
+    from nmtrain.data.text import TextData
+    from nmtrain.data.tokens import Tokenizer
 
 
 @dataclass(frozen=True)
 class DataShape:
-    """All that a model or a check needs to know of a data set. Images are ``[channels, image_size, image_size]``."""
+    """What a model or a check needs to know of images. Each is ``[channels, image_size, image_size]``."""
 
     num_classes: int
     channels: int
@@ -22,20 +25,64 @@ class DataShape:
 
 
 @dataclass(frozen=True)
+class TextShape:
+    """What a model or a check needs to know of a text data set. Lengths count tokens, the end token included."""
+
+    train_size: int
+    val_size: int  # of all validation sets together
+    input_length: int  # longest input; longer ones are cut
+    target_length: int  # longest target; longer ones are cut
+    labels: tuple[str, ...]  # the words that a target is one of; () for free text
+
+
+@dataclass(frozen=True)
 class DataSource(ABC):
     """Subclasses are frozen dataclasses; their fields are the options of ``conf/data/<name>.yaml``, same defaults."""
 
+    @property
     @abstractmethod
-    def faults(self) -> list[str]:
-        """One line for each option whose value is not allowed; reads nothing."""
+    def headline(self) -> str:
+        """The metric that tables show. Larger is better, but for "perplexity"."""
 
     @abstractmethod
-    def shape(self) -> DataShape:
-        """The shape that :meth:`load` will have, from arithmetic alone; reads nothing."""
+    def faults(self) -> list[str]:
+        """One line for each option whose value is not allowed. Of local files it sees at most whether they exist."""
+
+    @abstractmethod
+    def shape(self) -> DataShape | TextShape:
+        """The shape that the loaded data will have: from arithmetic, and for local files from counting examples.
+
+        Raises:
+            ValueError: where local files cannot be counted, or are too few; one line for each fault.
+        """
+
+
+class ImageSource(DataSource):
+    """A source of labelled images."""
+
+    headline = "accuracy"
+
+    @abstractmethod
+    def shape(self) -> DataShape: ...
 
     @abstractmethod
     def load(self, seed: int) -> ImageData:
         """Read or make the data. ``seed`` orders and augments the training batches."""
+
+
+class TextSource(DataSource):
+    """A source of pairs of an input and a target text."""
+
+    @abstractmethod
+    def shape(self) -> TextShape: ...
+
+    @abstractmethod
+    def load(self, seed: int, tokenizer: Tokenizer) -> TextData:
+        """Read or make the data, as tokens. ``seed`` orders the training batches.
+
+        Raises:
+            DataError: where files cannot be read or reached.
+        """
 
 
 def whole_number_faults(option: str, value: object, lowest: int, highest: int, multiple_of: int = 1) -> list[str]:
@@ -43,27 +90,34 @@ def whole_number_faults(option: str, value: object, lowest: int, highest: int, m
     if type(value) is int and lowest <= value <= highest and value % multiple_of == 0:
         return []
     kind = "whole numbers" if multiple_of == 1 else f"multiples of {multiple_of}"
-    return [_line(option, value, f"{kind} from {lowest} to {highest}")]
+    return [fault(option, value, f"{kind} from {lowest} to {highest}")]
 
 
 def fraction_faults(option: str, value: object) -> list[str]:
     """No line if ``value`` is a number in [0, 1], else the line to show."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         return []
-    return [_line(option, value, "numbers from 0 to 1")]
+    return [fault(option, value, "numbers from 0 to 1")]
 
 
 def flag_faults(option: str, value: object) -> list[str]:
     """No line if ``value`` is a bool, else the line to show."""
-    return [] if type(value) is bool else [_line(option, value, "true, false")]
+    return [] if type(value) is bool else [fault(option, value, "true, false")]
 
 
 def path_faults(option: str, value: object) -> list[str]:
     """No line if ``value`` is a non-empty string or None, else the line to show."""
     if value is None or (isinstance(value, str) and value):
         return []
-    return [_line(option, value, "a path, or null for the default")]
+    return [fault(option, value, "a path, or null for the default")]
 
 
-def _line(option: str, value: object, allowed: str) -> str:
+def choice_faults(option: str, value: object, allowed: Iterable[str]) -> list[str]:
+    """No line if ``value`` is one of the ``allowed`` words, else the line to show."""
+    words = list(allowed)
+    return [] if isinstance(value, str) and value in words else [fault(option, value, ", ".join(words))]
+
+
+def fault(option: str, value: object, allowed: str) -> str:
+    """The line to show for a value that is not allowed."""
     return f"data.{option}: {value!r} is not allowed; allowed: {allowed}"

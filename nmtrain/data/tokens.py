@@ -1,0 +1,140 @@
+"""Text to token ids and back. Importing this module imports nothing heavy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Tokenizer(Protocol):
+    """What data sources and tasks ask of a tokenizer. A model reads ``encode(text) + [end]``."""
+
+    @property
+    def vocab_size(self) -> int:
+        """All ids lie below it."""
+
+    @property
+    def pad(self) -> int:
+        """The id that fills up short sequences."""
+
+    @property
+    def end(self) -> int:
+        """The id that ends every sequence."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for tokenizers that give equal ids; part of the names of cache files."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text: with a start token where the model expects one, without the end token, not cut."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text up to the first end token; special tokens are left out."""
+
+    def sentinel(self, i: int) -> int:
+        """The id that stands for the ``i``-th gap in span corruption.
+
+        Raises:
+            ValueError: where the vocabulary has too few.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write what ``transformers.AutoTokenizer.from_pretrained(folder)`` reads."""
+
+
+_BYTES = 256
+_SPECIAL = 3  # pad, end, unknown: the ids before the bytes
+_SENTINELS = 125
+
+
+class ByteTokenizer:
+    """UTF-8 bytes as ByT5 numbers them (Xue et al., 2022): id = byte + 3. No vocabulary file.
+
+    Unlike transformers' tokenizer of ByT5 it reads ``</s>`` in a text as four characters, not as the end token.
+    """
+
+    vocab_size = _SPECIAL + _BYTES + _SENTINELS
+    pad = 0
+    end = 1
+    fingerprint = "bytes"
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """See :meth:`Tokenizer.encode`."""
+        return [[byte + _SPECIAL for byte in text.encode()] for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See :meth:`Tokenizer.decode`; bytes that are no valid UTF-8 are left out."""
+        text = takewhile(lambda token: token != self.end, ids)
+        return bytes(token - _SPECIAL for token in text if _SPECIAL <= token < _SPECIAL + _BYTES).decode(
+            errors="ignore"
+        )
+
+    def sentinel(self, i: int) -> int:
+        """See :meth:`Tokenizer.sentinel`."""
+        if not 0 <= i < _SENTINELS:
+            raise ValueError(f"there is no sentinel {i}: byte tokens have {_SENTINELS}")
+        return _SPECIAL + _BYTES + i
+
+    def save(self, folder: Path) -> None:
+        """See :meth:`Tokenizer.save`."""
+        from transformers import ByT5Tokenizer
+
+        ByT5Tokenizer(extra_ids=_SENTINELS).save_pretrained(str(folder))
+
+
+class PretrainedTokenizer:
+    """The tokenizer of a checkpoint: a name on the hub, or a local folder. Never runs code that comes with it.
+
+    Raises:
+        OSError: as transformers does, where there is no such tokenizer.
+        ValueError: where it has no end token or no padding token.
+    """
+
+    def __init__(self, name_or_path: str) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        self.vocab_size = len(self._tokenizer)
+        # What it puts behind a text by itself is what the model was trained to see there: </s>, or BERT's [SEP].
+        added = self._tokenizer("")["input_ids"]
+        end = added[-1] if added else self._tokenizer.eos_token_id
+        pad = self._tokenizer.pad_token_id
+        if end is None or pad is None:
+            raise ValueError(f"the tokenizer of {name_or_path} has no {'end' if end is None else 'padding'} token")
+        self.end: int = end
+        self.pad: int = pad
+        self._ends_itself = bool(added)
+
+    @property
+    def fingerprint(self) -> str:
+        """See :meth:`Tokenizer.fingerprint`."""
+        fast = getattr(self._tokenizer, "backend_tokenizer", None)
+        content = fast.to_str() if fast is not None else repr(sorted(self._tokenizer.get_vocab().items()))
+        written = f"{type(self._tokenizer).__name__} {self.end} {content}"
+        return hashlib.blake2b(written.encode(), digest_size=16).hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """See :meth:`Tokenizer.encode`."""
+        # `verbose` would warn of texts longer than the model was trained for; they are cut and counted later.
+        rows = self._tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
+        return [row[:-1] for row in rows] if self._ends_itself else rows
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See :meth:`Tokenizer.decode`."""
+        text = list(takewhile(lambda token: token != self.end, (int(token) for token in ids)))
+        return self._tokenizer.decode(text, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def sentinel(self, i: int) -> int:
+        """See :meth:`Tokenizer.sentinel`."""
+        for written in (f"<extra_id_{i}>", f"▁<extra_id_{i}>"):  # as T5's vocabulary has them, and as mT5's
+            token = self._tokenizer.convert_tokens_to_ids(written)
+            if token is not None and token != self._tokenizer.unk_token_id:
+                return token
+        raise ValueError(f"there is no sentinel {i}: the vocabulary has no <extra_id_{i}>")
+
+    def save(self, folder: Path) -> None:
+        """See :meth:`Tokenizer.save`."""
+        self._tokenizer.save_pretrained(str(folder))
