@@ -91,7 +91,7 @@ def _why_unfinished(config: Config) -> list[str]:
 
 
 def _show(folders: list[Path]) -> None:
-    """The accuracy table of the sweep's runs, and the command that makes the whole report of them."""
+    """The main table of the sweep's runs, and the command that makes the whole report of them."""
     from nmtrain.report import closing_table
 
     print(f"\n{closing_table(folders)}\n\nnmtrain report {folders[0].parent}")

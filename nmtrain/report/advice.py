@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from nmtrain.report.accuracy import best_of, percent, rankable, row_results
 from nmtrain.report.grouping import density_of
+from nmtrain.report.headline import Headline
+from nmtrain.report.quality import best_of, rankable, row_results
 from nmtrain.report.sections import DENSE, Group, Result
 from nmtrain.report.statistics import separate
 
@@ -18,51 +19,55 @@ def advice(group: Group) -> list[str]:
 
 def _row_advice(group: Group, pattern: str) -> str:
     results = row_results(group, pattern)
-    sparse = [result for result in results if result.variant != DENSE and rankable(result.accuracy)]
-    best = best_of(result.accuracy for result in sparse)
-    lost = [result.label for result in results if result.accuracy.lost]
+    sparse = [result for result in results if result.variant != DENSE and rankable(result.quality)]
+    best = best_of((result.quality for result in sparse), group.headline)
+    lost = [result.label for result in results if result.quality.lost]
     left_out = f" Left out, with a NaN: {', '.join(lost)}." if lost else ""
     if best is None:
-        return "no recipe has a final accuracy." + left_out
-    first = next(result for result in sparse if result.accuracy is best)
+        return f"no recipe has a final {group.headline.label}." + left_out
+    first = next(result for result in sparse if result.quality is best)
     if len(sparse) == 1:
         return f"only {first.label} was trained (n = {best.n}); there is nothing to compare it with.{left_out}"
     dense = next((result for result in results if result.variant == DENSE), None)
-    return f"{_comparison(first, sparse)} {_against_dense(first, dense)}".rstrip() + left_out
+    compared = _comparison(first, sparse, group.headline)
+    return f"{compared} {_against_dense(first, dense, group.headline)}".rstrip() + left_out
 
 
-def _comparison(best: Result, results: list[Result]) -> str:
+def _comparison(best: Result, results: list[Result], headline: Headline) -> str:
     others = [result for result in results if result is not best]
-    level = [result for result in others if not separate(result.accuracy, best.accuracy)]
+    level = [result for result in others if not separate(result.quality, best.quality)]
     below = [result for result in others if result not in level]
     if not level:
-        second = max(below, key=lambda result: result.accuracy.mean)
-        return f"{_said(best)} is best; next is {_said(second)}."
+        second = max(below, key=lambda result: headline.gain(result.quality.mean))
+        return f"{_said(best, headline)} is best; next is {_said(second, headline)}."
+    extreme, beyond = ("Lowest", "below") if headline.lower_is_better else ("Highest", "above")
+    highest = f"{extreme} mean: {_said(best, headline)}"
     if not below:
-        return f"no difference shown ({_counts(results)}). Highest mean: {_said(best)}."
+        return f"no difference shown ({_counts(results)}). {highest}."
     return (
         f"no difference shown between {_listed([best, *level])} ({_counts([best, *level])}). "
-        f"Highest mean: {_said(best)}; it is above {_listed(below)}."
+        f"{highest}; it is {beyond} {_listed(below)}."
     )
 
 
-def _against_dense(best: Result, dense: Result | None) -> str:
-    if dense is None or not rankable(dense.accuracy):
+def _against_dense(best: Result, dense: Result | None, headline: Headline) -> str:
+    if dense is None or not rankable(dense.quality):
         return ""
-    if not separate(best.accuracy, dense.accuracy):
+    if not separate(best.quality, dense.quality):
         return f"No difference to dense shown ({_counts([best, dense])})."
-    points = best.accuracy.mean - dense.accuracy.mean
-    return f"Dense is {percent(abs(points))} points {'below' if points > 0 else 'above'} it."
+    points = best.quality.mean - dense.quality.mean
+    distance = f"{headline.text(abs(points))}{' points' if headline.percent else ''}"
+    return f"Dense is {distance} {'below' if points > 0 else 'above'} it."
 
 
-def _said(result: Result) -> str:
-    accuracy = result.accuracy
-    interval = f" ± {percent(accuracy.half_width)}" if accuracy.n > 1 else ""
-    return f"{result.label} with {percent(accuracy.mean)}{interval} % (n = {accuracy.n})"
+def _said(result: Result, headline: Headline) -> str:
+    quality = result.quality
+    interval = f" ± {headline.text(quality.half_width)}" if quality.n > 1 else ""
+    return f"{result.label} with {headline.text(quality.mean)}{interval}{headline.unit} (n = {quality.n})"
 
 
 def _counts(results: list[Result]) -> str:
-    counts = sorted({result.accuracy.n for result in results})
+    counts = sorted({result.quality.n for result in results})
     return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from nmtrain.report.accuracy import accuracy_table, difference_table
 from nmtrain.report.advice import advice
 from nmtrain.report.cost import cost_table, equal_flops_table
-from nmtrain.report.figures import Drawing, draw_accuracy, draw_cost, draw_training
+from nmtrain.report.figures import Drawing, draw_cost, draw_quality, draw_training
 from nmtrain.report.frame import Frames
 from nmtrain.report.noise_figures import MOST_FIGURES, draw_noise, patterns_with_noise, runs_with_noise
+from nmtrain.report.quality import difference_table, quality_table
 from nmtrain.report.sections import Group, Section
 from nmtrain.report.table import Table
 
@@ -61,7 +61,7 @@ def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, po
         for group in section.groups:
             part = _group_part(group, section.title)
             if group.patterns:
-                part.pending.append(pool.submit(draw_accuracy, group, section.title, folder))
+                part.pending.append(pool.submit(draw_quality, group, section.title, folder))
             part.pending.append(pool.submit(draw_cost, group, section.title, folder))
             _add_noise(part, group, section.title, frames.noise, noise, folder, pool)
             parts.append(part)
@@ -70,11 +70,11 @@ def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, po
 
 
 def _group_part(group: Group, section: str) -> Part:
-    tables = (accuracy_table(group, section), difference_table(group, section), cost_table(group, section))
-    part = Part(
-        group.title or "Final accuracy and cost", advice(group), [table for table in tables if table is not None]
-    )
-    if tables[1] is None:
+    differences = difference_table(group, section)
+    tables = (quality_table(group, section), differences, cost_table(group, section))
+    title = group.title or f"Final {group.headline.label} and cost"
+    part = Part(title, advice(group), [table for table in tables if table is not None])
+    if differences is None:
         part.notes.append(
             "There is no table of differences to SR-STE: it needs finished runs of SR-STE and of another."
         )

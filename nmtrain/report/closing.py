@@ -1,20 +1,20 @@
-"""The accuracy table as plain text: what a sweep prints when it ends."""
+"""The main tables as plain text: what a sweep prints when it ends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from nmtrain.report.accuracy import accuracy_table
 from nmtrain.report.folders import read_runs
 from nmtrain.report.frame import Frames, build_frames
 from nmtrain.report.notices import notices
+from nmtrain.report.quality import quality_table
 from nmtrain.report.sections import Section, build_sections
 from nmtrain.report.table import plain_text
 
 
 def closing_table(folders: Iterable[Path]) -> str:
-    """The accuracy tables of all runs under ``folders``, and what is not in them, as plain text.
+    """The tables of the headline metric of all runs under ``folders``, and what is not in them, as plain text.
 
     Raises:
         ReportError: as `write_report`.
@@ -24,6 +24,6 @@ def closing_table(folders: Iterable[Path]) -> str:
 
 
 def summary_text(frames: Frames, sections: list[Section]) -> str:
-    """Accuracy tables and notices for a terminal."""
-    tables = [plain_text(accuracy_table(group, section.title)) for section in sections for group in section.groups]
+    """Tables of the headline metric, and notices, for a terminal."""
+    tables = [plain_text(quality_table(group, section.title)) for section in sections for group in section.groups]
     return "\n\n".join([*tables, "\n".join(notices(frames.runs))])

@@ -1,17 +1,17 @@
-"""What accuracy costs: FLOPs, bytes and measured seconds, with the Pareto fronts, and accuracy at equal FLOPs."""
+"""What a result costs: FLOPs, bytes and measured seconds, with the Pareto fronts, and results at equal FLOPs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from nmtrain.report.accuracy import (
-    accuracy_text,
+from nmtrain.report.headline import Headline
+from nmtrain.report.quality import (
     best_of,
     pattern_cell,
+    quality_text,
     rankable,
     run_marks,
     standing,
@@ -22,12 +22,12 @@ from nmtrain.report.sections import (
     Group,
     Result,
     Section,
-    accuracy_by_seed,
     columns_of,
     patterns_of,
+    quality_by_seed,
 )
 from nmtrain.report.statistics import Estimate, distinct_levels, estimate, interpolate, pareto_front
-from nmtrain.report.table import NOTHING, TRAINING_FLOPS, Cell, Table, percent, quantity, seconds
+from nmtrain.report.table import NOTHING, TRAINING_FLOPS, Cell, Table, percent, quantity, rate, seconds
 
 # A finished run answers for a budget if it spent at most that, and at least 95 % of it.
 BUDGET_TOLERANCE = 0.05
@@ -39,7 +39,7 @@ _SOURCE_MARKS = {FINISHED: "", INTERPOLATED: "†", TOO_DENSE: "‡"}
 class AtBudget:
     """One recipe at one training budget: ``source`` is one of `FINISHED`, `INTERPOLATED`, `TOO_DENSE`."""
 
-    accuracy: Estimate
+    quality: Estimate
     source: str
     runs: pd.DataFrame
     flops: float
@@ -54,47 +54,52 @@ def ordered_results(group: Group) -> list[Result]:
     return [result for result in found if result is not None]
 
 
-def on_front(results: Sequence[Result], cost: str) -> set[str]:
-    """Anchors of the results whose mean accuracy no other reaches at the same or a lower mean ``cost``."""
-    gains = [result.accuracy.mean if rankable(result.accuracy) else math.nan for result in results]
+def on_front(group: Group, cost: str) -> set[str]:
+    """Anchors of the results whose mean no other reaches at the same or a lower mean ``cost``."""
+    results = ordered_results(group)
+    means = [result.quality.mean if rankable(result.quality) else math.nan for result in results]
+    gains = [group.headline.gain(mean) for mean in means]
     return {results[i].anchor for i in pareto_front([result.mean(cost) for result in results], gains)}
 
 
 def cost_table(group: Group, section: str) -> Table:
-    """One row per result: accuracy beside FLOPs, bytes, measured seconds and memory, and the Pareto fronts."""
+    """One row per result: the headline metric beside FLOPs, bytes, measured seconds and memory; the Pareto fronts."""
     results = ordered_results(group)
-    fronts = {cost: on_front(results, cost) for cost in ("inference_flops", "bytes")}
-    rows = [_cost_row(result, fronts) for result in results]
+    fronts = {cost: on_front(group, cost) for cost in ("inference_flops", "bytes")}
+    rows = [_cost_row(result, group.headline, fronts) for result in results]
     devices = sorted(group.runs["device"].dropna().astype(str).unique())
     notes = [
         TRAINING_FLOPS + " In brackets: part of what dense training of the same length takes.",
         "Inference FLOPs are per sample. Bytes: of the saved model, its sparse tensors as kept values and indices. "
         "Density: kept part of those tensors. "
         f"Seconds and peak memory were measured on: {', '.join(devices) or 'an unrecorded device'}.",
-        "Bold: on the Pareto front, no other row is as accurate at that cost or below (by means, whatever n).",
+        "Bold: on the Pareto front, no other row is as good at that cost or below (by means, whatever n).",
     ]
     head = (
-        *("pattern", "recipe", "accuracy / %", "training FLOPs", "measured training", "inference FLOPs", "bytes"),
-        *("density / %", "peak memory"),
+        *("pattern", "recipe", group.headline.axis, "training FLOPs", "measured training", "throughput"),
+        *("inference FLOPs", "bytes", "density / %", "peak memory"),
     )
     return Table(f"{group.slug}-cost", table_title("Cost", section, group), head, rows, stub=2, notes=notes)
 
 
-def _cost_row(result: Result, fronts: dict[str, set[str]]) -> list[Cell]:
-    text, detail = accuracy_text(result.accuracy)
-    mean = result.accuracy.mean if result.accuracy.n else None
+def _cost_row(result: Result, headline: Headline, fronts: dict[str, set[str]]) -> list[Cell]:
+    text, detail = quality_text(result.quality, headline)
+    mean = result.quality.mean if result.quality.n else None
 
     def number(shown: str, column: str, detail: str = "") -> Cell:
         best = result.anchor in fronts.get(column, ())
         return Cell(shown, detail, result.mean(column), best, anchor=result.anchor)
 
     flops, dense = result.mean("training_flops"), result.mean("training_flops_dense")
+    per_update = f"{seconds(result.mean('seconds_per_update'))} per update"
+    throughput = rate(result.mean("throughput"), result.runs["throughput_unit"].iloc[0])
     return [
         pattern_cell(result.pattern),
         Cell(result.label, value=result.label),
         Cell(text, detail, mean, marks=run_marks(result), anchor=result.anchor),
         number(quantity(flops, "FLOPs"), "training_flops", f"({percent(flops / dense, 0)} %)" if dense else ""),
-        number(seconds(result.mean("seconds_train")), "seconds_train"),
+        number(seconds(result.mean("seconds_train")), "seconds_train", per_update),
+        NOTHING if math.isnan(result.mean("throughput")) else number(throughput, "throughput"),
         number(quantity(result.mean("inference_flops"), "FLOPs"), "inference_flops"),
         number(quantity(result.mean("bytes"), "B"), "bytes"),
         number(percent(result.mean("density")), "density"),
@@ -108,7 +113,7 @@ def evaluations(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def equal_flops_table(section: Section, curves: pd.DataFrame) -> Table | None:
-    """Each recipe's accuracy at the same training FLOPs; None if no budget is reached by two recipes.
+    """Each recipe's headline metric at the same training FLOPs; None if no budget is reached by two recipes.
 
     Budgets are what runs of the section spent in full. Runs that finished within 5 % below a budget answer for it;
     else each seed's shortest run that reaches it is interpolated between evaluations.
@@ -118,19 +123,20 @@ def equal_flops_table(section: Section, curves: pd.DataFrame) -> Table | None:
     for pattern in patterns_of(section.runs):
         runs = section.runs[(section.runs["sparsity"] == pattern) | (section.runs["recipe"] == DENSE)]
         for budget in _budgets(runs):
-            rows += _budget_rows(pattern, budget, runs, points)
+            rows += _budget_rows(pattern, budget, runs, points, section.headline)
     if not rows:
         return None
+    headline = section.headline
     notes = [
         TRAINING_FLOPS,
-        "A budget is what some recipe spent in full and at least one other reaches. Accuracy at it: of the runs that "
-        "finished within 5 % below it, else interpolated in FLOPs between the evaluations inside each seed's shortest "
-        "run that reaches it. Bold: best sparse recipe at that budget.",
+        "A budget is what some recipe spent in full and at least one other reaches. "
+        f"{headline.title} at it: of the runs that finished within 5 % below it, else interpolated "
+        "in FLOPs between the evaluations inside each seed's shortest run that reaches it. "
+        "Bold: best sparse recipe at that budget.",
     ]
-    head = ("pattern", "budget", "recipe", "accuracy / %", "from", "FLOPs spent", "measured training", "bytes")
-    return Table(
-        f"{section.slug}-equal-flops", f"Accuracy at equal training FLOPs: {section.title}", head, rows, 3, notes
-    )
+    head = ("pattern", "budget", "recipe", headline.axis, "from", "FLOPs spent", "measured training", "bytes")
+    title = f"{headline.title} at equal training FLOPs: {section.title}"
+    return Table(f"{section.slug}-equal-flops", title, head, rows, 3, notes)
 
 
 def _budgets(runs: pd.DataFrame) -> list[float]:
@@ -140,31 +146,36 @@ def _budgets(runs: pd.DataFrame) -> list[float]:
     return [level for level in reversed(levels) if (reach >= level * (1 - BUDGET_TOLERANCE)).sum() >= 2]
 
 
-def _budget_rows(pattern: str, budget: float, runs: pd.DataFrame, points: dict[str, pd.DataFrame]) -> list[list[Cell]]:
+def _budget_rows(
+    pattern: str, budget: float, runs: pd.DataFrame, points: dict[str, pd.DataFrame], headline: Headline
+) -> list[list[Cell]]:
     found = []
     for variant, label in columns_of(runs):
-        reached = accuracy_at(budget, runs[runs["label"] == label], points)
+        reached = quality_at(budget, runs[runs["label"] == label], points)
         if reached is not None:
             found.append((label, reached, variant != DENSE and reached.source != TOO_DENSE))
-    best = best_of(reached.accuracy for _, reached, competes in found if competes)
+    best = best_of((reached.quality for _, reached, competes in found if competes), headline)
     return [
-        _budget_row(pattern, budget, label, reached, standing(reached.accuracy, best) if competes else (False, ""))
+        _budget_row(
+            [pattern_cell(pattern), Cell(quantity(budget, "FLOPs"), value=budget), Cell(label, value=label)],
+            reached,
+            standing(reached.quality, best) if competes else (False, ""),
+            headline,
+        )
         for label, reached, competes in found
     ]
 
 
-def _budget_row(pattern: str, budget: float, label: str, at: AtBudget, standing: tuple[bool, str]) -> list[Cell]:
-    text, detail = accuracy_text(at.accuracy)
+def _budget_row(stub: list[Cell], at: AtBudget, standing: tuple[bool, str], headline: Headline) -> list[Cell]:
+    text, detail = quality_text(at.quality, headline)
     is_best, mark = standing
-    marks = mark + ("!" if at.accuracy.lost else "") + _SOURCE_MARKS[at.source]
+    marks = mark + ("!" if at.quality.lost else "") + _SOURCE_MARKS[at.source]
     anchor = at.runs["cell"].iloc[0]
     measured = float(at.runs["seconds_train"].astype(float).mean())
     size = float(at.runs["bytes"].astype(float).mean())
     return [
-        pattern_cell(pattern),
-        Cell(quantity(budget, "FLOPs"), value=budget),
-        Cell(label, value=label),
-        Cell(text, detail, at.accuracy.mean if at.accuracy.n else None, is_best, marks, anchor),
+        *stub,
+        Cell(text, detail, at.quality.mean if at.quality.n else None, is_best, marks, anchor),
         Cell(at.source, value=at.source),
         Cell(quantity(at.flops, "FLOPs"), value=at.flops),
         Cell(seconds(measured), value=measured, anchor=anchor) if at.source == FINISHED else NOTHING,
@@ -172,15 +183,15 @@ def _budget_row(pattern: str, budget: float, label: str, at: AtBudget, standing:
     ]
 
 
-def accuracy_at(budget: float, runs: pd.DataFrame, points: dict[str, pd.DataFrame]) -> AtBudget | None:
-    """The accuracy of one recipe's ``runs`` at ``budget`` training FLOPs; None where no run reaches it.
+def quality_at(budget: float, runs: pd.DataFrame, points: dict[str, pd.DataFrame]) -> AtBudget | None:
+    """The headline metric of one recipe's ``runs`` at ``budget`` training FLOPs; None where no run reaches it.
 
     ``points``: the evaluations of each run, by folder.
     """
     spent = runs["training_flops"].astype(float)
     finished = runs[(spent <= budget) & (spent >= budget * (1 - BUDGET_TOLERANCE))]
     if len(finished):
-        values = list(accuracy_by_seed(finished).values())
+        values = list(quality_by_seed(finished).values())
         return AtBudget(estimate(values), FINISHED, finished, float(spent[finished.index].mean()))
     longer = runs[spent > budget].sort_values(["training_flops", "folder"]).drop_duplicates("seed")
     inside = [
@@ -195,12 +206,12 @@ def accuracy_at(budget: float, runs: pd.DataFrame, points: dict[str, pd.DataFram
 
 
 def _inside(budget: float, run: pd.Series, points: dict[str, pd.DataFrame]) -> tuple[float, bool] | None:
-    """Accuracy at ``budget`` between two evaluations, and whether the model was at its pattern at the earlier one."""
+    """The value at ``budget`` between two evaluations, and whether the model was at its pattern at the earlier one."""
     if run["folder"] not in points:
         return None
     evaluations = points[run["folder"]]
     flops = evaluations["flops"].to_numpy()
-    value = interpolate(flops, evaluations["accuracy"].to_numpy(), budget)
+    value = interpolate(flops, evaluations["quality"].to_numpy(), budget)
     if value is None:
         return None
     earlier = evaluations["update"].to_numpy()[flops.searchsorted(budget, side="right") - 1]

@@ -1,4 +1,4 @@
-"""Figures of accuracy against cost, and what all figures share: saving, legends, axes."""
+"""Figures of the headline metric against cost, and what all figures share: saving, legends, axes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from nmtrain.report.accuracy import table_title
 from nmtrain.report.cost import evaluations, on_front, ordered_results
+from nmtrain.report.headline import Headline
+from nmtrain.report.quality import table_title
 from nmtrain.report.sections import DENSE, Group, Section, columns_of, patterns_of
 from nmtrain.report.style import RC, line_style
 from nmtrain.report.table import si_prefix
@@ -113,8 +114,9 @@ def mean_over_seeds(frame: pd.DataFrame, by: list[str], values: list[str]) -> pd
 
 @styled()
 def draw_training(section: Section, curves: pd.DataFrame, folder: Path) -> Drawing:
-    """Accuracy along training against the FLOPs spent so far, one panel per pattern, a curve per recipe and length."""
+    """The headline metric along training against the FLOPs spent so far: panels by pattern, curves by recipe."""
     columns, patterns = columns_of(section.runs), patterns_of(section.runs) or [DENSE]
+    headline = section.headline
     data = _training_data(section, curves)
     factor, prefix = si_prefix(data["training_flops"].max())
     wide = min(2, len(patterns))
@@ -123,55 +125,62 @@ def draw_training(section: Section, curves: pd.DataFrame, folder: Path) -> Drawi
         for column in columns:
             drawn = data[(data["recipe"] == column[1]) & data["pattern"].isin([pattern, DENSE])]
             for _, curve in drawn.groupby("length", sort=False):
-                _draw_curve(ax, curve, factor, line_style(column, columns))
+                _draw_curve(ax, curve, factor, headline, line_style(column, columns))
         ax.set_title(pattern, loc="left")
     for ax in axes[:, 0]:
-        ax.set_ylabel("accuracy / %")
-    axes[0, 0].set_ylim(bottom=_lower_end(data))
+        ax.set_ylabel(headline.axis)
+    axes[0, 0].set_ylim(**_limits(data, headline))
     label_x(axes, len(patterns), f"training compute / {prefix}FLOPs")
     caption = (
-        "Accuracy on the validation set against the training FLOPs spent until then: mean over seeds; the last point "
-        "of a curve is the final, projected model, with its 95 % interval where there are seeds enough. Along the way "
-        "the model that trains is evaluated, which in decay phases is denser than its pattern. The axis starts where "
-        "the recipes begin to differ; all points are in the data."
+        f"{headline.title} on the validation set against the training FLOPs spent until then: mean over seeds; "
+        "the last point of a curve is the final, projected model, with its 95 % interval where there are seeds "
+        "enough. Along the way the model that trains is evaluated, which in decay phases is denser than its pattern. "
+        f"The axis {'ends' if headline.lower_is_better else 'starts'} where the recipes begin to differ; all points "
+        "are in the data."
     )
-    return save(
-        figure, f"{section.slug}-training", f"Accuracy and training FLOPs: {section.title}", caption, data, folder
-    )
+    title = f"{headline.title} and training FLOPs: {section.title}"
+    return save(figure, f"{section.slug}-training", title, caption, data, folder)
 
 
 def _training_data(section: Section, curves: pd.DataFrame) -> pd.DataFrame:
-    """The mean curves; ``half_width`` of the final accuracy stands at the last point of each."""
-    points = evaluations(curves)
+    """The mean curves; ``half_width`` of the final value stands at the last point of each."""
+    name = section.headline.name
+    points = evaluations(curves).rename(columns={"quality": name})
     by = ["pattern", "recipe", "length", "update"]
     drawn = []
     for group in section.groups:
         runs = group.runs.assign(pattern=group.runs["sparsity"].fillna(DENSE), recipe=group.runs["label"])
         found = points.merge(runs[["folder", "pattern", "recipe"]], on="folder").assign(length=group.title)
-        means = mean_over_seeds(found, by, ["flops", "accuracy"]).rename(columns={"flops": "training_flops"})
+        means = mean_over_seeds(found, by, ["flops", name]).rename(columns={"flops": "training_flops"})
         final = [
-            (result.pattern, result.label, group.title, result.runs["updates"].max(), result.accuracy.half_width)
+            (result.pattern, result.label, group.title, result.runs["updates"].max(), result.quality.half_width)
             for result in group.results.values()
         ]
         drawn.append(means.merge(pd.DataFrame(final, columns=[*by, "half_width"]), on=by, how="left"))
     return pd.concat(drawn).sort_values(by, kind="stable", ignore_index=True)
 
 
-def _lower_end(data: pd.DataFrame) -> float | None:
-    """Where the accuracy axis starts: final accuracies decide, not the first steps away from chance."""
-    final = 100 * data.groupby(["pattern", "recipe", "length"])["accuracy"].last()
+def _limits(data: pd.DataFrame, headline: Headline) -> dict[str, float]:
+    """Where the axis stops on its worse side: final values decide, not the first steps away from chance."""
+    final = headline.scale * data.groupby(["pattern", "recipe", "length"])[headline.name].last()
     if not final.notna().any():
-        return None
-    room = max(3.0, 2 * (final.max() - final.min()))
-    return float(max(final.min() - room, 100 * data["accuracy"].min()))
+        return {}
+    room = max(3.0 if headline.percent else 0.1 * abs(final.mean()), 2 * (final.max() - final.min()))
+    everything = headline.scale * data[headline.name]
+    if not headline.lower_is_better:
+        return {"bottom": float(max(final.min() - room, everything.min()))}
+    top = float(min(final.max() + room, everything.max()))
+    best = float(everything.min())  # said too: matplotlib's own margin is a share of the whole fall from the start
+    return {"top": top, "bottom": best - 0.05 * (top - best)}
 
 
-def _draw_curve(ax: Axes, curve: pd.DataFrame, factor: float, style: dict[str, Any]) -> None:
-    x, y = curve["training_flops"] / factor, 100 * curve["accuracy"]
+def _draw_curve(ax: Axes, curve: pd.DataFrame, factor: float, headline: Headline, style: dict[str, Any]) -> None:
+    x, y = curve["training_flops"] / factor, headline.scale * curve[headline.name]
     ax.plot(x, y, markevery=markevery(len(curve)), **style)
     last = curve["half_width"].notna()
     if last.any():
-        ax.errorbar(x[last], y[last], 100 * curve["half_width"][last], color=style["color"], capsize=2, linestyle="")
+        half_width = headline.scale * curve["half_width"][last]
+        ax.errorbar(x[last], y[last], half_width, color=style["color"], capsize=2, linestyle="")
 
 
 def label_x(axes: Any, used: int, label: str) -> None:
@@ -185,16 +194,16 @@ def label_x(axes: Any, used: int, label: str) -> None:
 
 
 @styled()
-def draw_accuracy(group: Group, section: str, folder: Path) -> Drawing:
-    """Final accuracy over the patterns, densest first, a line per recipe; dense training is a level across them."""
-    columns, patterns = group.columns, group.patterns
+def draw_quality(group: Group, section: str, folder: Path) -> Drawing:
+    """The final headline metric over the patterns, densest first, a line per recipe; dense is a level across them."""
+    columns, patterns, headline = group.columns, group.patterns, group.headline
     rows = [
         {
             "pattern": pattern,
             "recipe": label,
-            "accuracy": result.accuracy.mean,
-            "half_width": result.accuracy.half_width,
-            "n": result.accuracy.n,
+            group.headline.name: result.quality.mean,
+            "half_width": result.quality.half_width,
+            "n": result.quality.n,
         }
         for variant, label in columns
         for pattern in patterns
@@ -207,24 +216,23 @@ def draw_accuracy(group: Group, section: str, folder: Path) -> Drawing:
         drawn = data[data["recipe"] == column[1]]
         aside = 0.05 * (i - (len(columns) - 1) / 2)  # so that intervals do not cover each other
         places = [patterns.index(pattern) + aside for pattern in drawn["pattern"]]
-        ax.errorbar(
-            places, 100 * drawn["accuracy"], 100 * drawn["half_width"], capsize=2, **line_style(column, columns)
-        )
+        y, half_width = (headline.scale * drawn[name] for name in (headline.name, "half_width"))
+        ax.errorbar(places, y, half_width, capsize=2, **line_style(column, columns))
     ax.set_xticks(range(len(patterns)), patterns)
     ax.set_xlabel("pattern N:M")
-    ax.set_ylabel("accuracy / %")
+    ax.set_ylabel(headline.axis)
     caption = (
-        "Final accuracy of the projected model (mean over seeds, bars: 95 % intervals; no bar: n = 1). A dense model "
-        "has no pattern: it is the same at each."
+        f"Final {headline.label} of the projected model (mean over seeds, bars: 95 % intervals; no bar: n = 1). A "
+        "dense model has no pattern: it is the same at each."
     )
-    title = table_title("Accuracy by pattern", section, group)
+    title = table_title(f"{headline.title} by pattern", section, group)
     return save(figure, f"{group.slug}-patterns", title, caption, data, folder)
 
 
 @styled()
 def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
-    """Final accuracy against inference FLOPs and against bytes, a point per pattern and recipe, and the fronts."""
-    columns = group.columns
+    """The final headline metric against inference FLOPs and bytes, a point per pattern and recipe, and the fronts."""
+    columns, headline = group.columns, group.headline
     data = _cost_data(group)
     figure, axes = panels(1, 2, 2.3, legend_lines(columns), wspace=0.08, sharex=False, sharey=True)
     for ax, cost, what, unit in (
@@ -235,34 +243,36 @@ def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
         for column in columns:
             drawn = data[data["recipe"] == column[1]]
             style = line_style(column, columns) | {"linewidth": 0.6}
-            ax.errorbar(drawn[cost] / factor, 100 * drawn["accuracy"], 100 * drawn["half_width"], capsize=2, **style)
+            y, half_width = (headline.scale * drawn[name] for name in (headline.name, "half_width"))
+            ax.errorbar(drawn[cost] / factor, y, half_width, capsize=2, **style)
         front = data[data[f"{cost}_front"]].sort_values(cost)
-        ax.plot(front[cost] / factor, 100 * front["accuracy"], drawstyle="steps-post", color="#BBBBBB", lw=4, zorder=0)
+        reached = headline.scale * front[headline.name]
+        ax.plot(front[cost] / factor, reached, drawstyle="steps-post", color="#BBBBBB", lw=4, zorder=0)
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.set_xlabel(f"{what} / {prefix}{unit}")
-    axes[0, 0].set_ylabel("accuracy / %")
+    axes[0, 0].set_ylabel(headline.axis)
     caption = (
-        "Final accuracy (mean over seeds, bars: 95 % intervals; no bar: n = 1) against what inference costs where "
-        "pruned weights are skipped. Thin lines join the patterns of a recipe; the broad grey line is the Pareto front "
-        "of the means."
+        f"Final {headline.label} (mean over seeds, bars: 95 % intervals; no bar: n = 1) against what inference "
+        "costs where pruned weights are skipped. Thin lines join the patterns of a recipe; the broad grey line is the "
+        "Pareto front of the means."
     )
-    title = table_title("Accuracy and inference cost", section, group)
+    title = table_title(f"{headline.title} and inference cost", section, group)
     return save(figure, f"{group.slug}-inference", title, caption, data, folder)
 
 
 def _cost_data(group: Group) -> pd.DataFrame:
     results = ordered_results(group)
-    fronts = {cost: on_front(results, cost) for cost in ("inference_flops", "bytes")}
+    fronts = {cost: on_front(group, cost) for cost in ("inference_flops", "bytes")}
     return pd.DataFrame(
         {
             "pattern": result.pattern,
             "recipe": result.label,
-            "accuracy": result.accuracy.mean,
-            "half_width": result.accuracy.half_width,
-            "n": result.accuracy.n,
+            group.headline.name: result.quality.mean,
+            "half_width": result.quality.half_width,
+            "n": result.quality.n,
             **{cost: result.mean(cost) for cost in fronts},
             **{f"{cost}_front": result.anchor in front for cost, front in fronts.items()},
         }

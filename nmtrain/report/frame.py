@@ -1,7 +1,8 @@
 """The data frames that every table and figure of a report comes from.
 
 ``runs`` has one row per run folder, ``curves`` one per evaluation, ``noise`` one per noise measurement (the average
-over tensors). ``runs`` holds every folder that was found; ``counted`` says which rows have results.
+over tensors). ``runs`` holds every folder that was found; ``counted`` says which rows have results. ``quality`` is the
+value of the metric that ``headline`` names.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from nmtrain.report.folders import RunFolder, common_folder, lookup
-from nmtrain.report.grouping import Flat, column_labels, density_of, flatten, keys_of, setting_of, without
+from nmtrain.report.grouping import Flat, column_labels, data_label, density_of, flatten, keys_of, setting_of, without
+from nmtrain.report.headline import DEFAULT
 
 # Columns of `runs` that are read off summary.json as they are.
 _SUMMARY = {
@@ -33,8 +35,12 @@ _SUMMARY = {
     "seconds_eval": "seconds.eval",
     "seconds_data": "seconds.data",
 }
-_NUMBERS = [*_SUMMARY, "accuracy", "loss", "bytes", "peak_memory_bytes", "seed", "metric_lines", "strict_from"]
-_CURVES = ("update", "epoch", "split", "flops", "accuracy", "loss")
+_NUMBERS = [
+    *_SUMMARY,
+    *("quality", "loss", "seconds_per_update", "throughput", "padding", "bytes", "peak_memory_bytes"),
+    *("seed", "metric_lines", "strict_from"),
+]
+_CURVES = ("update", "epoch", "split", "flops")
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def build_frames(folders: Sequence[RunFolder]) -> Frames:
         row["cell"] = f"cell-{row['group']}-{slug(row['sparsity'] or 'dense')}-{slug(label)}"
     runs = pd.DataFrame(rows)
     runs[_NUMBERS] = runs[_NUMBERS].apply(pd.to_numeric)  # columns of Nones too
-    return Frames(runs, _curves(folders, runs["folder"]), _noise(folders, runs["folder"]), settings)
+    return Frames(runs, _curves(folders, runs), _noise(folders, runs["folder"]), settings)
 
 
 def slug(text: str) -> str:
@@ -106,14 +112,15 @@ def _identity(folder: RunFolder, settings: dict[str, Flat]) -> dict[str, Any]:
     """What the run is, from its config; a finished run's summary knows the variant and the gradient rule too."""
     config, summary = folder.config, folder.summary or {}
     is_dense = config["recipe"]["name"] == "dense"
-    setting = setting_of(config)
+    headline = summary.get("headline", DEFAULT)
+    setting = setting_of(config, headline)
     keys = keys_of(setting, is_dense)
     settings.setdefault(keys.group, setting)
     sparsity = None if is_dense else config["sparsity"]
     recipe = summary.get("recipe", config["recipe"])
     return {
         "model": config["model"]["name"],
-        "data": config["data"]["name"],
+        "data": data_label(config["data"]),
         "roles": None if is_dense else "+".join(summary.get("roles", config["mask"]["roles"])),
         "sparsity": sparsity,
         "target_density": density_of(sparsity),
@@ -122,18 +129,24 @@ def _identity(folder: RunFolder, settings: dict[str, Flat]) -> dict[str, Any]:
         "variant": recipe.get("variant"),
         "gradient": recipe.get("gradient"),
         "seed": config["seed"],
+        "headline": headline,
         **vars(keys),
     }
 
 
 def _results(summary: dict[str, Any]) -> dict[str, Any]:
     sparse = summary["sparsity"] is not None
+    throughput = summary.get("throughput") or {}
     return {
         **{column: lookup(summary, key) for column, key in _SUMMARY.items()},
-        "accuracy": summary["metrics"].get("val/accuracy"),
+        "quality": summary["metrics"].get(f"val/{summary.get('headline', DEFAULT)}"),
         "loss": summary["metrics"].get("val/loss"),
         "bytes": summary["bytes"]["sparse" if sparse else "dense"],
         "peak_memory_bytes": summary.get("peak_memory_bytes"),
+        "seconds_per_update": summary["seconds"]["train"] / summary["updates"],
+        "throughput": throughput.get("per_second"),
+        "throughput_unit": throughput.get("unit"),
+        "padding": summary.get("padding"),
     }
 
 
@@ -149,15 +162,15 @@ def _recipe_options(config: dict[str, Any]) -> Flat:
     return without(flatten(config["recipe"]), ("name", "gradient"))
 
 
-def _curves(folders: Sequence[RunFolder], names: pd.Series) -> pd.DataFrame:
+def _curves(folders: Sequence[RunFolder], runs: pd.DataFrame) -> pd.DataFrame:
     rows = [
-        (name, *(point.get(column) for column in _CURVES))
-        for name, folder in zip(names, folders, strict=True)
+        (name, *(point.get(column) for column in (*_CURVES, headline, "loss")))
+        for name, headline, folder in zip(runs["folder"], runs["headline"], folders, strict=True)
         if folder.metrics is not None
         for point in folder.metrics.points
     ]
-    curves = pd.DataFrame(rows, columns=["folder", *_CURVES])
-    return curves.astype(dict.fromkeys(("epoch", "flops", "accuracy", "loss"), float))
+    curves = pd.DataFrame(rows, columns=["folder", *_CURVES, "quality", "loss"])
+    return curves.astype(dict.fromkeys(("epoch", "flops", "quality", "loss"), float))
 
 
 def _noise(folders: Sequence[RunFolder], names: pd.Series) -> pd.DataFrame:
@@ -187,9 +200,14 @@ COLUMNS = (
     "gradient",
     "label",
     "seed",
-    "accuracy",
+    "headline",
+    "quality",
     "loss",
     *_SUMMARY,
+    "seconds_per_update",
+    "throughput",
+    "throughput_unit",
+    "padding",
     "bytes",
     "peak_memory_bytes",
     "device",

@@ -1,6 +1,6 @@
 """Which runs may be averaged: configs that differ in seed, recipe and pattern only share a group.
 
-A *group* is what one accuracy table shows. A *family* also takes runs of other lengths: what the comparison at equal
+A *group* is what one main table shows. A *family* also takes runs of other lengths: what the comparison at equal
 training FLOPs needs. Dense runs carry no pattern, so their keys leave the mask out, and every sparse run knows the key
 of the dense runs that belong beside it.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nmtrain.report.headline import DEFAULT
 from nmtrain.sparsity.pattern import NMPattern
 
 Flat = dict[str, Any]
@@ -88,9 +89,15 @@ def without(flat: Flat, keys: Iterable[str]) -> Flat:
     return {key: value for key, value in flat.items() if key not in left_out and not key.startswith(below)}
 
 
-def setting_of(config: Mapping[str, Any]) -> Flat:
-    """The part of a config that all runs of a group share."""
-    return without(flatten(config), VARIED + NOT_RESULT)
+def setting_of(config: Mapping[str, Any], headline: str) -> Flat:
+    """The part of a config that all runs of a group share, and the metric that they are compared by."""
+    compared = {} if headline == DEFAULT else {"headline": headline}
+    return without(flatten(config), VARIED + NOT_RESULT) | compared
+
+
+def data_label(data: Mapping[str, Any]) -> str:
+    """The data as titles name it: ``glyphs``, ``glue-mnli``, ``wmt-en-de``."""
+    return "-".join([data["name"], *(data[key] for key in ("task", "pair") if data.get(key))])
 
 
 def keys_of(setting: Flat, is_dense: bool) -> Keys:

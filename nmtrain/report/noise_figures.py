@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from nmtrain.report.accuracy import table_title
 from nmtrain.report.figures import (
     Drawing,
     label_x,
@@ -21,6 +20,7 @@ from nmtrain.report.figures import (
     save,
     styled,
 )
+from nmtrain.report.quality import table_title
 from nmtrain.report.sections import DENSE, Group, columns_of
 from nmtrain.report.style import line_style
 from nmtrain.sparsity.pattern import NMPattern

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from nmtrain.report.folders import name_some
+from nmtrain.report.headline import headline_of
 
 _NOT_COUNTED = {
     "failed": "failed",
@@ -31,9 +32,10 @@ def notices(runs: pd.DataFrame) -> list[str]:
         if len(found):
             said.append(f"{what}: {int(found[column].sum())}, in {name_some(list(found['folder']))}.")
     counted = runs[runs["counted"]]
-    lost = counted[counted["accuracy"].astype(float).isna()]
-    if len(lost):
-        said.append(f"Finished with a final accuracy that is NaN or missing: {name_some(list(lost['folder']))}.")
+    lost = counted[counted["quality"].astype(float).isna()]
+    for name, found in lost.groupby("headline"):
+        what = f"a final {headline_of(str(name)).label} that is NaN or missing"
+        said.append(f"Finished with {what}: {name_some(list(found['folder']))}.")
     return [*said, *_mixtures(counted)]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nmtrain.report.grouping import column_order, pattern_order
+from nmtrain.report.headline import DEFAULT, headline_of
 from nmtrain.report.table import NOTHING, Cell, Table, percent, quantity, seconds
 
 
@@ -22,12 +23,16 @@ class RunList:
 def run_list(runs: pd.DataFrame) -> RunList:
     """Every run folder that was found, runs of one cell together, those that do not count last."""
     ordered = sorted(runs.to_dict("records"), key=_order)
+    headlines = runs["headline"][runs["counted"]].dropna().unique()
+    one = headline_of(headlines[0] if len(headlines) else DEFAULT) if len(headlines) < 2 else None
+    padded = ["padding / %"] if runs["padding"].notna().any() else []
     head = (
-        *("run folder", "data", "pattern", "recipe", "seed", "status", "accuracy / %", "updates", "training FLOPs"),
-        *("measured total", "code", "device", "records"),
+        *("run folder", "data", "pattern", "recipe", "seed", "status", one.axis if one else "final value", "updates"),
+        *("training FLOPs", "measured total", *padded, "code", "device", "records"),
     )
     cells = [run["cell"] if run["counted"] else None for run in ordered]
-    return RunList(Table("runs", "Runs", head, [_row(run) for run in ordered], stub=6), cells)
+    rows = [_row(run, named=one is None, padded=bool(padded)) for run in ordered]
+    return RunList(Table("runs", "Runs", head, rows, stub=6), cells)
 
 
 def _order(run: dict[str, Any]) -> tuple[Any, ...]:
@@ -38,14 +43,15 @@ def _order(run: dict[str, Any]) -> tuple[Any, ...]:
     return (False, run["model"], run["data"], pattern, column, run["group"], run["seed"], run["folder"])
 
 
-def _row(run: dict[str, Any]) -> list[Cell]:
+def _row(run: dict[str, Any], named: bool, padded: bool) -> list[Cell]:
+    """``named``: each final value says what it is, for a column that mixes metrics."""
+
     def text(key: str) -> Cell:
         return NOTHING if pd.isna(run[key]) else Cell(str(run[key]), value=str(run[key]))
 
     def number(key: str, shown: str) -> Cell:
         return NOTHING if pd.isna(run[key]) else Cell(shown, value=float(run[key]))
 
-    no_accuracy = run["counted"] and pd.isna(run["accuracy"])
     status = run["status"] if pd.isna(run["reason"]) else f"{run['status']}: {run['reason']}"
     return [
         text("folder"),
@@ -54,14 +60,25 @@ def _row(run: dict[str, Any]) -> list[Cell]:
         text("label") if run["counted"] else text("recipe"),
         number("seed", f"{run['seed']:.0f}"),
         Cell(status, value=status),
-        Cell("NaN", marks="!") if no_accuracy else number("accuracy", percent(run["accuracy"])),
+        _final(run, named),
         number("updates", f"{run['updates']:.0f}"),
         number("training_flops", quantity(run["training_flops"], "FLOPs")),
         number("seconds", seconds(run["seconds"])),
+        *([number("padding", percent(run["padding"], 1))] if padded else []),
         text("code"),
         text("device"),
         _records(run),
     ]
+
+
+def _final(run: dict[str, Any], named: bool) -> Cell:
+    if not run["counted"]:
+        return NOTHING
+    headline = headline_of(run["headline"])
+    detail = headline.axis if named else ""
+    if pd.isna(run["quality"]):
+        return Cell("NaN", detail, marks="!")
+    return Cell(headline.text(run["quality"]), detail, float(run["quality"]))
 
 
 def _records(run: dict[str, Any]) -> Cell:

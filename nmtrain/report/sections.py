@@ -1,4 +1,4 @@
-"""How a report is divided: a section per family of runs, in it a group per accuracy table, in it a result per cell."""
+"""How a report is divided: a section per family of runs, in it a group per main table, in it a result per cell."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from nmtrain.report.frame import Frames, slug
 from nmtrain.report.grouping import LENGTH, Flat, column_order, describe, differing, pattern_order
+from nmtrain.report.headline import Headline, headline_of
 from nmtrain.report.statistics import Estimate, estimate
 
 DENSE = "dense"
@@ -26,10 +27,11 @@ class Result:
 
     @cached_property
     def by_seed(self) -> dict[int, float]:
-        return accuracy_by_seed(self.runs)
+        return quality_by_seed(self.runs)
 
     @cached_property
-    def accuracy(self) -> Estimate:
+    def quality(self) -> Estimate:
+        """The final value of the headline metric, as it was recorded."""
         return estimate(list(self.by_seed.values()))
 
     def mean(self, column: str) -> float:
@@ -39,11 +41,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one config, but for seed, recipe and pattern: one accuracy table. Dense runs stand beside the others."""
+    """Runs of one config, but for seed, recipe and pattern: one main table. Dense runs stand beside the others."""
 
     slug: str
     title: str
     runs: pd.DataFrame
+
+    @property
+    def headline(self) -> Headline:
+        return headline_of(self.runs["headline"].iloc[0])
 
     @cached_property
     def columns(self) -> list[tuple[str, str]]:
@@ -79,12 +85,16 @@ class Section:
     runs: pd.DataFrame
     groups: list[Group]
 
+    @property
+    def headline(self) -> Headline:
+        return headline_of(self.runs["headline"].iloc[0])
 
-def accuracy_by_seed(runs: pd.DataFrame) -> dict[int, float]:
-    """Accuracy of each seed: the mean, where a seed was run more than once, so that it counts once."""
+
+def quality_by_seed(runs: pd.DataFrame) -> dict[int, float]:
+    """Final value of each seed: the mean, where a seed was run more than once, so that it counts once."""
     found: dict[int, list[float]] = {}
-    for seed, accuracy in zip(runs["seed"], runs["accuracy"].astype(float), strict=True):
-        found.setdefault(int(seed), []).append(accuracy)
+    for seed, quality in zip(runs["seed"], runs["quality"].astype(float), strict=True):
+        found.setdefault(int(seed), []).append(quality)
     return {seed: sum(values) / len(values) for seed, values in found.items()}
 
 
@@ -111,7 +121,8 @@ def build_sections(frames: Frames) -> list[Section]:
         settings = [frames.settings[other["group"].iloc[0]] for other in like]
         setting = frames.settings[family["group"].iloc[0]]
         keys = [key for key in differing(settings) if key not in LENGTH]
-        title = f"{name} ({describe(setting, keys)})" if len(like) > 1 else name
+        described = describe(setting, keys)
+        title = f"{name} ({described})" if described else name
         mark = f"-{family['family'].iloc[0]}" if len(like) > 1 else ""
         partners = dense[dense["dense_family"].isin(family["dense_family"]) & ~dense["folder"].isin(family["folder"])]
         everything = pd.concat([partners, family])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 # What a mark behind a number means; a table explains the marks that it holds.
 MARKS = {
     "≈": "95 % interval meets that of the best (bold): no difference shown",
-    "!": "a run's final accuracy is NaN or missing: it is not in the mean, and the cell is not ranked",
+    "!": "a run's final value is NaN or missing: it is not in the mean, and the cell is not ranked",
     "†": "interpolated inside longer runs, whose learning rate had not come down yet",
     "‡": "interpolated, and the model was still denser than its pattern at that point: not comparable, not ranked",
     "◊": "the runs were trained by different versions of the code (see the list of runs)",
@@ -86,11 +86,6 @@ def percent(value: float, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f}" if math.isfinite(value) else "–"
 
 
-def signed_percent(value: float) -> str:
-    """0.0123 as ``+1.23``."""
-    return f"{100 * value:+.2f}" if math.isfinite(value) else "–"
-
-
 def quantity(value: float, unit: str) -> str:
     """1.2e12 and "FLOPs" as ``1.2 TFLOPs``: three digits and an SI prefix."""
     if not math.isfinite(value):
@@ -112,10 +107,17 @@ def _three_digits(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
+def rate(value: float, unit: str) -> str:
+    """1234.5 and "tokens" as ``1234 tokens/s``."""
+    return f"{_three_digits(value)} {unit}/s" if math.isfinite(value) else "–"
+
+
 def seconds(value: float) -> str:
-    """A measured time in seconds, minutes or hours."""
+    """A measured time in milliseconds, seconds, minutes or hours."""
     if not math.isfinite(value):
         return "–"
+    if value < 1:
+        return f"{_three_digits(1000 * value)} ms"
     if value < 120:
         return f"{_three_digits(value)} s"
     return f"{_three_digits(value / 60)} min" if value < 7200 else f"{_three_digits(value / 3600)} h"

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from nmtrain.report.headline import DEFAULT, headline_of
+from nmtrain.report.table import rate
+
 if TYPE_CHECKING:
     from nmtrain.training.plan import Plan
 
@@ -21,12 +24,16 @@ def show_summary(summary: dict[str, Any], folder: Path) -> None:
     table = Table(show_header=False, title=" ".join(filter(None, [summary["recipe"]["variant"], summary["sparsity"]])))
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("accuracy, projected model", f"{summary['metrics']['val/accuracy']:.4f}")
+    headline = headline_of(summary.get("headline", DEFAULT))
+    reached = headline.text(summary["metrics"][f"val/{headline.name}"])
+    table.add_row(f"{headline.label}, projected model", reached + headline.unit)
     table.add_row("density of the sparse tensors", f"{summary['density']:.4f}")
     table.add_row("training FLOPs", _beside_dense(flops["training"], flops["training_dense"], _si))
     table.add_row("inference FLOPs per sample", _beside_dense(flops["inference"], flops["inference_dense"], _si))
     table.add_row("bytes of the model", _beside_dense(size["sparse"], size["dense"], _si))
     table.add_row("seconds", f"{seconds['total']:.1f} (training {seconds['train']:.1f})")
+    if throughput := summary.get("throughput"):
+        table.add_row("throughput", rate(throughput["per_second"], throughput["unit"]))
     console = _console()
     console.print(table)
     console.print(COST_NOTE, style="dim", soft_wrap=True)

@@ -26,7 +26,7 @@ class ReportResult:
         paths: the files written, report.html first.
         runs: run folders found.
         counted: how many of them are finished and stand in tables.
-        table: the accuracy tables and notices as plain text, for a terminal.
+        table: the main tables and notices as plain text, for a terminal.
     """
 
     paths: list[Path]

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from nmtrain.report import write_report
-from nmtrain.report.accuracy import accuracy_table
 from nmtrain.report.folders import read_runs
 from nmtrain.report.frame import build_frames
+from nmtrain.report.quality import quality_table
 from nmtrain.report.sections import Section, build_sections
 from nmtrain.report.table import Cell
 
@@ -55,11 +55,13 @@ def write_run(
     commit: str = "0123456789abcdef",
     schema: int = 1,
     metrics_tail: str = "",
+    headline: str = "accuracy",
     summary: dict[str, Any] | None = None,
 ) -> Path:
     """Write one run folder and return it.
 
-    ``curve``: (update, validation accuracy) along the run; FLOPs grow evenly up to ``training_flops`` at ``updates``.
+    ``accuracy`` is the final value of ``headline``, whatever that is; a summary names it only if ``summary`` does.
+    ``curve``: (update, validation value) along the run; FLOPs grow evenly up to ``training_flops`` at ``updates``.
     ``config``: dotted keys to change in `CONFIG`. ``summary``: top-level keys to change in summary.json.
     """
     dense = recipe == "dense"
@@ -74,9 +76,9 @@ def write_run(
     lines = [
         _train_line(update, updates, training_flops, sparsity, dense, strict_from) for update in range(0, updates, 20)
     ]
-    lines += [_val_line(update, "val", value, training_flops * update / updates) for update, value in curve]
+    lines += [_val_line(update, "val", headline, value, training_flops * update / updates) for update, value in curve]
     if status == "finished":
-        lines.append(_val_line(updates, "final", accuracy, training_flops))
+        lines.append(_val_line(updates, "final", headline, accuracy, training_flops))
         _write(
             folder / "summary.json",
             {
@@ -138,8 +140,8 @@ def _train_line(
     }  # fmt: skip
 
 
-def _val_line(update: int, split: str, accuracy: float | None, flops: float) -> dict[str, Any]:
-    return {"update": update, "epoch": 1.0, "split": split, "loss": 1.0, "accuracy": accuracy, "flops": flops}
+def _val_line(update: int, split: str, headline: str, value: float | None, flops: float) -> dict[str, Any]:
+    return {"update": update, "epoch": 1.0, "split": split, "loss": 1.0, headline: value, "flops": flops}
 
 
 @pytest.fixture
@@ -170,7 +172,7 @@ def table(sections: Callable[[], list[Section]]) -> Callable[[], dict[tuple[str,
 
     def build() -> dict[tuple[str, str], Cell]:
         ((group,),) = (section.groups for section in sections())
-        accuracy = accuracy_table(group, "title")
+        accuracy = quality_table(group, "title")
         return {
             (row[0].text, name): cell for row in accuracy.rows for name, cell in zip(accuracy.head, row, strict=True)
         }

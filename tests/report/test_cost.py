@@ -91,10 +91,12 @@ def test_cost_table_shows_the_pareto_front(run, sections):
         "85.00",
         "6.00 GFLOPs",
         "10.0 s",
+        "–",
         "2.00 MFLOPs",
         "30.0 kB",
         "25.00",
         "500 MB",
     ]
     assert rows["1:4", "SDGF stepwise"][3].detail == "(60 %)"
+    assert rows["1:4", "SDGF stepwise"][4].detail == "33.3 ms per update"  # 10 s for 300
     assert "would execute (1 MAC = 2 FLOPs)" in table.legend[0]

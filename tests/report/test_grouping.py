@@ -15,8 +15,8 @@ CONFIG = {
 }
 
 
-def keys(is_dense: bool = False, **changes):
-    return keys_of(setting_of(CONFIG | changes), is_dense)
+def keys(is_dense: bool = False, headline: str = "accuracy", **changes):
+    return keys_of(setting_of(CONFIG | changes, headline), is_dense)
 
 
 def test_what_run_names_leave_out_splits_no_group():
@@ -43,6 +43,7 @@ def test_length_splits_groups_but_not_families():
 def test_anything_else_splits_families():
     assert keys(train=CONFIG["train"] | {"batch_size": 32}).family != keys().family
     assert keys(mask={"roles": ["ff"], "patterns": {"q": "1:4"}}).family != keys().family
+    assert keys(headline="loss").family != keys().family
 
 
 def test_dense_runs_belong_beside_every_mask():

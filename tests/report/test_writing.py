@@ -34,7 +34,8 @@ def test_no_machine_path_in_any_file(sweep, report):
 def test_frames_hold_every_run(report):
     runs = pd.read_parquet(report / "frames" / "runs.parquet")
     assert len(runs) == 23
-    assert runs.loc[runs["folder"] == "sdgf_stepwise-1of8-s2", "accuracy"].item() == pytest.approx(0.846)
+    assert set(runs["headline"]) == {"accuracy"}
+    assert runs.loc[runs["folder"] == "sdgf_stepwise-1of8-s2", "quality"].item() == pytest.approx(0.846)
     assert runs.loc[runs["folder"] == "ste-1of8-s0", ["status", "reason"]].iloc[0].tolist() == [
         "failed",
         "loss is NaN at update 40 (see ste-1of8-s0/train.log)",

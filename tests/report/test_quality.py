@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nmtrain.report.accuracy import accuracy_table, difference_table
+from nmtrain.report.quality import difference_table, quality_table
 from nmtrain.report.table import plain_text
 
 
@@ -26,7 +26,7 @@ def test_rows_go_from_dense_to_sparse_and_columns_in_fixed_order(run, sections):
             if recipe != "dense" or pattern == "2:4":
                 run(recipe, pattern)
     (group,) = sections()[0].groups
-    table = accuracy_table(group, "title")
+    table = quality_table(group, "title")
     assert [row[0].text for row in table.rows] == ["2:4", "1:8", "1:32"]
     assert list(table.head) == ["pattern", "dense", "static", "SR-STE", "MDGF exponential", "SDGF stepwise"]
 
@@ -96,7 +96,7 @@ def test_other_lengths_are_other_tables(run, sections):
     run("sdgf", "1:4", 0, 0.8, name="longer", config={"train.epochs": 30.0})
     (section,) = sections()
     assert [group.title for group in section.groups] == ["train.epochs=3", "train.epochs=30"]
-    assert [accuracy_table(group, "").rows[0][1].text for group in section.groups] == ["70.00", "80.00"]
+    assert [quality_table(group, "").rows[0][1].text for group in section.groups] == ["70.00", "80.00"]
 
 
 def test_other_settings_are_other_sections_that_say_how(run, sections):
@@ -118,7 +118,7 @@ def test_dense_of_a_length_without_sparse_runs_is_not_lost(run, sections):
     run("dense", "1:4", name="long", config={"train.epochs": 30.0}, accuracy=0.93)
     (section,) = sections()
     assert [len(group.runs) for group in section.groups] == [1, 1]
-    assert accuracy_table(section.groups[1], "").rows[0][1].text == "93.00"
+    assert quality_table(section.groups[1], "").rows[0][1].text == "93.00"
 
 
 def test_code_versions_and_repeated_seeds_are_marked(run, table):
@@ -161,7 +161,7 @@ def test_plain_text_is_aligned_and_explained(run, sections):
     seeds(run, "sdgf", "1:4", [0.80, 0.81])
     seeds(run, "sr_ste", "1:4", [0.79, 0.80])
     (group,) = sections()[0].groups
-    lines = plain_text(accuracy_table(group, "vit")).splitlines()
+    lines = plain_text(quality_table(group, "vit")).splitlines()
     assert lines[0] == "Accuracy: vit"
     assert lines[2] == "pattern  SR-STE          SDGF stepwise"
     assert lines[4] == "1:4      79.50 ± 6.35 ≈  *80.50 ± 6.35"
