@@ -17,7 +17,7 @@ nmtrain: train N:M structured-sparse networks
   nmtrain ... --dry-run                              check everything, show phases, tensors, cost; train nothing
   nmtrain -m recipe=dense,sr_ste,mdgf,sdgf sparsity=1:8,1:32 seed=0,1,2     sweep, one run after the other
   nmtrain eval RUN                                   evaluate a finished run's model again
-  nmtrain export RUN [--out DIR]                     write its model for plain timm
+  nmtrain export RUN [--out DIR]                     write its model for plain timm or transformers
   nmtrain report [FOLDERS] [--out DIR]               tables, plots and a page from run folders
   nmtrain list [GROUP]                               what there is to choose
   nmtrain --cfg job                                  print the whole configuration
@@ -153,8 +153,8 @@ def _export(arguments: list[str]) -> None:
     run = _finished_run(paths, "export RUN [--out DIR]")
     from nmtrain.training.export import export_run
 
-    folder = export_run(run, out or run / "export")
-    print(f'{folder}: load it with timm.create_model("local-dir:{folder}", pretrained=True)')
+    out = out or run / "export"
+    print(f"{out}: load it with {export_run(run, out)}")
 
 
 def _report(arguments: list[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from nmtrain.data import DataShape, data_names, describe_data
+from nmtrain.data import DataShape, TextShape, data_names, describe_data
 from nmtrain.errors import ConfigError
 from nmtrain.faults import describe, no_such_name, written
 from nmtrain.recipes import Recipe, RecipeError, build_recipe, list_recipes
@@ -55,9 +55,16 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
+    kind: Literal["image_classifier", "text_to_text", "text_classifier"]
     name: str
     roles: list[str]
-    options: dict[str, Any] = {}
+    options: dict[str, Any]
+    pretrained: str | None = None
+    tokenizer: str | None = None
+
+    @property
+    def reads_text(self) -> bool:
+        return self.kind != "image_classifier"
 
 
 class MaskConfig(Section):
@@ -65,6 +72,7 @@ class MaskConfig(Section):
     roles: list[str]
     patterns: dict[str, Pattern]
     names: list[str]
+    stacks: list[Literal["encoder", "decoder"]] | None = None
     indivisible: Literal["error", "skip"]
 
     @field_validator("roles", "names")
@@ -78,6 +86,7 @@ class MaskConfig(Section):
 
 class _Schedule(Section):
     lr: Positive
+    schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"]
     weight_decay: NonNegative
     warmup_fraction: Fraction
     final_lr: NonNegative
@@ -96,12 +105,23 @@ class SGDConfig(_Schedule):
     nesterov: bool
 
 
+class AdafactorConfig(_Schedule):
+    name: Literal["adafactor"]
+    beta2_decay: Annotated[float, Field(ge=-1, lt=0)]
+    clip_update: Positive
+
+
+OptimConfig = AdamWConfig | SGDConfig | AdafactorConfig
+
+
 class TrainConfig(Section):
     epochs: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
     updates: Annotated[int, Field(ge=1, le=10**9)] | None
     batch_size: Count
     micro_batches: Count
     eval_batch_size: Count
+    score_by: Literal["generation", "ranking"]
+    beams: Count
     label_smoothing: Beta
     precision: Literal["fp32", "bf16"]
     compile: bool
@@ -109,6 +129,13 @@ class TrainConfig(Section):
     eval_every: Positive
     checkpoint_every: Count | None
     log_every: Count
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_fp16(cls, given: Any) -> Any:
+        if given in ("fp16", "float16"):
+            raise ValueError("overflows (T5's activations exceed the 65504 that fp16 holds); allowed: fp32, bf16")
+        return given
 
 
 class MeasureConfig(Section):
@@ -147,7 +174,7 @@ class _Root(Section):
     sparsity: Pattern
     mask: MaskConfig
     recipe: dict[str, Any]
-    optim: AdamWConfig | SGDConfig = Field(discriminator="name")
+    optim: OptimConfig = Field(discriminator="name")
     train: TrainConfig
     measure: MeasureConfig
     tracking: TrackingConfig
@@ -165,7 +192,7 @@ class Config:
     data: dict[str, Any]
     sparsity: NMPattern
     mask: MaskConfig
-    optim: AdamWConfig | SGDConfig
+    optim: OptimConfig
     train: TrainConfig
     measure: MeasureConfig
     tracking: TrackingConfig
@@ -173,7 +200,7 @@ class Config:
     results_dir: Path
     force: bool
     dry_run: bool
-    data_shape: DataShape
+    data_shape: DataShape | TextShape
     recipes: Mapping[NMPattern, Recipe]  # one per target pattern: that of `sparsity` first
     values: dict[str, Any] = field(repr=False)
 
@@ -250,7 +277,7 @@ def check_config(values: dict[str, Any]) -> Config:
         valid = _valid_sections(values)
     shape = _check_data(values.get("data"), faults)
     recipes = _check_recipes(values, valid, faults)
-    faults += _cross_checks(valid, shape)
+    faults += _cross_checks(valid, values.get("data"), shape)
     if faults or shape is None:
         raise ConfigError(faults)
     root = _Root.model_construct(**valid)
@@ -273,7 +300,7 @@ def check_config(values: dict[str, Any]) -> Config:
     )
 
 
-def _check_data(data: Any, faults: list[str]) -> DataShape | None:
+def _check_data(data: Any, faults: list[str]) -> DataShape | TextShape | None:
     if not isinstance(data, dict):
         return None  # the schema has said so
     if not isinstance(data.get("name"), str):
@@ -289,7 +316,7 @@ def _check_data(data: Any, faults: list[str]) -> DataShape | None:
 def _valid_sections(values: dict[str, Any]) -> dict[str, Any]:
     """Of a config with faults, what the checks across sections can still be made on."""
     valid: dict[str, Any] = {}
-    for name in ("sparsity", "mask", "optim", "train"):
+    for name in ("model", "sparsity", "mask", "optim", "train"):
         given = _Root.model_fields[name]
         section: Any = Annotated[given.annotation, given]
         try:
@@ -326,9 +353,11 @@ def _check_recipes(values: dict[str, Any], valid: dict[str, Any], faults: list[s
     return recipes
 
 
-def _cross_checks(valid: dict[str, Any], shape: DataShape | None) -> list[str]:
+def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape | None) -> list[str]:
     """Checks of several values at once, as far as they are valid by themselves."""
     faults = []
+    if model := valid.get("model"):
+        faults += _model_faults(model, valid.get("train"), data, shape)
     if mask := valid.get("mask"):
         roles = written(mask.roles)
         for role, pattern in mask.patterns.items():
@@ -347,4 +376,36 @@ def _cross_checks(valid: dict[str, Any], shape: DataShape | None) -> list[str]:
             faults.append(f"optim.final_lr={optim.final_lr}: exceeds optim.lr {optim.lr}")
         if optim.name == "sgd" and optim.nesterov and optim.momentum == 0:
             faults.append("optim.nesterov=true: has no effect without optim.momentum")
+    return faults
+
+
+def _model_faults(
+    model: ModelConfig, train: TrainConfig | None, data: Any, shape: DataShape | TextShape | None
+) -> list[str]:
+    """Whether model and data go together, and options that have no effect with this kind of model."""
+    faults = []
+    if not model.reads_text:
+        faults += [
+            f"model.{option}={getattr(model, option)}: has no effect with model.kind=image_classifier"
+            for option in ("pretrained", "tokenizer")
+            if getattr(model, option) is not None
+        ]
+    if train is not None and model.kind != "text_to_text":
+        for option, default in (("score_by", "generation"), ("beams", 1)):
+            if (value := getattr(train, option)) != default:
+                faults.append(f"train.{option}={value}: has no effect with model.kind={model.kind}")
+    elif train is not None and train.score_by == "ranking":
+        if train.beams > 1:
+            faults.append(f"train.beams={train.beams}: has no effect with train.score_by=ranking")
+        if isinstance(shape, TextShape) and not shape.labels:
+            faults.append(f"train.score_by=ranking: data={data['name']} has no labels to rank; allowed: generation")
+    if shape is not None and model.reads_text != isinstance(shape, TextShape):
+        holds = "text" if isinstance(shape, TextShape) else "images"
+        fitting = data_names(text=model.reads_text)
+        faults.append(
+            f"data={data['name']}: holds {holds}, which model={model.name} ({model.kind}) does not read."
+            f" Available: {fitting}"
+        )
+    elif isinstance(shape, TextShape) and model.kind == "text_classifier" and not shape.labels:
+        faults.append(f"data={data['name']}: has no labels for model.kind=text_classifier to tell apart")
     return faults

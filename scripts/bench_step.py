@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nmtrain.data import DataShape
 from nmtrain.measure import NoiseMeter
-from nmtrain.models import build_model
+from nmtrain.models.vision import build_vision_model
 from nmtrain.models.roles import weights_by_role
 from nmtrain.recipes import build_recipe
 from nmtrain.sparsity import NMPattern, SparsityRule, nm_mask, resolve_rules, sparsify_model, sparsity_control
@@ -96,7 +96,7 @@ class Update:
     def __init__(self, recipe: str, pattern: str, compiled: bool = False, measured: bool = False) -> None:
         name, options = RECIPES[recipe]
         torch.manual_seed(0)
-        model = build_model("vit_compact", DataShape(200, 1, 32, 64, 64), {})
+        model = build_vision_model("vit_compact", DataShape(200, 1, 32, 64, 64), {})
         target = NMPattern.parse(pattern)
         self.recipe = build_recipe(name, target, **options)
         rules = [SparsityRule(weight, target) for role, weight, _ in weights_by_role(model) if role == "ff"]

@@ -12,17 +12,22 @@ if TYPE_CHECKING:
         training_flops,
         update_flops,
     )
+    from nmtrain.measure.lengths import LengthCost, LengthCurve, length_cost, length_moments
     from nmtrain.measure.noise import NoiseMeter
     from nmtrain.measure.size import index_bits, index_floor_bits, model_bytes, sparse_bytes
 
 __all__ = [
     "ForwardCost",
+    "LengthCost",
+    "LengthCurve",
     "NoiseMeter",
     "TrainingCurve",
     "forward_cost",
     "index_bits",
     "index_floor_bits",
     "inference_flops",
+    "length_cost",
+    "length_moments",
     "model_bytes",
     "sparse_bytes",
     "training_flops",
@@ -31,12 +36,16 @@ __all__ = [
 
 _HOME = {
     "ForwardCost": "flops",
+    "LengthCost": "lengths",
+    "LengthCurve": "lengths",
     "NoiseMeter": "noise",
     "TrainingCurve": "flops",
     "forward_cost": "flops",
     "index_bits": "size",
     "index_floor_bits": "size",
     "inference_flops": "flops",
+    "length_cost": "lengths",
+    "length_moments": "lengths",
     "model_bytes": "size",
     "sparse_bytes": "size",
     "training_flops": "flops",

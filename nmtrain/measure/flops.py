@@ -158,7 +158,8 @@ class TrainingCurve:
     Args:
         recipes: one for each target pattern among ``tensors``; a dense run may give none.
         total: planned updates.
-        samples_per_update: over all micro-batches and devices.
+        samples: per update, over all micro-batches and devices; or, where updates differ, the ``total + 1`` numbers of
+            samples before each update and after the last one.
     """
 
     def __init__(
@@ -167,25 +168,27 @@ class TrainingCurve:
         tensors: Sequence[SparseTensor],
         recipes: Mapping[NMPattern, Recipe],
         total: int,
-        samples_per_update: int,
+        samples: int | Sequence[int],
     ) -> None:
         self.total = total
+        self._samples = range(0, samples * (total + 1), samples) if isinstance(samples, int) else samples
         self._starts = sorted({0, *(first for recipe in recipes.values() for first, _ in recipe.phases(total))})
-        self._per_update: list[Fraction] = []
+        self._per_sample: list[Fraction] = []
         self._before: list[Fraction] = []
         spent = Fraction(0)
         for start, end in zip(self._starts, [*self._starts[1:], total], strict=True):
             states = {target: recipe.at(start, total) for target, recipe in recipes.items()}
             self._before.append(spent)
-            self._per_update.append(2 * samples_per_update * _update_macs(cost, tensors, states))
-            spent += (end - start) * self._per_update[-1]
+            self._per_sample.append(2 * _update_macs(cost, tensors, states))
+            spent += (self._samples[end] - self._samples[start]) * self._per_sample[-1]
 
     def flops(self, until: int) -> float:
         """FLOPs of the updates ``[0, until)``."""
         if not 0 <= until <= self.total:
             raise ValueError(f"update {until} is outside the {self.total} planned updates")
         phase = bisect_right(self._starts, until) - 1
-        return float(self._before[phase] + (until - self._starts[phase]) * self._per_update[phase])
+        samples = self._samples[until] - self._samples[self._starts[phase]]
+        return float(self._before[phase] + samples * self._per_sample[phase])
 
 
 def training_flops(

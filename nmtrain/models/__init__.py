@@ -1,6 +1,6 @@
-"""Stock models by name, and the role of each of their weights. Nothing of timm is copied or edited."""
+"""Stock models by name, and the role of each of their weights. Nothing of timm or transformers is copied or edited."""
 
-from nmtrain.models.build import architecture, build_model
+from nmtrain.models.build import build_model
 from nmtrain.models.roles import ROLES, sparsity_rules
 
-__all__ = ["ROLES", "architecture", "build_model", "sparsity_rules"]
+__all__ = ["ROLES", "build_model", "sparsity_rules"]

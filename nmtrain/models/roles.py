@@ -1,4 +1,4 @@
-"""What each weight is in the network: ff, q, k, v, o or conv (method, section 4)."""
+"""What each weight is in the network: ff, q, k, v, o or conv (method, section 4), by its name in the stock model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,38 @@ if TYPE_CHECKING:
 
 ROLES = ("ff", "q", "k", "v", "o", "conv")
 
-# Names inside the repeated blocks of timm's transformers; heads, stems and position MLPs are outside of these.
-_BLOCK = r"^(?:.*\.)?(?:blocks|layers|stages)\..*"
+# Names inside the repeated blocks of transformers; heads, stems, embeddings and position MLPs are outside of these.
+# First timm's; then those of the library transformers, by family: T5, BERT and its kin, DistilBERT, BART and its kin.
+_BLOCK = r"^(?:.*\.)?(?:block|blocks|layer|layers|stages)\.\d+\.(?:.*\.)?"
+_T5 = r"(?:SelfAttention|EncDecAttention)\."
+_BERT = r"attention\.self\."
+_DISTILBERT = r"attention\."
+_BART = r"(?:self_attn|encoder_attn)\."
 _BY_NAME = {
-    "ff": re.compile(_BLOCK + r"\.mlp\w*\.(?:fc1|fc2|fc1_g|fc1_x|w1|w2|w3|w12)$"),
-    "qkv": re.compile(_BLOCK + r"\.attn\.qkv$"),
-    "q": re.compile(_BLOCK + r"\.attn\.q(?:_proj)?$"),
-    "k": re.compile(_BLOCK + r"\.attn\.k(?:_proj)?$"),
-    "v": re.compile(_BLOCK + r"\.attn\.v(?:_proj)?$"),
-    "o": re.compile(_BLOCK + r"\.attn\.proj$"),
+    role: re.compile(f"{_BLOCK}(?:{'|'.join(names)})$")
+    for role, names in {
+        "ff": (
+            r"mlp\w*\.(?:fc1|fc2|fc1_g|fc1_x|w1|w2|w3|w12)",
+            r"DenseReluDense\.(?:wi|wi_0|wi_1|wo)",
+            r"intermediate\.dense",
+            r"(?<!attention\.)output\.dense",
+            r"ffn\.lin[12]",
+            r"(?<=\d\.)fc[12]",
+        ),
+        "qkv": (r"attn\.qkv",),
+        "q": (r"attn\.q(?:_proj)?", _T5 + "q", _BERT + "query(?:_proj)?", _DISTILBERT + "q_lin", _BART + "q_proj"),
+        "k": (r"attn\.k(?:_proj)?", _T5 + "k", _BERT + "key(?:_proj)?", _DISTILBERT + "k_lin", _BART + "k_proj"),
+        "v": (r"attn\.v(?:_proj)?", _T5 + "v", _BERT + "value(?:_proj)?", _DISTILBERT + "v_lin", _BART + "v_proj"),
+        "o": (
+            r"attn\.proj",
+            _T5 + "o",
+            r"attention\.output\.dense",
+            _DISTILBERT + "out_lin",
+            _BART + "out_proj",
+        ),
+    }.items()
 }
+_STACK = re.compile(r"(?:^|\.)(encoder|decoder)\.")
 
 
 def weights_by_role(model: nn.Module) -> Iterator[tuple[str, str, tuple[int, int] | None]]:
@@ -57,13 +79,23 @@ def sparsity_rules(model: nn.Module, mask: MaskConfig, target: NMPattern) -> lis
             it has.
     """
     by_role: dict[str, list[SparsityRule]] = {}
+    stacks: set[str] = set()
     for role, name, rows in weights_by_role(model):
+        stack = _STACK.search(name)
+        stacks |= {stack[1]} if stack else set()
+        if mask.stacks is not None and (stack is None or stack[1] not in mask.stacks):
+            continue
         pattern = mask.patterns.get(role, target)
         rule = SparsityRule(name, pattern, role, mask.axis, rows, mask.indivisible)
         by_role.setdefault(role, []).append(rule)
     weights = [name for name, parameter in model.named_parameters() if parameter.dim() >= 2]
     unmatched = [name for name in mask.names if not any(fnmatchcase(weight, name) for weight in weights)]
     faults = [
+        f"mask.stacks=[{','.join(mask.stacks or ())}]: the model has no {stack}. Available: {sorted(stacks)}"
+        for stack in mask.stacks or ()
+        if stack not in stacks
+    ]
+    faults = faults or [
         f"mask.roles=[{','.join(mask.roles)}]: the model has no {role}. Available: {list(by_role)}"
         for role in mask.roles
         if role not in by_role

@@ -13,18 +13,31 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from nmtrain.config import Config, check_config
-from nmtrain.data import load_data
+from nmtrain.data import DataShape, TextShape
 from nmtrain.errors import RunFolderError
-from nmtrain.models import architecture, build_model, sparsity_rules
+from nmtrain.models import build_model, sparsity_rules
+from nmtrain.models.vision import vision_architecture
 from nmtrain.sparsity import verify_sparsity
 from nmtrain.training.folder import RunFolder, write_whole
-from nmtrain.training.task import ImageClassification
+from nmtrain.training.task import load_task
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the state dict as safetensors: dense shapes, exact zeros, the stock model's keys."""
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+    """Write the state dict as safetensors: dense shapes, exact zeros, the stock model's keys.
+
+    Tied weights are written once, under their first name, as transformers does it.
+    """
+    aliases = _aliases(model)
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in aliases}
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
     write_whole(path, lambda file: file.write(content))
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """The further names of tied weights, and the first name of each."""
+    first: dict[int, str] = {}
+    names = [(name, first.setdefault(id(p), name)) for name, p in model.named_parameters(remove_duplicate=False)]
+    return {name: original for name, original in names if name != original}
 
 
 def load_run(path: Path) -> tuple[Config, nn.Module]:
@@ -42,14 +55,15 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
         if not isinstance(values, dict):
             raise ValueError("no keys and values")
         config = check_config(values)
-        model = build_model(config.model.name, config.data_shape, config.model.options)
+        model = build_model(config.model, config.data_shape, pretrained=False)
         file = folder / "model.safetensors"
-        model.load_state_dict(load_file(file))
+        tensors = load_file(file)
+        model.load_state_dict(tensors | {name: tensors[original] for name, original in _aliases(model).items()})
         if not config.is_dense:
             verify_sparsity(model, sparsity_rules(model, config.mask, config.sparsity))
     except OSError as error:
         raise RunFolderError(f"{file}: {error.strerror or error}") from error
-    except (ValueError, RuntimeError, SafetensorError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, RuntimeError, SafetensorError, yaml.YAMLError) as error:
         raise RunFolderError(f"{file}: does not hold what this run left: {error}") from error
     return config, model
 
@@ -58,20 +72,30 @@ def evaluate_run(path: Path) -> dict[str, float]:
     """Validation metrics of a run's final model, computed anew."""
     config, model = load_run(path)
     device = "cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu"
-    data = load_data(**config.data, seed=config.seed).to(device)
-    task = ImageClassification(data, config.train.batch_size, config.train.micro_batches, 0.0)
+    task = load_task(config, model.to(device), torch.device(device))
     with torch.autocast(device, torch.bfloat16, enabled=config.train.precision == "bf16"):
-        return task.evaluate(model.to(device), config.train.eval_batch_size)
+        return task.evaluate(model, config.train.eval_batch_size)
 
 
-def export_run(path: Path, out: Path) -> Path:
-    """Write a folder that ``timm.create_model("local-dir:OUT", pretrained=True)`` loads.
+def export_run(path: Path, out: Path) -> str:
+    """Write a folder that the model's own library loads; returns the expression that loads it.
 
     Raises RunFolderError as `load_run` does, and where ``out`` cannot be written.
     """
     config, model = load_run(path)
-    name, arguments = architecture(config.model.name, config.data_shape, config.model.options)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return _export_text(config, model, out) if config.model.reads_text else _export_image(config, model, out)
+    except OSError as error:
+        raise RunFolderError(
+            f"{out}: cannot be written ({error.strerror or error}); name a folder that can: --out DIR"
+        ) from error
+
+
+def _export_image(config: Config, model: nn.Module, out: Path) -> str:
     shape = config.data_shape
+    assert isinstance(shape, DataShape)
+    name, arguments = vision_architecture(config.model.name, shape, config.model.options)
     description: dict[str, Any] = {
         "architecture": name,
         "num_classes": shape.num_classes,
@@ -82,12 +106,21 @@ def export_run(path: Path, out: Path) -> Path:
             "num_classes": shape.num_classes,
         },
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        save_weights(model, out / "model.safetensors")
-        write_whole(out / "config.json", lambda file: file.write(json.dumps(description, indent=1).encode()))
-    except OSError as error:
-        raise RunFolderError(
-            f"{out}: cannot be written ({error.strerror}); name a folder that can: --out DIR"
-        ) from error
-    return out
+    save_weights(model, out / "model.safetensors")
+    write_whole(out / "config.json", lambda file: file.write(json.dumps(description, indent=1).encode()))
+    return f'timm.create_model("local-dir:{out}", pretrained=True)'
+
+
+def _export_text(config: Config, model: Any, out: Path) -> str:
+    """With the tokenizer, and the label words of a classifier."""
+    from nmtrain.models.language import build_tokenizer
+
+    shape = config.data_shape
+    assert isinstance(shape, TextShape)
+    if config.model.kind == "text_classifier":
+        model.config.id2label = dict(enumerate(shape.labels))
+        model.config.label2id = {label: i for i, label in enumerate(shape.labels)}
+    model.save_pretrained(out)
+    build_tokenizer(config.model).save(out)
+    kind = "Seq2SeqLM" if config.model.kind == "text_to_text" else "SequenceClassification"
+    return f'transformers.AutoModelFor{kind}.from_pretrained("{out}")'

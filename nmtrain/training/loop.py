@@ -24,7 +24,7 @@ from nmtrain.training.folder import Records, RunFolder
 from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate
 from nmtrain.training.plan import Plan
 from nmtrain.training.signals import StopRequest
-from nmtrain.training.task import ImageClassification
+from nmtrain.training.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Trainer:
         self,
         plan: Plan,
         model: nn.Module,
-        task: ImageClassification,
+        task: Task,
         accelerator: Accelerator,
         folder: RunFolder,
         checkpoint: dict[str, Any] | None,
@@ -48,7 +48,7 @@ class Trainer:
         self.plan, self.config, self.folder, self.task = plan, plan.config, folder, task
         self.accelerator = accelerator
         self.total = plan.config.total_updates
-        self.model = model.to(accelerator.device)
+        self.model = model
         self.control = sparsity_control(model)
         if checkpoint:
             model.load_state_dict(checkpoint["model"])
@@ -112,7 +112,7 @@ class Trainer:
             for part, batch in enumerate(batches, start=1):
                 synchronize = part == config.train.micro_batches
                 with nullcontext() if synchronize else self.accelerator.no_sync(self.forward):
-                    loss = self.task.loss(self.forward, batch) / config.train.micro_batches
+                    loss = self.task.loss(self.forward, batch)
                     self.accelerator.backward(loss)
                 self.loss_sum += loss.detach()
             if self.meter:
@@ -155,15 +155,16 @@ class Trainer:
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Evaluate with the masks as they are, and record it as ``split``."""
-        with self.timed("eval"):
+        with self.timed("eval"), self.accelerator.autocast():
             metrics = self.task.evaluate(self.forward, self.config.train.eval_batch_size)
         self.record(split, **metrics)
         logger.info(
-            "update %d of %d, %s: accuracy %.4f, loss %.4f",
+            "update %d of %d, %s: %s %.4f, loss %.4f",
             self.done,
             self.total,
             "projected model" if split == "final" else "validation",
-            metrics["accuracy"],
+            self.task.headline,
+            metrics[self.task.headline],
             metrics["loss"],
         )
         return metrics

@@ -7,15 +7,17 @@ import math
 import torch
 from torch import nn
 
-from nmtrain.config import AdamWConfig, SGDConfig
+from nmtrain.config import AdafactorConfig, AdamWConfig, OptimConfig
 
 
-def build_optimizer(model: nn.Module, config: AdamWConfig | SGDConfig) -> torch.optim.Optimizer:
-    """torch's fused AdamW or SGD. Weight decay acts on matrices and convolutions, not on vectors or embeddings.
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """torch's own AdamW, SGD (both fused) or Adafactor.
 
-    Embeddings are what the model itself lists in ``no_weight_decay()``, as timm's models do.
+    Weight decay acts on matrices and convolutions, not on vectors or embeddings: those of `torch.nn.Embedding`, and
+    what the model itself lists in ``no_weight_decay()``, as timm's models do.
     """
-    spared: set[str] = getattr(model, "no_weight_decay", set)()
+    spared: set[str] = set(getattr(model, "no_weight_decay", set)())
+    spared |= {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     decayed: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -24,16 +26,27 @@ def build_optimizer(model: nn.Module, config: AdamWConfig | SGDConfig) -> torch.
     if isinstance(config, AdamWConfig):
         betas = (config.betas[0], config.betas[1])
         return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
+    if isinstance(config, AdafactorConfig):
+        return torch.optim.Adafactor(groups, lr=config.lr, beta2_decay=config.beta2_decay, d=config.clip_update)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 
-def learning_rate(config: AdamWConfig | SGDConfig, update: int, total: int) -> float:
-    """Linear warm-up from ``final_lr`` to ``lr``, then a cosine down to ``final_lr`` at ``total``."""
+def learning_rate(config: OptimConfig, update: int, total: int) -> float:
+    """Linear warm-up from ``final_lr`` to ``lr``, then ``schedule``.
+
+    ``cosine`` and ``linear`` go down to ``final_lr`` at ``total``; ``constant`` stays; ``inverse_sqrt`` falls with the
+    square root of the update number, from ``lr`` at the end of the warm-up, and not below ``final_lr``.
+    """
     warmup = round(config.warmup_fraction * total)
     if update < warmup:
         return config.final_lr + (config.lr - config.final_lr) * (update + 1) / warmup
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "inverse_sqrt":
+        return max(config.final_lr, config.lr * math.sqrt(max(1, warmup) / max(1, update)))
     progress = (update - warmup) / max(1, total - warmup)
-    return config.final_lr + (config.lr - config.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+    remaining = 1 - progress if config.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return config.final_lr + (config.lr - config.final_lr) * remaining
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -13,31 +13,66 @@ import torch
 from torch import Tensor, nn
 
 from nmtrain.config import Config
+from nmtrain.data import TextShape
 from nmtrain.errors import ConfigError
 from nmtrain.faults import written
-from nmtrain.measure import ForwardCost, TrainingCurve, forward_cost, inference_flops, model_bytes
+from nmtrain.measure import (
+    ForwardCost,
+    LengthCost,
+    LengthCurve,
+    TrainingCurve,
+    forward_cost,
+    inference_flops,
+    length_cost,
+    length_moments,
+    model_bytes,
+)
 from nmtrain.models import build_model, sparsity_rules
 from nmtrain.sparsity import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules, sparsify_model
+
+# A micro-batch on the meta device: positional for images, whose argument no two libraries call the same.
+Inputs = list[Tensor] | dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The shapes of one run. ``tensors`` is empty for a dense run."""
+    """The shapes of one run. ``tensors`` is empty for a dense run.
+
+    What text costs depends on its lengths: until `with_lengths` says them, every sample counts as the longest.
+    """
 
     config: Config
     rules: list[SparsityRule]
     tensors: list[SparseTensor]
     measured: list[SparseTensor]  # what the noise metrics look at: the same tensors, for a dense run too
-    cost: ForwardCost
+    cost: ForwardCost  # of one sample; of text, of a mean validation sample
     bytes: dict[str, int]
     memory: dict[str, int]
     warnings: list[str]
+    by_length: LengthCost | None = None  # of text
+    moments: Tensor | None = None  # of text: length moments of all training samples before each update
+
+    def with_lengths(self, moments: Tensor, validation: Tensor) -> Plan:
+        """The plan of a text model by actual lengths.
+
+        Args:
+            moments: int64 ``[total + 1, 6]``, as `LengthCurve` takes them.
+            validation: int64 ``[samples, 2]`` lengths of validation inputs and targets.
+        """
+        assert self.by_length is not None
+        cost = self.by_length.mean(length_moments(validation).sum(0).tolist(), len(validation))
+        return replace(self, cost=cost, moments=moments)
 
     @cached_property
-    def curve(self) -> TrainingCurve:
+    def curve(self) -> TrainingCurve | LengthCurve:
         """Training FLOPs up to any update."""
-        config = self.config
-        return TrainingCurve(self.cost, self.tensors, config.recipes, config.total_updates, config.train.batch_size)
+        return self._curve(self.tensors)
+
+    def _curve(self, tensors: list[SparseTensor]) -> TrainingCurve | LengthCurve:
+        config, total = self.config, self.config.total_updates
+        if self.by_length is not None and self.moments is not None:
+            return LengthCurve(self.by_length, tensors, config.recipes, total, self.moments)
+        return TrainingCurve(self.cost, tensors, config.recipes, total, config.train.batch_size)
 
     @cached_property
     def flops(self) -> dict[str, float]:
@@ -45,7 +80,7 @@ class Plan:
         total = self.config.total_updates
         return {
             "training": self.curve.flops(total),
-            "training_dense": 6 * self.cost.total * total * self.config.train.batch_size,
+            "training_dense": self._curve([]).flops(total),
             "inference": inference_flops(self.cost, self.tensors),
             "inference_dense": inference_flops(self.cost, []),
         }
@@ -95,12 +130,14 @@ def make_plan(config: Config) -> Plan:
         rules, tensors, caught = [], [], []
     else:
         rules, tensors = targets, measured
+    cost, by_length = _cost(config, model, inputs, tensors)
     return Plan(
         config=config,
         rules=rules,
         tensors=tensors,
         measured=measured,
-        cost=forward_cost(model, (inputs,), tensors, len(inputs)),
+        cost=cost,
+        by_length=by_length,
         bytes=model_bytes(model, tensors),
         memory=_memory(model, rules, inputs),
         warnings=[str(warning.message) for warning in caught if "stays dense" in str(warning.message)],
@@ -127,29 +164,65 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     return list(faults)
 
 
-def _built(config: Config) -> tuple[nn.Module, Tensor]:
+def _built(config: Config) -> tuple[nn.Module, Inputs]:
     """The model on the meta device and one micro-batch for it, which it can train on."""
-    name, shape = config.model.name, config.data_shape
+    shape = config.data_shape
     samples = config.train.batch_size // config.train.micro_batches
-    inputs = torch.zeros(samples, shape.channels, shape.image_size, shape.image_size, device="meta")
+    inputs: Inputs
     try:
         with torch.device("meta"):
-            model = build_model(name, shape, config.model.options)
+            model = build_model(config.model, shape, pretrained=False)
     except ValueError as error:
-        raise ConfigError([str(error)]) from error
+        raise ConfigError(str(error).splitlines()) from error
+    if isinstance(shape, TextShape):
+        inputs = _text_inputs(config, samples, shape.input_length, shape.target_length)
+        expected = (samples, len(shape.labels)) if config.model.kind == "text_classifier" else None
+    else:
+        inputs = [torch.zeros(samples, shape.channels, shape.image_size, shape.image_size, device="meta")]
+        expected = (samples, shape.num_classes)
     try:
-        outputs = model.train()(inputs)
-        fault = f"gives {tuple(outputs.shape)}" if outputs.shape != (samples, shape.num_classes) else None
-    except Exception as error:  # whatever timm or torch object to
-        fault = str(error).partition("\n")[0]
+        outputs = _forward(model.train(), inputs)
+        outputs = outputs if isinstance(outputs, Tensor) else outputs.logits
+        fault = f"gives {tuple(outputs.shape)}" if expected and outputs.shape != expected else None
+    except Exception as error:  # whatever timm, transformers or torch object to
+        fault = str(error).partition("\n")[0] or type(error).__name__
     if fault:
+        given = ", ".join(
+            str(tuple(tensor.shape)) for tensor in (inputs.values() if isinstance(inputs, dict) else inputs)
+        )
         raise ConfigError(
             [
-                f"model.name={name}: with model.options={written(config.model.options)} it does not map micro-batches"
-                f" {tuple(inputs.shape)} to {shape.num_classes} classes: {fault}"
+                f"model.name={config.model.name}: with model.options={written(config.model.options)} it does not map"
+                f" micro-batches {given} to {f'{expected[1]} classes' if expected else 'text'}: {fault}"
             ]
         )
     return model, inputs
+
+
+def _forward(model: nn.Module, inputs: Inputs) -> Any:
+    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+
+
+def _text_inputs(config: Config, samples: int, source: int, target: int) -> dict[str, Tensor]:
+    """Keyword arguments of a text model on the meta device: ``samples`` of so many input and target tokens."""
+
+    def tokens(length: int) -> Tensor:
+        return torch.zeros(samples, length, dtype=torch.long, device="meta")
+
+    inputs = {"input_ids": tokens(source)}
+    return inputs if config.model.kind == "text_classifier" else inputs | {"decoder_input_ids": tokens(target)}
+
+
+def _cost(
+    config: Config, model: nn.Module, inputs: Inputs, tensors: list[SparseTensor]
+) -> tuple[ForwardCost, LengthCost | None]:
+    """The cost of one sample, for text of a longest one, and of text by length."""
+    shape = config.data_shape
+    if not isinstance(shape, TextShape):
+        return forward_cost(model, inputs, tensors, config.train.batch_size // config.train.micro_batches), None
+    by_length = length_cost(model, lambda source, target: _text_inputs(config, 1, source, target), tensors)
+    longest = torch.tensor([shape.input_length, shape.target_length])
+    return by_length.mean(length_moments(longest).tolist(), 1), by_length
 
 
 def _resolved(config: Config, model: nn.Module) -> tuple[list[SparsityRule], list[SparseTensor]]:
@@ -182,7 +255,7 @@ def _resolved(config: Config, model: nn.Module) -> tuple[list[SparsityRule], lis
     return rules, tensors
 
 
-def _memory(model: nn.Module, rules: list[SparsityRule], inputs: Tensor) -> dict[str, int]:
+def _memory(model: nn.Module, rules: list[SparsityRule], inputs: Inputs) -> dict[str, int]:
     """Bytes that training holds at its peak, without what libraries and allocator add; fp32, no autocast."""
     parameters = sum(p.numel() * p.element_size() for p in model.parameters())
     if rules:
@@ -198,7 +271,7 @@ def _memory(model: nn.Module, rules: list[SparsityRule], inputs: Tensor) -> dict
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.train()(inputs)
+        _forward(model.train(), inputs)
     return {
         "weights": parameters,
         "gradients": parameters,

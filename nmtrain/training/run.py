@@ -23,7 +23,6 @@ from accelerate.state import AcceleratorState
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nmtrain.config import Config
-from nmtrain.data import load_data
 from nmtrain.errors import ConfigError, Stopped, TrainingError
 from nmtrain.models import build_model
 from nmtrain.sparsity import remove_sparsity, sparsify_model, verify_sparsity
@@ -33,7 +32,7 @@ from nmtrain.training.folder import RunFolder, write_whole
 from nmtrain.training.loop import Trainer, final_states
 from nmtrain.training.plan import Plan, make_plan
 from nmtrain.training.signals import stop_requests
-from nmtrain.training.task import ImageClassification
+from nmtrain.training.task import load_task
 
 logger = logging.getLogger(__name__)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -79,7 +78,7 @@ def _train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
                 advance(done)
         metrics = _finish(trainer)
         seconds = {"total": before + time.perf_counter() - started, **trainer.seconds}
-        summary = _summary(plan, folder.name, metrics, seconds, _peak_memory(trainer.accelerator.device))
+        summary = _summary(trainer, metrics, seconds)
         folder.write_json("summary.json", summary)
         folder.set_status("finished")
     finally:
@@ -101,12 +100,13 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())
 
     torch.manual_seed(config.seed)
-    model = build_model(config.model.name, config.data_shape, config.model.options)
-    sparsify_model(model, plan.rules)
-    data = load_data(**config.data, seed=config.seed).to(accelerator.device)
-    train = config.train
-    task = ImageClassification(data, train.batch_size, train.micro_batches, train.label_smoothing)
     checkpoint = load_checkpoint(folder / "checkpoints")
+    model = build_model(config.model, config.data_shape, pretrained=checkpoint is None).to(accelerator.device)
+    sparsify_model(model, plan.rules)
+    task = load_task(config, model, accelerator.device)
+    lengths = task.lengths(config.total_updates)
+    if lengths is not None:
+        plan = plan.with_lengths(*lengths)
     trainer = Trainer(plan, model, task, accelerator, folder, checkpoint)
     logger.info("%s %s", f"resuming at update {trainer.done} of" if checkpoint else "training", folder.path)
     if accelerator.device.type == "cuda":
@@ -124,13 +124,12 @@ def _finish(trainer: Trainer) -> dict[str, float]:
     return metrics
 
 
-def _summary(
-    plan: Plan, name: str, metrics: dict[str, float], seconds: dict[str, float], peak_memory: int
-) -> dict[str, Any]:
-    config, recipe = plan.config, plan.config.recipe
+def _summary(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, float]) -> dict[str, Any]:
+    plan, config, recipe = trainer.plan, trainer.config, trainer.config.recipe
+    work = trainer.task.work(trainer.total)
     return {
         "schema": SUMMARY_SCHEMA,
-        "run": name,
+        "run": trainer.folder.name,
         "model": config.model.name,
         "data": config.data["name"],
         "sparsity": None if config.is_dense else str(config.sparsity),
@@ -139,12 +138,15 @@ def _summary(
         "seed": config.seed,
         "updates": config.total_updates,
         "epochs": config.total_updates / config.updates_per_epoch,
+        "headline": trainer.task.headline,
         "metrics": {f"val/{name}": value for name, value in metrics.items()},
         "flops": plan.flops,
         "bytes": plan.bytes,
         "density": plan.density,
         "seconds": seconds,
-        "peak_memory_bytes": peak_memory,
+        "throughput": {"unit": work.unit, "per_second": work.amount / seconds["train"]},
+        **({} if work.padding is None else {"padding": work.padding}),
+        "peak_memory_bytes": _peak_memory(trainer.accelerator.device),
         "status": "finished",
     }
 
@@ -200,7 +202,17 @@ def _progress(total: int, done: int) -> Iterator[Any]:
 
 
 def _environment(device: torch.device) -> dict[str, Any]:
-    packages = ("nmtrain", "torch", "torchvision", "timm", "accelerate", "hydra-core", "omegaconf", "numpy")
+    packages = (
+        "nmtrain",
+        "torch",
+        "torchvision",
+        "timm",
+        "accelerate",
+        "hydra-core",
+        "omegaconf",
+        "numpy",
+        "transformers",
+    )
     source = Path(__file__).parent
     git = subprocess.run(["git", "-C", str(source), "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {

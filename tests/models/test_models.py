@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from nmtrain.config import MaskConfig
 from nmtrain.data import DataShape
-from nmtrain.models import build_model, sparsity_rules
+from nmtrain.models import sparsity_rules
 from nmtrain.models.roles import weights_by_role
 from nmtrain.sparsity import NMPattern, SparsityState, remove_sparsity, sparsify_model, sparsity_control
 
@@ -28,7 +28,7 @@ def attention_roles(model):
 @pytest.mark.parametrize("sparse", [False, True])
 def test_forward_backward_and_every_parameter_gets_a_gradient(name, sparse):
     torch.manual_seed(0)
-    model = build_model(name, SHAPE, {})
+    model = build_vision_model(name, SHAPE, {})
     if sparse:
         sparsify_model(model, sparsity_rules(model, mask(attention_roles(model)), NMPattern(1, 16)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -50,7 +50,7 @@ def test_forward_backward_and_every_parameter_gets_a_gradient(name, sparse):
 def test_default_settings_work_with_every_pattern_from_2_of_4_to_1_of_64(name, roles, pattern):
     torch.manual_seed(0)
     target = NMPattern.parse(pattern)
-    model = build_model(name, SHAPE, {})
+    model = build_vision_model(name, SHAPE, {})
     stock = {key: tensor.shape for key, tensor in model.state_dict().items()}
     listed = sparsify_model(model, sparsity_rules(model, mask(roles), target))
     sparsity_control(model).update({target: SparsityState(target)})
@@ -70,7 +70,7 @@ def test_default_settings_work_with_every_pattern_from_2_of_4_to_1_of_64(name, r
 
 
 def test_roles_of_the_small_vit():
-    model = build_model("vit", SHAPE, {})
+    model = build_vision_model("vit", SHAPE, {})
     found = {}
     for role, name, rows in weights_by_role(model):
         found.setdefault(role, []).append((name, rows))
@@ -83,21 +83,21 @@ def test_roles_of_the_small_vit():
 
 
 def test_roles_of_the_small_resnet_are_all_convolutions_but_the_stem():
-    model = build_model("resnet", SHAPE, {})
+    model = build_vision_model("resnet", SHAPE, {})
     convolutions = [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, torch.nn.Conv2d)]
     assert convolutions[0] == "conv1.weight"
     assert [(role, name) for role, name, _ in weights_by_role(model)] == [("conv", name) for name in convolutions[1:]]
 
 
 def test_roles_of_swin_leave_position_mlps_and_patch_merging_dense():
-    names = {name for _, name, _ in weights_by_role(build_model("swin", SHAPE, {}))}
+    names = {name for _, name, _ in weights_by_role(build_vision_model("swin", SHAPE, {}))}
     assert len(names) == 4 * 4  # fc1, fc2, fused qkv and proj in four blocks
     assert not [name for name in names if "cpb_mlp" in name or "downsample" in name or "head" in name]
 
 
 def test_depthwise_convolutions_have_no_role():
     with torch.device("meta"):
-        model = build_model("convnext_tiny", SHAPE, {})
+        model = build_vision_model("convnext_tiny", SHAPE, {})
     roles = list(weights_by_role(model))
     assert {role for role, _, _ in roles} == {"ff", "conv"}
     assert not [name for _, name, _ in roles if "conv_dw" in name]
@@ -105,28 +105,28 @@ def test_depthwise_convolutions_have_no_role():
 
 def test_any_timm_model_works_by_name():
     with torch.device("meta"):
-        model = build_model("deit_small_patch16_224", SHAPE, {})
+        model = build_vision_model("deit_small_patch16_224", SHAPE, {})
     listed = sparsify_model(model, sparsity_rules(model, mask(["ff"]), NMPattern(1, 32)))
     assert len(listed) == 24
 
 
 def test_unknown_model_lists_ours_and_names_near_to_it():
     with pytest.raises(ValueError, match=r"resnett18.*Available: \['vit', 'vit_compact', 'resnet', 'swin'\].*resnet18"):
-        build_model("resnett18", SHAPE, {})
+        build_vision_model("resnett18", SHAPE, {})
 
 
 def test_arguments_that_timm_refuses_are_named():
     with pytest.raises(ValueError, match=r"model\.name=vit: timm cannot build .*wibble"):
-        build_model("vit", SHAPE, {"wibble": 1})
+        build_vision_model("vit", SHAPE, {"wibble": 1})
 
 
 def test_role_that_the_model_lacks_lists_those_it_has():
     with pytest.raises(ValueError, match=r"the model has no ff\. Available: \['conv'\]"):
-        sparsity_rules(build_model("resnet", SHAPE, {}), mask(["ff"]), NMPattern(1, 8))
+        sparsity_rules(build_vision_model("resnet", SHAPE, {}), mask(["ff"]), NMPattern(1, 8))
 
 
 def test_a_role_s_own_pattern_and_weights_by_name():
-    model = build_model("vit", SHAPE, {})
+    model = build_vision_model("vit", SHAPE, {})
     settings = mask(["ff", "q"], patterns={"q": "1:4"}, names=["head.weight"], axis="input")
     listed = sparsify_model(model, sparsity_rules(model, settings, NMPattern(1, 8)))
     assert {(tensor.role, str(tensor.pattern)) for tensor in listed} == {("ff", "1:8"), ("q", "1:4"), ("named", "1:8")}

@@ -1,0 +1,215 @@
+"""Learning from text: text to text by an encoder-decoder, or one of several labels by an encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from nmtrain.config import TrainConfig
+from nmtrain.data.text import IGNORED, TextBatch, TextData, ValSet, widths
+from nmtrain.measure import length_moments
+from nmtrain.training.task import Work
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A micro-batch, and what its summed loss is divided by to be its part of the update's mean."""
+
+    batch: TextBatch
+    count: Tensor  # target tokens (or samples) of the whole update
+
+
+class _TextTask:
+    """What both tasks share.
+
+    Args:
+        model: the stock module itself, not its compiled or distributed wrapper.
+    """
+
+    _columns = 2  # of the lengths: input and target
+
+    def __init__(self, model: Any, data: TextData, train: TrainConfig) -> None:
+        self.model, self.data, self.train = model, data, train
+        self.headline = data.headline
+
+    def lengths(self, total: int) -> tuple[Tensor, Tensor]:
+        """int64 ``[total + 1, 6]`` length moments of all training samples before each
+        update, and int64 ``[samples, 2]`` lengths of the validation samples."""
+        size = self.train.batch_size
+        moments = torch.zeros(total + 1, 6, dtype=torch.int64)
+        for update in range(total):
+            moments[update + 1] = length_moments(self.data.train_lengths(update, size)).sum(0)
+        return moments.cumsum(0), torch.cat([val.lengths for val in self.data.val_sets.values()])
+
+    def work(self, total: int) -> Work:
+        """Tokens of inputs and targets, and the share of padding among all that the model was given."""
+        given = tokens = 0
+        for update in range(total):
+            lengths = self.data.train_lengths(update, self.train.batch_size)[:, : self._columns]
+            tokens += int(lengths.sum())
+            given += len(lengths) * sum(widths(lengths))
+        return Work("tokens", tokens, 1 - tokens / given)
+
+    def _parts(self, batch: TextBatch, count: Tensor) -> Iterator[_Part]:
+        """Equal parts of an update's batch."""
+        size = self.train.batch_size // self.train.micro_batches
+        for start in range(0, self.train.batch_size, size):
+            yield _Part(batch.part(start, start + size), count)
+
+
+class TextToText(_TextTask):
+    """Cross entropy of the target's tokens, each given those before it (teacher forcing); a mean over tokens."""
+
+    def __init__(self, model: Any, data: TextData, train: TrainConfig) -> None:
+        super().__init__(model, data, train)
+        self._start: int = model.config.decoder_start_token_id
+        self._label_tokens = [[*tokens, data.tokenizer.end] for tokens in data.tokenizer.encode(data.shape.labels)]
+
+    def batches(self, update: int) -> Iterator[_Part]:
+        batch = self.data.train_batch(update, self.train.batch_size).to(self.model.device)
+        return self._parts(batch, (batch.labels != IGNORED).sum())
+
+    def loss(self, model: nn.Module, part: _Part) -> Tensor:
+        return self._token_loss(model, part.batch, self.train.label_smoothing)[0] / part.count
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batch_size: int) -> dict[str, float]:
+        """``loss``, ``perplexity`` and ``token_accuracy``, teacher-forced, over the tokens of all validation targets;
+        and what the data score, of each validation set, from what the model itself writes."""
+        model.eval()
+        metrics = self._teacher_forced(model, batch_size)
+        if self.headline not in metrics:
+            with parametrize.cached():  # sparse weights are made once, not at every token
+                metrics |= _scores(self.data, lambda val: self._predictions(val, batch_size))
+        model.train()
+        return metrics
+
+    def _teacher_forced(self, model: nn.Module, batch_size: int) -> dict[str, float]:
+        loss = correct = count = torch.zeros((), dtype=torch.float64)
+        for val in self.data.val_sets.values():
+            for batch in val.batches(batch_size):
+                batch = batch.to(self.model.device)
+                summed, logits = self._token_loss(model, batch, 0.0)
+                loss = loss + summed.double().cpu()
+                correct = correct + (logits.argmax(-1) == batch.labels).sum().cpu()
+                count = count + (batch.labels != IGNORED).sum().cpu()
+        mean = float(loss / count)
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "token_accuracy": float(correct / count)}
+
+    def _token_loss(self, model: nn.Module, batch: TextBatch, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        """Summed loss and logits ``[batch, length, vocabulary]``. The model's own loss would be a mean."""
+        logits = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            decoder_input_ids=self._shifted(batch.labels),
+            use_cache=False,
+        ).logits.float()
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), batch.labels.flatten(), reduction="sum", label_smoothing=label_smoothing
+        )
+        return loss, logits
+
+    def _shifted(self, labels: Tensor) -> Tensor:
+        """What the decoder reads while it writes ``labels``."""
+        before = labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, self.data.tokenizer.pad)
+        return torch.cat([before.new_full((len(labels), 1), self._start), before], 1)
+
+    def _predictions(self, val: ValSet, batch_size: int) -> list[str]:
+        write = self._ranked if self.train.score_by == "ranking" else self._generated
+        written = [text for batch in val.batches(batch_size) for text in write(batch.to(self.model.device))]
+        return _in_order(val, written)
+
+    def _generated(self, batch: TextBatch) -> list[str]:
+        tokens = self.model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=self.data.shape.target_length,
+            num_beams=self.train.beams,
+            do_sample=False,
+            pad_token_id=self.data.tokenizer.pad,
+            eos_token_id=self.data.tokenizer.end,
+        )
+        return [self.data.tokenizer.decode(row[1:]) for row in tokens.tolist()]  # without the start token
+
+    def _ranked(self, batch: TextBatch) -> list[str]:
+        """The label whose tokens are most likely, summed over them, end token included."""
+        encoded = self.model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        scores = []
+        for word in self._label_tokens:
+            labels = torch.tensor([word], device=self.model.device).expand(len(batch.input_ids), -1)
+            logits = self.model(
+                encoder_outputs=encoded, attention_mask=batch.attention_mask, decoder_input_ids=self._shifted(labels)
+            ).logits.float()
+            scores.append(logits.log_softmax(-1).gather(2, labels.unsqueeze(2)).sum((1, 2)))
+        return [self.data.shape.labels[i] for i in torch.stack(scores).argmax(0).tolist()]
+
+
+class TextClassification(_TextTask):
+    """Cross entropy over the data's labels, for an encoder with a classifier's head."""
+
+    _columns = 1  # targets are classes, not tokens
+
+    def batches(self, update: int) -> Iterator[_Part]:
+        batch = self.data.train_batch(update, self.train.batch_size).to(self.model.device)
+        return self._parts(batch, torch.tensor(self.train.batch_size))
+
+    def loss(self, model: nn.Module, part: _Part) -> Tensor:
+        logits = self._logits(model, part.batch)
+        summed = F.cross_entropy(
+            logits, _classes(part.batch), reduction="sum", label_smoothing=self.train.label_smoothing
+        )
+        return summed / part.count
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batch_size: int) -> dict[str, float]:
+        """``loss`` over all validation samples, and what the data score of the most likely labels."""
+        model.eval()
+        loss = torch.zeros((), dtype=torch.float64)
+
+        def predictions(val: ValSet) -> list[str]:
+            chosen: list[str] = []
+            for batch in val.batches(batch_size):
+                batch = batch.to(self.model.device)
+                logits = self._logits(model, batch)
+                loss.add_(F.cross_entropy(logits, _classes(batch), reduction="sum").double().cpu())
+                chosen += [self.data.shape.labels[i] for i in logits.argmax(1).tolist()]
+            return _in_order(val, chosen)
+
+        scores = _scores(self.data, predictions)
+        model.train()
+        return {"loss": float(loss) / self.data.shape.val_size, **scores}
+
+    @staticmethod
+    def _logits(model: nn.Module, batch: TextBatch) -> Tensor:
+        logits: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.float()
+        return logits
+
+
+def _classes(batch: TextBatch) -> Tensor:
+    assert batch.classes is not None, "free text has no classes; the config's checks refuse it"
+    return batch.classes
+
+
+def _in_order(val: ValSet, texts: list[str]) -> list[str]:
+    """Texts in the order of the references; they come in the order of the batches."""
+    return [text for _, text in sorted(zip(val.order.tolist(), texts, strict=True))]
+
+
+def _scores(data: TextData, predictions: Callable[[ValSet], list[str]]) -> dict[str, float]:
+    """The metrics of each validation set, named after it; the headline is their mean where there are several."""
+    metrics = {
+        f"{metric}_{name}" if name else metric: value
+        for name, val in data.val_sets.items()
+        for metric, value in val.score(predictions(val)).items()
+    }
+    if data.headline not in metrics:
+        metrics[data.headline] = fmean(metrics[f"{data.headline}_{name}"] for name in data.val_sets)
+    return metrics
