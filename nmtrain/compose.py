@@ -208,6 +208,13 @@ def sweep_combinations(overrides: list[str]) -> list[list[str]]:
     return [[*search, *job] for job in jobs]
 
 
+def varied_settings(overrides: list[str]) -> list[str]:
+    """The settings of a sweep that have several values, sorted: ``["recipe=dense,sdgf", "seed=0,1"]``."""
+    with _initialized():
+        parsed = _parser().parse_overrides([override for override in overrides if not _OF_HYDRA.match(override)])
+    return sorted(str(override.input_line).lstrip("+") for override in parsed if override.is_sweep_override())
+
+
 def run_hydra(arguments: list[str], task: Callable[[dict[str, Any], int | None], Any]) -> None:
     """Hand the command line to Hydra: sweeps, launchers, --cfg and completion are its own.
 

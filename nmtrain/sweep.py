@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nmtrain.compose import compose_values, run_hydra, sweep_combinations
+from nmtrain.compose import compose_values, run_hydra, sweep_combinations, varied_settings
 from nmtrain.config import Config
 from nmtrain.errors import ConfigError, Stopped, SweepError
 from nmtrain.job import checked, log_to_terminal, run_job
@@ -39,7 +41,7 @@ def run_sweep(overrides: list[str]) -> None:
     repeats = {number: config.values for number, config in enumerate(configs) if first[config.run_folder] != number}
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # the exception itself instead of Hydra's report of it
     try:
-        run_hydra(["-m", *overrides], partial(_sweep_job, repeats))
+        run_hydra(["-m", *overrides], partial(_sweep_job, repeats, _sweep_name(overrides, list(first))))
     except Exception as error:
         unfinished = [line for number in first.values() for line in _why_unfinished(configs[number])]
         if not unfinished:
@@ -66,12 +68,27 @@ def _check_all(overrides: list[str]) -> list[Config]:
     return configs
 
 
-def _sweep_job(repeats: dict[int, dict[str, Any]], values: dict[str, Any], number: int | None) -> None:
+def _sweep_name(overrides: list[str], folders: list[Path]) -> str:
+    """What varies, readable, and a hash of the names of all runs: the same again when the sweep is resumed."""
+    varied = re.sub(r"[^\w.=,-]+", "_", "-".join(varied_settings(overrides)).replace(":", "of"))
+    names = "\n".join(sorted(folder.name for folder in folders))
+    return f"{varied[:100] or 'sweep'}-{hashlib.blake2b(names.encode(), digest_size=4).hexdigest()}"
+
+
+def _grouped(values: dict[str, Any], sweep: str) -> dict[str, Any]:
+    """``values`` with the sweep as the group that wandb shows the run in, unless they name one."""
+    tracking = values["tracking"]
+    if tracking["name"] != "wandb" or tracking["group"] is not None:
+        return values
+    return values | {"tracking": tracking | {"group": sweep}}
+
+
+def _sweep_job(repeats: dict[int, dict[str, Any]], sweep: str, values: dict[str, Any], number: int | None) -> None:
     """A failed run of a sweep says so at once; Hydra goes on and raises its exception in the end."""
     if number is not None and repeats.get(number) == values:
         return
     log_to_terminal()
-    config = checked(values)
+    config = checked(_grouped(values, sweep))
     logger.info("\nrun %s: %s", number, config.run_name)
     try:
         run_job(config)
