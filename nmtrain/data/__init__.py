@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from nmtrain.data.corpus import Corpus
 from nmtrain.data.digits import Digits
 from nmtrain.data.glyphs import Glyphs
 from nmtrain.data.listops import ListOps
@@ -34,6 +35,7 @@ _SOURCES: dict[str, type[ImageSource | TextSource]] = {
     "digits": Digits,
     "glyphs": Glyphs,
     "listops": ListOps,
+    "text": Corpus,
 }
 
 

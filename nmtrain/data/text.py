@@ -15,6 +15,7 @@ from nmtrain.data.packed import Packed
 from nmtrain.data.seeds import mix_seed
 from nmtrain.data.source import TextShape
 from nmtrain.data.tokens import Tokenizer
+from nmtrain.errors import DataError
 
 _log = logging.getLogger(__name__)
 
@@ -119,6 +120,9 @@ class TextData:
         val_sets: by name; a single one is named "".
         seed: the run's seed. A training batch is a function of ``(seed, update, batch_size)`` and of nothing else.
         cut: how many examples, of all sets, were longer than the shape allows.
+
+    Raises:
+        DataError: where the numbers of examples are not those of ``shape``, by which the run was planned.
     """
 
     def __init__(
@@ -141,6 +145,12 @@ class TextData:
         self.val_sets = val_sets
         self.seed = seed
         self.cut = cut
+        counted = (len(train.lengths), sum(len(val) for val in val_sets.values()))
+        if counted != (shape.train_size, shape.val_size):
+            wanted = f"{shape.train_size} and {shape.val_size}"
+            raise DataError(
+                f"data={name}: read {counted[0]} training and {counted[1]} validation examples, not {wanted}"
+            )
         self._order: tuple[int, int, Tensor] | None = None  # (epoch, batch size, int64 [batches, batch size])
         if cut:
             total = shape.train_size + shape.val_size

@@ -6,6 +6,7 @@ import torch
 from nmtrain.data.source import TextShape
 from nmtrain.data.text import TextData, ValSet, encode_pairs, exact_match
 from nmtrain.data.tokens import ByteTokenizer
+from nmtrain.errors import DataError
 
 TRAIN, VAL, BATCH = 1000, 37, 8
 TOKENS = ByteTokenizer()
@@ -159,6 +160,21 @@ def test_what_just_fits_is_not_cut():
     assert TOKENS.decode(pairs.inputs[0]) == "abc"
     assert encode_pairs(["abcd"], ["de"], TOKENS, shape)[1] == 1
     assert encode_pairs(["abcd"], ["def"], TOKENS, shape)[1] == 1  # a pair counts once
+
+
+def test_sizes_other_than_planned_are_refused():
+    data = make_data()
+    with pytest.raises(DataError, match="read 1000 training and 0 validation examples, not 1000 and 37"):
+        TextData(
+            name="numbers",
+            shape=data.shape,
+            headline="accuracy",
+            tokenizer=TOKENS,
+            train=data.train,
+            val_sets={},
+            seed=0,
+            cut=0,
+        )
 
 
 @pytest.mark.parametrize("batch_size", [0, TRAIN + 1])

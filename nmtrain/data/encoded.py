@@ -1,0 +1,40 @@
+"""Texts that are turned into tokens once and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nmtrain.data.cache import cached, default_cache_folder
+from nmtrain.data.packed import Packed
+from nmtrain.data.text import encode
+from nmtrain.data.tokens import Tokenizer
+
+
+def encoded(
+    texts: Callable[[], Iterable[str]],
+    tokenizer: Tokenizer,
+    longest: int,
+    name: str,
+    content: dict[str, object],
+    cache_dir: str | None,
+) -> tuple[Packed, Tensor]:
+    """What :func:`nmtrain.data.text.encode` makes of ``texts()``, from the cache if it is there.
+
+    Args:
+        name: the beginning of the cache file's name.
+        content: everything that determines the texts, JSON-serializable.
+        cache_dir: where the file is kept; None is the user's cache folder.
+    """
+
+    def make() -> dict[str, Tensor]:
+        packed, cut = encode(texts(), tokenizer, longest)
+        return {"values": packed.values, "offsets": packed.offsets, "cut": cut.to(torch.uint8)}
+
+    key = content | {"tokenizer": tokenizer.fingerprint, "longest": longest}
+    folder = default_cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
+    stored = cached(make, name, key, folder)
+    return Packed(stored["values"], stored["offsets"]), stored["cut"].bool()
