@@ -134,7 +134,7 @@ class TrainConfig(Section):
     @classmethod
     def _no_fp16(cls, given: Any) -> Any:
         if given in ("fp16", "float16"):
-            raise ValueError("overflows (T5's activations exceed the 65504 that fp16 holds); allowed: fp32, bf16")
+            raise ValueError("overflows: the activations of T5 exceed the 65504 of half precision; allowed: fp32, bf16")
         return given
 
 

@@ -114,7 +114,9 @@ def build_language_model(model: ModelConfig, shape: TextShape, pretrained: bool 
         ValueError, DataError: as `language_architecture`.
     """
     from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     config = language_architecture(model, shape)
     kind: Any = AutoModelForSeq2SeqLM if model.kind == "text_to_text" else AutoModelForSequenceClassification
     config.use_cache = model.kind == "text_to_text"
@@ -137,8 +139,6 @@ def build_language_model(model: ModelConfig, shape: TextShape, pretrained: bool 
 
 def _from_hub(load: Any, source: str, option: str) -> Any:
     """``load(source)`` from a folder, from what was downloaded before, or from the hub."""
-    from nmtrain.data.hub import require_hub
-
     try:
         if not Path(source).expanduser().is_dir():
             if source.startswith(("/", ".", "~")):

@@ -58,7 +58,13 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
         model = build_model(config.model, config.data_shape, pretrained=False)
         file = folder / "model.safetensors"
         tensors = load_file(file)
-        model.load_state_dict(tensors | {name: tensors[original] for name, original in _aliases(model).items()})
+        for name, original in _aliases(model).items():
+            if name in tensors:  # a checkpoint can bring a weight of its own where the architecture ties: T5 1.1's head
+                module, _, attribute = name.rpartition(".")
+                setattr(model.get_submodule(module), attribute, nn.Parameter(tensors[name]))
+            else:
+                tensors[name] = tensors[original]
+        model.load_state_dict(tensors)
         if not config.is_dense:
             verify_sparsity(model, sparsity_rules(model, config.mask, config.sparsity))
     except OSError as error:

@@ -100,13 +100,13 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())
 
     torch.manual_seed(config.seed)
-    checkpoint = load_checkpoint(folder / "checkpoints")
-    model = build_model(config.model, config.data_shape, pretrained=checkpoint is None).to(accelerator.device)
+    model = build_model(config.model, config.data_shape).to(accelerator.device)
     sparsify_model(model, plan.rules)
     task = load_task(config, model, accelerator.device)
     lengths = task.lengths(config.total_updates)
     if lengths is not None:
         plan = plan.with_lengths(*lengths)
+    checkpoint = load_checkpoint(folder / "checkpoints")
     trainer = Trainer(plan, model, task, accelerator, folder, checkpoint)
     logger.info("%s %s", f"resuming at update {trainer.done} of" if checkpoint else "training", folder.path)
     if accelerator.device.type == "cuda":

@@ -19,6 +19,7 @@ from nmtrain.training.run import run
 ADAMW = {
     "name": "adamw",
     "lr": 1.0,
+    "schedule": "cosine",
     "weight_decay": 0.1,
     "betas": [0.9, 0.99],
     "eps": 1e-8,
