@@ -1,4 +1,4 @@
-"""The schema of conf/, every check that needs no data, and the run's name. Imports nothing heavy."""
+"""A checked config: every check that needs no data, and the run's name. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,30 +9,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import TypeAdapter, ValidationError
 
 from nmtrain.data import DataShape, TextShape, data_names, describe_data
 from nmtrain.errors import ConfigError
 from nmtrain.faults import describe, no_such_name, written
 from nmtrain.recipes import Recipe, RecipeError, build_recipe, list_recipes
+from nmtrain.schema import (
+    MaskConfig,
+    MeasureConfig,
+    ModelConfig,
+    OptimConfig,
+    Root,
+    TrackingConfig,
+    TrainConfig,
+)
 from nmtrain.sparsity.pattern import NMPattern
-
-
-def _parse_pattern(given: Any) -> NMPattern:
-    try:
-        return NMPattern.parse(given)
-    except TypeError as error:  # pydantic collects ValueErrors only
-        raise ValueError(str(error)) from None
-
-
-Pattern = Annotated[NMPattern, BeforeValidator(_parse_pattern)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 
 # Keys that change nothing about a run's result, and so do not enter its name.
 _NOT_RESULT = {
@@ -46,142 +40,6 @@ _NOT_RESULT = {
     ("train", "checkpoint_every"),
     ("train", "eval_batch_size"),
 }
-
-
-class Section(BaseModel):
-    """A section of the config: unknown keys are refused, types are not coerced, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class ModelConfig(Section):
-    kind: Literal["image_classifier", "text_to_text", "text_classifier"]
-    name: str
-    roles: list[str]
-    options: dict[str, Any]
-    pretrained: str | None = None
-    tokenizer: str | None = None
-
-    @property
-    def reads_text(self) -> bool:
-        return self.kind != "image_classifier"
-
-
-class MaskConfig(Section):
-    axis: Literal["input", "output"]
-    roles: list[str]
-    patterns: dict[str, Pattern]
-    names: list[str]
-    stacks: list[Literal["encoder", "decoder"]] | None = None
-    indivisible: Literal["error", "skip"]
-
-    @field_validator("roles", "names")
-    @classmethod
-    def _no_repeats(cls, given: list[str]) -> list[str]:
-        repeated = list(dict.fromkeys(name for name in given if given.count(name) > 1))
-        if repeated:
-            raise ValueError(f"names {', '.join(repeated)} more than once")
-        return given
-
-
-class _Schedule(Section):
-    lr: Positive
-    schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"]
-    weight_decay: NonNegative
-    warmup_fraction: Fraction
-    final_lr: NonNegative
-    clip_norm: Positive | None
-
-
-class AdamWConfig(_Schedule):
-    name: Literal["adamw"]
-    betas: Annotated[list[Beta], Field(min_length=2, max_length=2)]
-    eps: Positive
-
-
-class SGDConfig(_Schedule):
-    name: Literal["sgd"]
-    momentum: Beta
-    nesterov: bool
-
-
-class AdafactorConfig(_Schedule):
-    name: Literal["adafactor"]
-    beta2_decay: Annotated[float, Field(ge=-1, lt=0)]
-    clip_update: Positive
-
-
-OptimConfig = AdamWConfig | SGDConfig | AdafactorConfig
-
-
-class TrainConfig(Section):
-    epochs: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-    updates: Annotated[int, Field(ge=1, le=10**9)] | None
-    batch_size: Count
-    micro_batches: Count
-    eval_batch_size: Count
-    score_by: Literal["generation", "ranking"]
-    beams: Count
-    label_smoothing: Beta
-    precision: Literal["fp32", "bf16"]
-    compile: bool
-    device: Literal["auto", "cpu", "cuda"]
-    eval_every: Positive
-    checkpoint_every: Count | None
-    log_every: Count
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _no_fp16(cls, given: Any) -> Any:
-        if given in ("fp16", "float16"):
-            raise ValueError("overflows: the activations of T5 exceed the 65504 of half precision; allowed: fp32, bf16")
-        return given
-
-
-class MeasureConfig(Section):
-    every: Count | None
-    window: Annotated[int, Field(ge=2)]
-
-
-class NoTracking(Section):
-    name: Literal["none"]
-
-
-class TensorBoardConfig(Section):
-    name: Literal["tensorboard"]
-
-
-class WandbConfig(Section):
-    name: Literal["wandb"]
-    mode: Literal["offline", "online"]
-    project: str
-    group: Annotated[str, Field(min_length=1, max_length=128)] | None
-
-    @field_validator("project")
-    @classmethod
-    def _known_to_wandb(cls, given: str) -> str:
-        if not 1 <= len(given) <= 128 or set(given) & set("/\\#?%:"):
-            raise ValueError("a project's name has 1 to 128 characters, none of them / \\ # ? % :")
-        return given
-
-
-TrackingConfig = Annotated[NoTracking | TensorBoardConfig | WandbConfig, Field(discriminator="name")]
-
-
-class _Root(Section):
-    model: ModelConfig
-    data: dict[str, Any]
-    sparsity: Pattern
-    mask: MaskConfig
-    recipe: dict[str, Any]
-    optim: OptimConfig = Field(discriminator="name")
-    train: TrainConfig
-    measure: MeasureConfig
-    tracking: TrackingConfig
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    results_dir: Annotated[str, Field(min_length=1)]
-    force: bool
-    dry_run: bool
 
 
 @dataclass(frozen=True)
@@ -271,16 +129,16 @@ def check_config(values: dict[str, Any]) -> Config:
     """
     faults: list[str] = []
     try:
-        valid = dict(_Root.model_validate(values))
+        valid = dict(Root.model_validate(values))
     except ValidationError as error:
-        faults += [line for fault in error.errors() for line in describe(fault, _Root)]
+        faults += [line for fault in error.errors() for line in describe(fault, Root)]
         valid = _valid_sections(values)
     shape = _check_data(values.get("data"), faults)
     recipes = _check_recipes(values, valid, faults)
     faults += _cross_checks(valid, values.get("data"), shape)
     if faults or shape is None:
         raise ConfigError(faults)
-    root = _Root.model_construct(**valid)
+    root = Root.model_construct(**valid)
     return Config(
         root.model,
         root.data,
@@ -317,7 +175,7 @@ def _valid_sections(values: dict[str, Any]) -> dict[str, Any]:
     """Of a config with faults, what the checks across sections can still be made on."""
     valid: dict[str, Any] = {}
     for name in ("model", "sparsity", "mask", "optim", "train"):
-        given = _Root.model_fields[name]
+        given = Root.model_fields[name]
         section: Any = Annotated[given.annotation, given]
         try:
             valid[name] = TypeAdapter(section).validate_python(values.get(name))

@@ -11,8 +11,8 @@ from nmtrain.compose import compose_values, prepare_overrides
 from nmtrain.config import ConfigError, check_config
 
 OPTIMIZER_KEYS = {
-    "adamw": ["betas", "clip_norm", "eps", "final_lr", "lr", "name", "warmup_fraction", "weight_decay"],
-    "sgd": ["clip_norm", "final_lr", "lr", "momentum", "name", "nesterov", "warmup_fraction", "weight_decay"],
+    "adamw": ["betas", "clip_norm", "eps", "final_lr", "lr", "name", "schedule", "warmup_fraction", "weight_decay"],
+    "sgd": ["clip_norm", "final_lr", "lr", "momentum", "name", "nesterov", "schedule", "warmup_fraction", "weight_decay"],
 }
 
 
@@ -99,7 +99,7 @@ def test_each_role_s_pattern_is_refused_by_its_own_key(shipped):
         ("optim__lr", float("inf"), "optim.lr=inf: should be a finite number"),
         ("train__updates", 0, "train.updates=0: should be greater than or equal to 1"),
         ("train__compile", "maybe", "train.compile=maybe: should be true or false"),
-        ("train__precision", "fp16", "train.precision=fp16: should be 'fp32' or 'bf16'"),
+        ("train__precision", "fp16", "train.precision=fp16: overflows: the activations of T5 exceed the 65504 of half precision; allowed: fp32, bf16"),
         ("train__device", "gpu", "train.device=gpu: should be 'auto', 'cpu' or 'cuda'"),
         ("train__micro_batches", 3, "train.micro_batches=3: does not divide train.batch_size 64"),
         ("train__batch_size", 60001, "train.batch_size=60001: exceeds the 60000 training samples"),
@@ -108,8 +108,8 @@ def test_each_role_s_pattern_is_refused_by_its_own_key(shipped):
         ("optim__betas", 0.9, "optim.betas=0.9: should be a list, such as [a,b]"),
         ("optim__final_lr", 1.0, "optim.final_lr=1.0: exceeds optim.lr 0.001"),
         ("optim__clip_norm", 0, "optim.clip_norm=0: should be greater than 0"),
-        ("optim__name", "adam", "optim.name=adam: there is no such optim. Available: ['adamw', 'sgd']"),
-        ("optim__name", None, "optim.name=null: there is no such optim. Available: ['adamw', 'sgd']"),
+        ("optim__name", "adam", "optim.name=adam: there is no such optim. Available: ['adamw', 'sgd', 'adafactor']"),
+        ("optim__name", None, "optim.name=null: there is no such optim. Available: ['adamw', 'sgd', 'adafactor']"),
         ("mask__axis", "up", "mask.axis=up: should be 'input' or 'output'"),
         ("mask__indivisible", "maybe", "mask.indivisible=maybe: should be 'error' or 'skip'"),
         ("mask__roles", "ff", "mask.roles=ff: should be a list, such as [a,b]"),
@@ -147,7 +147,7 @@ def test_a_missing_section_and_a_missing_key_are_named(shipped):
 
 @pytest.mark.parametrize(
     ("section", "known"),
-    [("data", "['digits', 'glyphs']"), ("recipe", "['dense', 'static', 'ste', 'sr_ste', 'mdgf', 'sdgf']")],
+    [("data", "['digits', 'glue', 'glyphs', 'listops', 'text', 'wmt']"), ("recipe", "['dense', 'static', 'ste', 'sr_ste', 'mdgf', 'sdgf']")],
 )
 def test_a_section_without_a_usable_name_lists_the_names_there_are(shipped, section, known):
     values = shipped()
@@ -270,10 +270,10 @@ def test_a_config_error_survives_the_way_between_processes():
         ("sparsity=1:8,1:16", "sparsity=1:8,1:16: several values are a sweep; add -m"),
         ("seed=range(3)", "seed=range(3): several values are a sweep; add -m"),
         ("recipe=mdgf,sdgf", "recipe=mdgf,sdgf: several values are a sweep; add -m"),
-        ("model=Vit", "model=Vit: there is no such model. Available: ['resnet', 'resnet50', 'swin', 'swin_base', "),
-        ("data=cifar10", "data=cifar10: there is no such data. Available: ['digits', 'glyphs']"),
+        ("model=Vit", "model=Vit: there is no such model. Available: ['bert', 'resnet', 'resnet50', 'swin', 'swin_base', 't5', "),
+        ("data=cifar10", "data=cifar10: there is no such data. Available: ['digits', 'glue', 'glyphs', 'listops', 'text', 'wmt']"),
         ("recipe=null", "recipe=null: there is no such recipe. Available: ['dense', 'mdgf', "),
-        ("train=null", "train=null: there is no such train. Available: ['default']"),
+        ("train=null", "train=null: there is no such train. Available: ['default', 'finetune', 'text']"),
         ("recipe@train=ste", "recipe@train=ste: a group cannot be put elsewhere; write recipe=..."),
         ("modle/x=3", "modle/x=3: there is no such group. Available: ['data', 'experiment', 'mask', "),
         ("hydra/launcher=joblib", "hydra/launcher=joblib: has no effect without -m"),
@@ -308,9 +308,9 @@ def test_interpolations_that_cannot_be_resolved_are_listed_with_key_and_value():
         compose_values(["++train.epochs=${nope}", "++seed=${seed}", "++model.options.x=[${oc.env:NMTRAIN_NOPE}]"])
     assert refused.value.faults == [
         "seed=${seed}: Recursive interpolation detected",
+        "train.epochs=${nope}: Interpolation key 'nope' not found",
         "model.options.x.0=${oc.env:NMTRAIN_NOPE}: KeyError raised while resolving interpolation:"
         " \"Environment variable 'NMTRAIN_NOPE' not found\"",
-        "train.epochs=${nope}: Interpolation key 'nope' not found",
     ]
 
 

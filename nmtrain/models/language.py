@@ -15,7 +15,7 @@ from nmtrain.faults import written
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from nmtrain.config import ModelConfig
+    from nmtrain.schema import ModelConfig
 
 # Shapes that need no download. The released T5 sizes are those of Raffel et al. (2020) and of T5 1.1.
 # Every axis that a role covers is a multiple of 64, so that all patterns up to 1:64 fit.

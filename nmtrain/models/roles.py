@@ -13,7 +13,7 @@ from torch import nn
 from nmtrain.sparsity import NMPattern, SparsityRule
 
 if TYPE_CHECKING:
-    from nmtrain.config import MaskConfig
+    from nmtrain.schema import MaskConfig
 
 ROLES = ("ff", "q", "k", "v", "o", "conv")
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import wandb
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
-from nmtrain.config import WandbConfig
+from nmtrain.schema import WandbConfig
 from nmtrain.tracking.sinks import Mirror, numbers, one_line
 from nmtrain.training.folder import write_whole
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from nmtrain.config import AdafactorConfig, AdamWConfig, OptimConfig
+from nmtrain.schema import AdafactorConfig, AdamWConfig, OptimConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nmtrain.config import Config, TrainConfig
+from nmtrain.config import Config
 from nmtrain.data import load_data
 from nmtrain.data.images import ImageData
+from nmtrain.schema import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from nmtrain.config import TrainConfig
 from nmtrain.data.text import IGNORED, TextBatch, TextData, ValSet, widths
 from nmtrain.measure import length_moments
+from nmtrain.schema import TrainConfig
 from nmtrain.training.task import Work
 
 

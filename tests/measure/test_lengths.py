@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from nmtrain.config import ModelConfig
 from nmtrain.data.source import TextShape
 from nmtrain.measure import LengthCurve, forward_cost, length_cost, length_moments
 from nmtrain.models import build_model
 from nmtrain.recipes import build_recipe
+from nmtrain.schema import ModelConfig
 from nmtrain.sparsity import NMPattern, SparsityRule, resolve_rules
 
 SHAPE = TextShape(train_size=10, val_size=5, input_length=12, target_length=6, labels=("a", "b", "c"))

@@ -221,7 +221,7 @@ def test_a_run_that_starts_from_a_pretrained_folder_resumes_and_exports_its_own_
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train.precision=fp16"], r"train\.precision=fp16: overflows .*allowed: fp32, bf16"),
+        (["train.precision=fp16"], r"train\.precision=fp16: overflows: .*allowed: fp32, bf16"),
         (["data=glyphs"], r"data=glyphs: holds images, which model=t5 \(text_to_text\) does not read.*listops"),
         (["train.score_by=ranking", "train.beams=4"], r"train\.beams=4: has no effect with train\.score_by=ranking"),
         (["train.score_by=rank"], r"train\.score_by=rank: "),

@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from nmtrain.config import AdamWConfig, SGDConfig
+from nmtrain.schema import AdamWConfig, SGDConfig
 from nmtrain.sparsity import sparsity_control
 from nmtrain.training.export import evaluate_run, export_run, load_run
 from nmtrain.training.folder import RunFolderError
