@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from nmtrain.data.corpus import Corpus
 from nmtrain.data.digits import Digits
+from nmtrain.data.glue import Glue
 from nmtrain.data.glyphs import Glyphs
 from nmtrain.data.listops import ListOps
 from nmtrain.data.source import DataShape, DataSource, ImageSource, TextShape, TextSource
+from nmtrain.data.wmt import WMT
 
 if TYPE_CHECKING:
     from nmtrain.data.images import ImageData
@@ -33,9 +35,11 @@ __all__ = [
 
 _SOURCES: dict[str, type[ImageSource | TextSource]] = {
     "digits": Digits,
+    "glue": Glue,
     "glyphs": Glyphs,
     "listops": ListOps,
     "text": Corpus,
+    "wmt": WMT,
 }
 
 

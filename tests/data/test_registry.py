@@ -9,20 +9,21 @@ import yaml
 from nmtrain.data import DataShape, _source, data_names, describe_data, load_data
 
 REPOSITORY = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "datasets", "pyarrow", "sklearn", "PIL", "matplotlib", "numpy")
 
 
 def test_importing_and_describing_imports_nothing_heavy():
     code = (
         "import sys, nmtrain.data as data\n"
         "[data.describe_data(name) for name in data.data_names()]\n"
-        "print([heavy for heavy in ('torch', 'transformers', 'datasets', 'pyarrow', 'sklearn', 'PIL', 'matplotlib', 'numpy') if heavy in sys.modules])"
+        f"print([heavy for heavy in {HEAVY} if heavy in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_names_are_those_of_the_yaml_files():
-    assert data_names() == ["digits", "glyphs", "listops", "text"]
+    assert data_names() == ["digits", "glue", "glyphs", "listops", "text", "wmt"]
     assert sorted(path.stem for path in (REPOSITORY / "conf/data").glob("*.yaml")) == data_names()
 
 
@@ -44,7 +45,7 @@ def test_shapes_follow_the_options():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mnist", {}, "data.name: 'mnist' is not a data source. Available: [digits, glyphs, listops, text]"),
+        ("mnist", {}, "data.name: 'mnist' is not a data source. Available: [digits, glue, glyphs, listops, text, wmt]"),
         ("digits", {"classes": 5}, "data.classes=5: data=digits has no such option. Available: [image_size, augment]"),
         ("digits", {"image_size": 7}, "data.image_size: 7 is not allowed; allowed: multiples of 4 from 8 to 32"),
         ("digits", {"image_size": 36}, "data.image_size: 36 is not allowed; allowed: multiples of 4 from 8 to 32"),

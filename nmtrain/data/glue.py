@@ -1,0 +1,140 @@
+"""``data=glue``: the nine tasks of GLUE as text to text, from a local folder or from the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nmtrain.data.glue_tasks import TASKS, score, to_class, written
+from nmtrain.data.hub import load_from_hub
+from nmtrain.data.source import TextShape, TextSource, choice_faults, path_faults, whole_number_faults
+from nmtrain.data.splits import examples, find_split
+from nmtrain.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from nmtrain.data.text import Pairs, TextData
+    from nmtrain.data.tokens import Tokenizer
+
+_REPOSITORY = "nyu-mll/glue"
+_SPECIAL_TOKENS = 2  # at most a start and an end token around a label word
+
+
+@dataclass(frozen=True)
+class Glue(TextSource):
+    """One task of GLUE: training set and validation set; its test sets have no labels.
+
+    ``path`` is the task's folder, or one that has it as a sub-folder; :func:`nmtrain.data.splits.find_split` says what
+    files it may hold. Null is the hub's copy.
+    """
+
+    task: str = "sst2"
+    path: str | None = None
+    input_length: int = 128
+    cache_dir: str | None = None
+
+    @property
+    def headline(self) -> str:
+        return TASKS[self.task].headline
+
+    def faults(self) -> list[str]:
+        lines = [
+            *choice_faults("task", self.task, TASKS),
+            *path_faults("path", self.path),
+            *whole_number_faults("input_length", self.input_length, 8, 100_000),
+            *path_faults("cache_dir", self.cache_dir),
+        ]
+        return lines or self._folder_faults()
+
+    def shape(self) -> TextShape:
+        task = TASKS[self.task]
+        train_size, val_size = task.train_size, task.val_size
+        if folder := self._folder():
+            train_size = find_split(folder, "train").count()
+            val_size = sum(find_split(folder, split).count() for split in task.splits.values())
+        return TextShape(
+            train_size=train_size,
+            val_size=val_size,
+            input_length=self.input_length,
+            target_length=max(len(label) for label in task.labels) + _SPECIAL_TOKENS,
+            labels=task.labels,
+        )
+
+    def load(self, seed: int, tokenizer: Tokenizer) -> TextData:
+        from nmtrain.data.text import TextData, ValSet
+
+        shape, task = self.shape(), TASKS[self.task]
+        read = self._reader()
+        train, _, cut = self._examples("train", read("train"), tokenizer)
+        val_sets = {}
+        for name, split in task.splits.items():
+            pairs, truth, more = self._examples(split, read(split), tokenizer)
+            references = [task.labels[index] for index in (pairs.classes if pairs.classes is not None else ())]
+            val_sets[name] = ValSet(pairs, references, partial(score, self.task, truth))
+            cut += more
+        return TextData(
+            name=f"glue/{self.task}",
+            shape=shape,
+            headline=self.headline,
+            tokenizer=tokenizer,
+            train=train,
+            val_sets=val_sets,
+            seed=seed,
+            cut=cut,
+        )
+
+    def _folder(self) -> Path | None:
+        if self.path is None:
+            return None
+        folder = Path(self.path).expanduser()
+        return folder / self.task if (folder / self.task).is_dir() else folder
+
+    def _folder_faults(self) -> list[str]:
+        folder = self._folder()
+        if folder is None:
+            return []
+        if not folder.is_dir():
+            return [f"data.path={self.path}: there is no such folder"]
+        lines = []
+        for split in ("train", *TASKS[self.task].splits.values()):
+            try:
+                find_split(folder, split)
+            except ValueError as error:
+                lines.append(str(error))
+        return lines
+
+    def _reader(self) -> Callable[[str], Dataset]:
+        """What reads a split by its name."""
+        if folder := self._folder():
+            return lambda split: find_split(folder, split).read(self.cache_dir)
+        return load_from_hub(_REPOSITORY, self.task, f"data=glue data.task={self.task}", self.cache_dir).__getitem__
+
+    def _examples(self, split: str, dataset: Dataset, tokenizer: Tokenizer) -> tuple[Pairs, list[float], int]:
+        """Inputs and label words as tokens; the labels as they are in the data; and how many inputs were cut."""
+        import torch
+
+        from nmtrain.data.encoded import encoded
+        from nmtrain.data.packed import Packed
+        from nmtrain.data.text import Pairs
+
+        task, what = TASKS[self.task], f"glue/{self.task} ({split})"
+        truth = [label for (label,) in examples(dataset, ("label",), what)]
+        classes = [to_class(self.task, label) for label in truth]
+        if None in classes:
+            example = classes.index(None)
+            raise DataError(f"{what}: example {example} has the label {truth[example]!r}, which is none of this task")
+        inputs, was_cut = encoded(
+            lambda: (written(self.task, texts) for texts in examples(dataset, task.columns, what)),
+            tokenizer,
+            self.input_length,
+            f"glue-{self.task}-{split}",
+            {"dataset": dataset._fingerprint, "form": written(self.task, task.columns)},
+            self.cache_dir,
+        )
+        words = [[*word, tokenizer.end] for word in tokenizer.encode(task.labels)]
+        targets = Packed.of(words[index] for index in classes if index is not None)
+        return Pairs(inputs, targets, tokenizer.pad, torch.tensor(classes)), truth, int(was_cut.sum())

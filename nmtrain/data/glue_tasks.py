@@ -1,0 +1,132 @@
+"""The nine tasks of GLUE (Wang et al., 2019) as text to text, in the words of T5 (Raffel et al., 2020, appendix D)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+_SINGLE = {"": "validation"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task. Sizes are those of the hub's copy.
+
+    Args:
+        columns: of the texts, in the order in which the input has them.
+        labels: the target words, by class.
+        splits: the split of each validation set.
+        metrics: what :func:`score` computes; where there are two, "score" is their mean.
+    """
+
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    train_size: int
+    val_size: int
+    metrics: tuple[str, ...] = ("accuracy",)
+    splits: dict[str, str] = field(default_factory=lambda: dict(_SINGLE))
+
+    @property
+    def headline(self) -> str:
+        """The metric that tables show."""
+        return self.metrics[0] if len(self.metrics) == 1 else "score"
+
+
+_SENTENCES = ("sentence1", "sentence2")
+_MNLI_SPLITS = {"matched": "validation_matched", "mismatched": "validation_mismatched"}
+HIGHEST = 5  # of the similarities of STS-B, which begin at 0
+
+TASKS = {
+    "cola": Task(("sentence",), ("unacceptable", "acceptable"), 8551, 1043, ("matthews",)),
+    "sst2": Task(("sentence",), ("negative", "positive"), 67349, 872),
+    "mrpc": Task(_SENTENCES, ("not_equivalent", "equivalent"), 3668, 408, ("accuracy", "f1")),
+    "qqp": Task(("question1", "question2"), ("not_duplicate", "duplicate"), 363846, 40430, ("accuracy", "f1")),
+    "stsb": Task(
+        _SENTENCES, tuple(f"{fifth / 5:.1f}" for fifth in range(5 * HIGHEST + 1)), 5749, 1500, ("pearson", "spearman")
+    ),
+    "mnli": Task(
+        ("hypothesis", "premise"),
+        ("entailment", "neutral", "contradiction"),
+        392702,
+        9815 + 9832,
+        splits=_MNLI_SPLITS,
+    ),
+    "qnli": Task(("question", "sentence"), ("entailment", "not_entailment"), 104743, 5463),
+    "rte": Task(_SENTENCES, ("entailment", "not_entailment"), 2490, 277),
+    "wnli": Task(_SENTENCES, ("not_entailment", "entailment"), 635, 71),
+}
+
+
+def written(name: str, texts: Sequence[str | None]) -> str:
+    """The input: "mrpc sentence1: ... sentence2: ...". A missing text is an empty one."""
+    parts = [f"{column}: {text or ''}" for column, text in zip(TASKS[name].columns, texts, strict=True)]
+    return " ".join([name, *parts])
+
+
+def to_class(name: str, label: object) -> int | None:
+    """The index of the label word, from the data set's own label; None if it is none.
+
+    Labels are class numbers. Those of stsb are similarities from 0 to 5, rounded to the nearest fifth.
+    """
+    if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
+        return None
+    number = math.floor(label * 5 + 0.5) if name == "stsb" else label
+    return int(number) if number == int(number) and 0 <= number < len(TASKS[name].labels) else None
+
+
+def score(name: str, truth: Sequence[float], predictions: Sequence[str]) -> dict[str, float]:
+    """The task's metrics, each at most 1, and for two their mean as "score".
+
+    A prediction that is not one of the label words is wrong: it counts as a label that the example does not have.
+    One of stsb is any number, cut to 0 to 5; what is no number counts as 2.5, the middle of the scale.
+
+    Args:
+        truth: the data set's labels: class numbers, or the similarities of stsb before rounding.
+    """
+    task = TASKS[name]
+    if name == "stsb":
+        values = _correlations(truth, [_similarity(prediction) for prediction in predictions])
+    else:
+        classes = {label: index for index, label in enumerate(task.labels)}
+        wanted = [int(label) for label in truth]
+        given = [
+            classes.get(prediction.strip(), (label + 1) % len(classes))
+            for prediction, label in zip(predictions, wanted, strict=True)
+        ]
+        values = {metric: _agreement(metric, wanted, given) for metric in task.metrics}
+    if len(values) > 1:
+        values["score"] = sum(values.values()) / len(values)
+    return values
+
+
+def _agreement(metric: str, wanted: list[int], given: list[int]) -> float:
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    if metric == "accuracy":
+        return float(accuracy_score(wanted, given))
+    if metric == "f1":  # of class 1: equivalent, duplicate
+        return float(f1_score(wanted, given, zero_division=0.0))
+    return float(matthews_corrcoef(wanted, given))
+
+
+def _correlations(wanted: Sequence[float], given: Sequence[float]) -> dict[str, float]:
+    """0 where one side is constant, for which no correlation is defined."""
+    from scipy.stats import pearsonr, spearmanr
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of constant sides
+        values = {
+            "pearson": float(pearsonr(wanted, given).statistic),
+            "spearman": float(spearmanr(wanted, given).statistic),
+        }
+    return {metric: 0.0 if math.isnan(value) else value for metric, value in values.items()}
+
+
+def _similarity(prediction: str) -> float:
+    try:
+        value = float(prediction)
+    except ValueError:
+        value = math.nan
+    return HIGHEST / 2 if math.isnan(value) else min(max(value, 0.0), float(HIGHEST))

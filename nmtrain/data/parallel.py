@@ -1,0 +1,110 @@
+"""Pairs of texts in two languages, from two files whose lines correspond or from a data set with columns."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nmtrain.data.splits import examples
+from nmtrain.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class ParallelFiles:
+    """Plain text files, such as train.en and train.de."""
+
+    source: Path
+    target: Path
+
+    def count(self) -> int:
+        """The number of pairs.
+
+        Raises:
+            ValueError: where a file cannot be read, or the two have different numbers of lines.
+        """
+        return self._counted
+
+    @cached_property
+    def _counted(self) -> int:
+        counts = []
+        for file in (self.source, self.target):
+            try:
+                counts.append(sum(1 for _ in _lines(file)))
+            except (OSError, ValueError) as error:
+                raise ValueError(f"data.path: {file} cannot be read: {error}") from error
+        if counts[0] != counts[1]:
+            raise ValueError(f"data.path: {self.source} has {counts[0]} lines and {self.target} has {counts[1]}")
+        return counts[0]
+
+    def texts(self, size: int) -> Iterator[tuple[str, str]]:
+        """``size`` pairs at equal distances: all, where ``size`` is their number."""
+        chosen = spread(self.count(), size)
+        wanted = next(chosen, None)
+        for index, pair in enumerate(zip(_lines(self.source), _lines(self.target), strict=True)):
+            if index == wanted:
+                yield pair
+                wanted = next(chosen, None)
+
+    def fingerprint(self) -> str:
+        """Of the files' content."""
+        digest = hashlib.blake2b(digest_size=16)
+        for file in (self.source, self.target):
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, "blake2b").digest())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ParallelColumns:
+    """A data set with a column ``translation`` of both languages, or with a column for each language.
+
+    Args:
+        what: the beginning of messages.
+    """
+
+    dataset: Dataset
+    source: str
+    target: str
+    what: str
+
+    def texts(self, size: int) -> Iterator[tuple[str, str]]:
+        """See :meth:`ParallelFiles.texts`.
+
+        Raises:
+            DataError: where there is neither kind of column, or a text is missing.
+        """
+        total = len(self.dataset)
+        chosen = self.dataset if size == total else self.dataset.select(list(spread(total, size)))
+        if "translation" in self.dataset.column_names:
+            both = examples(chosen, ("translation",), self.what)
+            pairs = ((row.get(self.source), row.get(self.target)) for (row,) in both)
+        else:
+            columns = examples(chosen, (self.source, self.target), self.what)
+            pairs = ((source, target) for source, target in columns)
+        for source, target in pairs:
+            if not isinstance(source, str) or not isinstance(target, str):
+                missing = self.target if isinstance(source, str) else self.source
+                raise DataError(f"{self.what}: there is a pair without a text in {missing!r}: {source or target!r}")
+            yield source, target
+
+    def fingerprint(self) -> str:
+        """Of the data set, as `datasets` knows it."""
+        return self.dataset._fingerprint
+
+
+def spread(total: int, size: int) -> Iterator[int]:
+    """``size`` of the numbers from 0 to ``total`` - 1, at equal distances."""
+    return (number * total // size for number in range(size))
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with open(file, encoding="utf-8", newline="\n") as lines:  # no other character ends a line in these files
+        for line in lines:
+            yield line.rstrip("\r\n")
