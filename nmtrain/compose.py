@@ -210,8 +210,9 @@ def sweep_combinations(overrides: list[str]) -> list[list[str]]:
 
 def varied_settings(overrides: list[str]) -> list[str]:
     """The settings of a sweep that have several values, sorted: ``["recipe=dense,sdgf", "seed=0,1"]``."""
+    own = [override for override in overrides if not _OF_HYDRA.match(override.lstrip("+~"))]
     with _initialized():
-        parsed = _parser().parse_overrides([override for override in overrides if not _OF_HYDRA.match(override)])
+        parsed = _parser().parse_overrides(own)
     return sorted(str(override.input_line).lstrip("+") for override in parsed if override.is_sweep_override())
 
 

@@ -11,12 +11,14 @@ import pandas as pd
 
 from nmtrain.report.advice import advice
 from nmtrain.report.cost import cost_table, equal_flops_table
-from nmtrain.report.figures import Drawing, draw_cost, draw_quality, draw_training
+from nmtrain.report.drawing import Drawing, draw_cost, draw_noise, draw_quality, draw_training
 from nmtrain.report.frame import Frames
-from nmtrain.report.noise_figures import MOST_FIGURES, draw_noise, patterns_with_noise, runs_with_noise
 from nmtrain.report.quality import difference_table, quality_table
-from nmtrain.report.sections import Group, Section
+from nmtrain.report.sections import Group, Section, patterns_with_noise, runs_with_noise
 from nmtrain.report.table import Table
+
+# A figure takes two seconds of a core; a report draws the sparsest patterns and says which it leaves to the data.
+MOST_NOISE_FIGURES = 3
 
 
 @dataclass
@@ -100,7 +102,7 @@ def _add_noise(
     if left_out:
         part.notes.append(
             f"Noise was also recorded at {', '.join(left_out)}: see frames/noise.csv. A report draws it for "
-            f"{MOST_FIGURES} patterns, the sparsest first; to see others, report on their runs alone."
+            f"{MOST_NOISE_FIGURES} patterns, the sparsest first; to see others, report on their runs alone."
         )
 
 
@@ -125,4 +127,4 @@ def _noise_to_draw(sections: Sequence[Section], frames: Frames) -> set[tuple[str
         for rank, pattern in enumerate(patterns_with_noise(group, frames.noise))
     ]
     ranked.sort(key=lambda found: found[0])
-    return {(slug, pattern) for _, slug, pattern in ranked[:MOST_FIGURES]}
+    return {(slug, pattern) for _, slug, pattern in ranked[:MOST_NOISE_FIGURES]}

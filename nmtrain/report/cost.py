@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from nmtrain.report.headline import Headline
@@ -33,6 +34,15 @@ from nmtrain.report.table import NOTHING, TRAINING_FLOPS, Cell, Table, percent, 
 BUDGET_TOLERANCE = 0.05
 FINISHED, INTERPOLATED, TOO_DENSE = "finished", "interpolated", "interpolated, too dense"
 _SOURCE_MARKS = {FINISHED: "", INTERPOLATED: "†", TOO_DENSE: "‡"}
+
+
+_BUDGET_COLUMNS = [
+    *("folder", "sparsity", "recipe", "variant", "label", "seed", "quality"),
+    *("training_flops", "strict_from", "seconds_train", "bytes", "cell"),
+]
+
+# FLOPs, headline metric and update of each evaluation along a run, by the run's folder.
+Points = dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -112,16 +122,25 @@ def evaluations(curves: pd.DataFrame) -> pd.DataFrame:
     return curves.drop_duplicates(["folder", "update"], keep="last").sort_values(["folder", "update"])
 
 
+def _points(curves: pd.DataFrame) -> Points:
+    points = evaluations(curves)
+    columns = [points[name].to_numpy() for name in ("flops", "quality", "update")]
+    starts = np.flatnonzero((points["folder"] != points["folder"].shift()).to_numpy())
+    parts = zip(*(np.split(column, starts[1:]) for column in columns), strict=True)
+    return dict(zip(points["folder"].iloc[starts], parts, strict=True))
+
+
 def equal_flops_table(section: Section, curves: pd.DataFrame) -> Table | None:
     """Each recipe's headline metric at the same training FLOPs; None if no budget is reached by two recipes.
 
     Budgets are what runs of the section spent in full. Runs that finished within 5 % below a budget answer for it;
     else each seed's shortest run that reaches it is interpolated between evaluations.
     """
-    points = {str(folder): found for folder, found in evaluations(curves).groupby("folder", sort=False)}
+    points = _points(curves)
     rows: list[list[Cell]] = []
-    for pattern in patterns_of(section.runs):
-        runs = section.runs[(section.runs["sparsity"] == pattern) | (section.runs["recipe"] == DENSE)]
+    everything = section.runs[_BUDGET_COLUMNS]  # a selection of rows takes as long as there are columns
+    for pattern in patterns_of(everything):
+        runs = everything[(everything["sparsity"] == pattern) | (everything["recipe"] == DENSE)]
         for budget in _budgets(runs):
             rows += _budget_rows(pattern, budget, runs, points, section.headline)
     if not rows:
@@ -147,7 +166,7 @@ def _budgets(runs: pd.DataFrame) -> list[float]:
 
 
 def _budget_rows(
-    pattern: str, budget: float, runs: pd.DataFrame, points: dict[str, pd.DataFrame], headline: Headline
+    pattern: str, budget: float, runs: pd.DataFrame, points: Points, headline: Headline
 ) -> list[list[Cell]]:
     found = []
     for variant, label in columns_of(runs):
@@ -183,10 +202,10 @@ def _budget_row(stub: list[Cell], at: AtBudget, standing: tuple[bool, str], head
     ]
 
 
-def quality_at(budget: float, runs: pd.DataFrame, points: dict[str, pd.DataFrame]) -> AtBudget | None:
+def quality_at(budget: float, runs: pd.DataFrame, points: Points) -> AtBudget | None:
     """The headline metric of one recipe's ``runs`` at ``budget`` training FLOPs; None where no run reaches it.
 
-    ``points``: the evaluations of each run, by folder.
+    ``points``: the evaluations of each run.
     """
     spent = runs["training_flops"].astype(float)
     finished = runs[(spent <= budget) & (spent >= budget * (1 - BUDGET_TOLERANCE))]
@@ -195,7 +214,9 @@ def quality_at(budget: float, runs: pd.DataFrame, points: dict[str, pd.DataFrame
         return AtBudget(estimate(values), FINISHED, finished, float(spent[finished.index].mean()))
     longer = runs[spent > budget].sort_values(["training_flops", "folder"]).drop_duplicates("seed")
     inside = [
-        (index, *found) for index, run in longer.iterrows() if (found := _inside(budget, run, points)) is not None
+        (index, *found)
+        for index, folder, strict_from in zip(longer.index, longer["folder"], longer["strict_from"], strict=True)
+        if folder in points and (found := _inside(budget, points[folder], strict_from)) is not None
     ]
     if not inside:
         return None
@@ -205,15 +226,13 @@ def quality_at(budget: float, runs: pd.DataFrame, points: dict[str, pd.DataFrame
     return AtBudget(estimate(values), INTERPOLATED if strict else TOO_DENSE, used, budget)
 
 
-def _inside(budget: float, run: pd.Series, points: dict[str, pd.DataFrame]) -> tuple[float, bool] | None:
+def _inside(
+    budget: float, evaluated: tuple[np.ndarray, np.ndarray, np.ndarray], strict_from: float
+) -> tuple[float, bool] | None:
     """The value at ``budget`` between two evaluations, and whether the model was at its pattern at the earlier one."""
-    if run["folder"] not in points:
-        return None
-    evaluations = points[run["folder"]]
-    flops = evaluations["flops"].to_numpy()
-    value = interpolate(flops, evaluations["quality"].to_numpy(), budget)
+    flops, quality, updates = evaluated
+    value = interpolate(flops, quality, budget)
     if value is None:
         return None
-    earlier = evaluations["update"].to_numpy()[flops.searchsorted(budget, side="right") - 1]
-    strict = pd.notna(run["strict_from"]) and earlier >= run["strict_from"]
-    return value, bool(strict)
+    earlier = updates[flops.searchsorted(budget, side="right") - 1]
+    return value, bool(earlier >= strict_from)  # NaN where the run never got there

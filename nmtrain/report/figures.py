@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from nmtrain.report.cost import evaluations, on_front, ordered_results
+from nmtrain.report.drawing import Drawing
 from nmtrain.report.headline import Headline
 from nmtrain.report.quality import table_title
 from nmtrain.report.sections import DENSE, Group, Section, columns_of, patterns_of
@@ -29,18 +29,6 @@ _MARKERS_PER_LINE = 6
 
 # Nothing that changes from one call to the next enters a file.
 _METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A finished figure. ``data`` holds what is drawn; ``svg`` is the figure itself, for the page."""
-
-    slug: str
-    title: str
-    caption: str
-    data: pd.DataFrame
-    svg: bytes
-    paths: list[Path]
 
 
 def save(figure: Figure, slug: str, title: str, caption: str, data: pd.DataFrame, folder: Path) -> Drawing:

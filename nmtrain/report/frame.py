@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
 
 from nmtrain.report.folders import RunFolder, common_folder, lookup
 from nmtrain.report.grouping import Flat, column_labels, data_label, density_of, flatten, keys_of, setting_of, without
@@ -57,10 +60,11 @@ class Frames:
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for name in ("runs", "curves", "noise"):
-            frame: pd.DataFrame = getattr(self, name)
+            table = pyarrow.Table.from_pandas(getattr(self, name), preserve_index=False)
             paths += [folder / f"{name}.csv", folder / f"{name}.parquet"]
-            frame.to_csv(paths[-2], index=False)
-            frame.to_parquet(paths[-1], index=False)
+            # A tenth of the time that pandas takes to write numbers as text.
+            pyarrow.csv.write_csv(table, paths[-2], pyarrow.csv.WriteOptions(quoting_style="needed"))
+            pyarrow.parquet.write_table(table, paths[-1])
         return paths
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from nmtrain.report.drawing import Drawing
 from nmtrain.report.figures import (
-    Drawing,
     label_x,
     legend_lines,
     markevery,
@@ -21,12 +21,9 @@ from nmtrain.report.figures import (
     styled,
 )
 from nmtrain.report.quality import table_title
-from nmtrain.report.sections import DENSE, Group, columns_of
+from nmtrain.report.sections import DENSE, Group, columns_of, runs_with_noise
 from nmtrain.report.style import line_style
 from nmtrain.sparsity.pattern import NMPattern
-
-# A figure takes two seconds of a core; a report draws the sparsest patterns and says which it leaves to the data.
-MOST_FIGURES = 3
 
 # Two panels per row: (column of the data, label of its y axis, logarithmic).
 _METRICS = (
@@ -45,18 +42,6 @@ _SCHEDULE = (
     ("decay", "decay factor D"),
 )
 _SAME_SCALE = ((2, 3), (4, 5))  # kept against pruned
-
-
-def patterns_with_noise(group: Group, noise: pd.DataFrame) -> list[str]:
-    """The group's patterns that have noise records, sparsest first."""
-    recorded = group.runs[group.runs["folder"].isin(noise["folder"].unique())]
-    return [pattern for pattern in reversed(group.patterns) if (recorded["sparsity"] == pattern).any()]
-
-
-def runs_with_noise(group: Group, pattern: str, noise: pd.DataFrame) -> pd.DataFrame:
-    """The runs that a noise figure shows: those at ``pattern``, and the dense ones."""
-    runs = group.runs[(group.runs["sparsity"] == pattern) | (group.runs["recipe"] == DENSE)]
-    return runs[runs["folder"].isin(noise["folder"].unique())]
 
 
 @styled()

@@ -107,6 +107,18 @@ def patterns_of(runs: pd.DataFrame) -> list[str]:
     return sorted(runs["sparsity"].dropna().unique(), key=pattern_order)
 
 
+def patterns_with_noise(group: Group, noise: pd.DataFrame) -> list[str]:
+    """The group's patterns that have noise records, sparsest first."""
+    recorded = group.runs[group.runs["folder"].isin(noise["folder"].unique())]
+    return [pattern for pattern in reversed(group.patterns) if (recorded["sparsity"] == pattern).any()]
+
+
+def runs_with_noise(group: Group, pattern: str, noise: pd.DataFrame) -> pd.DataFrame:
+    """The runs that a noise figure shows: those at ``pattern``, and the dense ones."""
+    runs = group.runs[(group.runs["sparsity"] == pattern) | (group.runs["recipe"] == DENSE)]
+    return runs[runs["folder"].isin(noise["folder"].unique())]
+
+
 def build_sections(frames: Frames) -> list[Section]:
     """The sections of all counted runs, by model, data and roles."""
     runs = frames.runs[frames.runs["counted"]]

@@ -94,7 +94,7 @@ def paired_difference(values: Mapping[int, float], reference: Mapping[int, float
     return Difference(found.mean, found.half_width, float(2 * stdtr(found.n - 1, -abs(t))), found.n)
 
 
-def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float | None:
+def interpolate(xs: Sequence[float] | np.ndarray, ys: Sequence[float] | np.ndarray, x: float) -> float | None:
     """``y`` at ``x`` on the straight lines through the points, sorted by ``xs``; None outside them."""
     if not len(xs) or not xs[0] <= x <= xs[-1]:
         return None

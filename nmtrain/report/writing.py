@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from nmtrain.report.chapters import Chapter, build_chapters
 from nmtrain.report.closing import summary_text
+from nmtrain.report.drawing import drawing_processes
 from nmtrain.report.folders import read_runs
 from nmtrain.report.frame import build_frames
 from nmtrain.report.latex import latex
@@ -16,6 +16,8 @@ from nmtrain.report.notices import notices
 from nmtrain.report.pages import html_page, markdown_page
 from nmtrain.report.run_list import run_list
 from nmtrain.report.sections import build_sections
+
+FILES = "files.txt"  # in a report's folder: what it wrote, by which the next one there knows what is stale
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,16 @@ def write_report(folders: Iterable[Path], out: Path) -> ReportResult:
     """Report on every run folder under ``folders``; the same folders give the same bytes in every file.
 
     Writes ``report.html`` and ``report.md``, ``frames/{runs,curves,noise}.{csv,parquet}``, ``tables/*.tex`` and
-    ``figures/*.{png,svg,pdf,csv}`` below ``out``.
+    ``figures/*.{png,svg,pdf,csv}`` below ``out``, and their names in ``files.txt``. What an earlier report wrote there
+    and this one does not is removed; other files stay.
 
     Raises:
         ReportError: if a folder does not exist, none holds a run, or a run was written by another schema.
     """
-    frames = build_frames(read_runs(folders))
-    sections = build_sections(frames)
-    out.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor() as pool:  # drawing takes longer than all the rest
+    with drawing_processes() as pool:  # drawing takes longer than all the rest
+        frames = build_frames(read_runs(folders))
+        sections = build_sections(frames)
+        out.mkdir(parents=True, exist_ok=True)
         chapters = build_chapters(sections, frames, out / "figures", pool)
         frame_paths = frames.write(out / "frames")
         said, listed = notices(frames.runs), run_list(frames.runs)
@@ -58,8 +61,20 @@ def write_report(folders: Iterable[Path], out: Path) -> ReportResult:
     paths += frame_paths
     paths += _write_tables(chapters, out / "tables")
     paths += [path for chapter in chapters for drawing in chapter.drawings for path in drawing.paths]
+    _remove_stale(out, paths)
     counted = int(frames.runs["counted"].sum())
-    return ReportResult(paths, len(frames.runs), counted, table)
+    return ReportResult([*paths, out / FILES], len(frames.runs), counted, table)
+
+
+def _remove_stale(out: Path, paths: list[Path]) -> None:
+    """Remove what the report before wrote and this one did not, and leave the list for the next."""
+    manifest = out / FILES
+    before = manifest.read_text(encoding="utf-8").splitlines() if manifest.is_file() else []
+    written = sorted(path.relative_to(out).as_posix() for path in paths)
+    for name in set(before) - set(written):
+        if name and not Path(name).is_absolute() and ".." not in Path(name).parts:  # a list that others wrote
+            (out / name).unlink(missing_ok=True)
+    manifest.write_text("".join(f"{name}\n" for name in written), encoding="utf-8")
 
 
 def _write_tables(chapters: list[Chapter], folder: Path) -> list[Path]:

@@ -61,6 +61,32 @@ def test_other_json_spelling_is_read_alike(tmp_path):
     assert read_metrics(wide, "1:4").points == records[-1:]
 
 
+def test_evaluations_between_training_lines_do_not_hide_when_the_pattern_was_reached(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for reached in range(20):
+        lines = []
+        for update in range(20):
+            schedule = {"pattern": "1:4", "decay": 0.0 if update >= reached else 0.5}
+            lines.append({"update": update, "split": "train"} | schedule)
+            if update % 3:
+                lines.append({"update": update, "split": "val", "accuracy": update / 20})
+        lines.append({"update": 20, "split": "final", "accuracy": 1.0})
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        metrics = read_metrics(path, "1:4")
+        assert metrics.strict_from == reached
+        assert [point["update"] for point in metrics.points] == [u for u in range(20) if u % 3] + [20]
+        assert (metrics.lines, metrics.dropped) == (len(lines), [])
+
+
+def test_an_empty_file_and_one_without_a_whole_line_are_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for content, lines, dropped in (("", 0, []), ('{"update": 1, "spl', 1, [1]), ("\n", 1, [1])):
+        path.write_text(content)
+        metrics = read_metrics(path, "1:4")
+        assert (metrics.points, metrics.lines, metrics.dropped) == ([], lines, dropped)
+        assert metrics.strict_from is None
+
+
 def test_run_that_never_reached_its_pattern(run):
     metrics = read_run(run(strict_from=10_000)).metrics
     assert metrics is not None

@@ -187,7 +187,7 @@ def test_the_closing_table_of_a_run_names_its_metric(capsys, tmp_path):
     summary = {
         "recipe": {"variant": "sdgf_stepwise"}, "sparsity": "1:8", "density": 0.125,
         "flops": {"training": 1e9, "training_dense": 2e9, "inference": 1e6, "inference_dense": 2e6},
-        "bytes": {"sparse": 1e3, "dense": 2e3}, "seconds": {"total": 2.0, "train": 1.0},
+        "bytes": {"sparse": 1e3, "dense": 2e3}, "seconds": {"total": 2.0, "train": 1.0, "data": 0.5},
     }  # fmt: skip
     tokens = {"throughput": {"unit": "tokens", "per_second": 1234.5}}
     show_summary(summary | tokens | {"headline": "perplexity", "metrics": {"val/perplexity": 18.256}}, tmp_path)

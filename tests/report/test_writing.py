@@ -78,6 +78,32 @@ def test_a_report_without_a_finished_run_lists_what_there_is(run, runs, tmp_path
     assert "out of memory" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_second_report_removes_what_only_the_first_wrote_and_nothing_else(run, runs, tmp_path):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere.txt"
+    elsewhere.write_text("")
+    for recipe in ("sr_ste", "sdgf"):
+        run(recipe, "1:4", config={"data.name": "digits"}, name=f"digits-{recipe}")
+        run(recipe, "1:4", name=f"glyphs-{recipe}")
+    write_report([runs], out)
+    (out / "figures" / "mine-on-digits.png").write_text("")
+    with open(out / "files.txt", "a") as file:
+        file.write("../elsewhere.txt\n")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for folder in runs.glob("glyphs-*"):
+        folder.rename(alone / folder.name)
+    result = write_report([alone], out)
+    assert [name for name in contents(out) if "digits" in name] == ["figures/mine-on-digits.png"]
+    assert set(result.paths) == {path for path in out.rglob("*") if path.is_file()} - {
+        out / "figures/mine-on-digits.png"
+    }
+    assert elsewhere.exists()
+    write_report([alone], tmp_path / "fresh")
+    assert contents(tmp_path / "fresh") == {
+        name: content for name, content in contents(out).items() if name != "figures/mine-on-digits.png"
+    }
+
+
 def test_an_error_writes_nothing(tmp_path):
     with pytest.raises(ReportError):
         write_report([tmp_path], tmp_path / "out")
