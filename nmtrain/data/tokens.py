@@ -93,10 +93,12 @@ class PretrainedTokenizer:
         ValueError: where it has no end token or no padding token.
     """
 
-    def __init__(self, name_or_path: str) -> None:
+    def __init__(self, name_or_path: str, local_files_only: bool = False) -> None:
         from transformers import AutoTokenizer
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(
+            name_or_path, trust_remote_code=False, local_files_only=local_files_only
+        )
         self.vocab_size = len(self._tokenizer)
         # What it puts behind a text by itself is what the model was trained to see there: </s>, or BERT's [SEP].
         added = self._tokenizer("")["input_ids"]

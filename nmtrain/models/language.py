@@ -148,7 +148,7 @@ def _from_hub(load: Any, source: str, option: str) -> Any:
             except OSError:
                 from nmtrain.data.hub import require_hub
 
-                require_hub(source, option)
+                require_hub(f"{option}={source}", f"{option}=FOLDER")
         else:
             source = str(Path(source).expanduser())
         return load(source)

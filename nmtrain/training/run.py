@@ -23,7 +23,7 @@ from accelerate.state import AcceleratorState
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nmtrain.config import Config
-from nmtrain.errors import ConfigError, Stopped, TrainingError
+from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TrainingError
 from nmtrain.models import build_model
 from nmtrain.sparsity import remove_sparsity, sparsify_model, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
@@ -160,12 +160,13 @@ def _status_kept(folder: RunFolder) -> Iterator[None]:
         folder.set_status("preempted", str(stopped))
         raise
     except Exception as error:
+        failure: NmtrainError
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
             failure = TrainingError(
                 f"{folder.path}: {error.strerror}. Nothing already written is lost; free some space and repeat the"
                 " command to resume"
             )
-        elif isinstance(error, TrainingError):
+        elif isinstance(error, TrainingError | DataError):
             failure = error
         else:
             failure = TrainingError(f"{type(error).__name__}: {error} (traceback in {folder / 'train.log'})")
