@@ -1,63 +1,17 @@
 """The command line as a user meets it: commands, wrong input, damaged folders, exit statuses."""
 
-import errno
-import json
-import logging
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from safetensors.torch import load_file, save_file
 
 import nmtrain
-from nmtrain import cli
 from nmtrain.config import check_config
 
 CONF = Path(__file__).parents[1] / "conf"
 COMMANDS = "Commands: ['eval', 'export', 'list', 'report', 'train']"
-
-
-@pytest.fixture(autouse=True)
-def _handlers_as_before():
-    """The terminal handlers of a command, ours and Hydra's, belong to its test's captured output."""
-    loggers = [logging.getLogger("nmtrain"), logging.getLogger()]
-    before = [list(logger.handlers) for logger in loggers]
-    yield
-    for logger, handlers in zip(loggers, before, strict=True):
-        logger.handlers[:] = handlers
-
-
-@pytest.fixture
-def nm(capsys, tmp_path, monkeypatch):
-    """Run a command in an empty folder of its own: ``status, stdout, stderr``."""
-    folder = tmp_path / "cwd"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["nmtrain"])
-
-    def command(*arguments):
-        try:
-            status = cli._main(list(arguments))
-        except SystemExit as end:  # Hydra's own commands
-            status = end.code
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return command
-
-
-def refused(nm, *arguments):
-    """The message of a command that must be refused, before anything is read or written."""
-    status, out, err = nm(*arguments)
-    assert status == 2, (out, err)
-    assert out == ""
-    assert err.endswith("\n")
-    assert list(Path.cwd().iterdir()) == []
-    return err.removesuffix("\n")
 
 
 # Help, lists, and what they cost
@@ -95,11 +49,11 @@ def test_list_shows_every_file_of_conf_with_its_first_line_of_comment(nm):
     assert "  sr_ste             STE with a penalty that pulls pruned weights towards zero" in out
 
 
-def test_list_of_one_group_and_of_none_such(nm):
+def test_list_of_one_group_and_of_none_such(nm, refused):
     status, out, _ = nm("list", "optim")
     assert status == 0
-    assert [line.split()[0] for line in out.splitlines()] == ["optim", "adamw", "sgd"]
-    message = refused(nm, "list", "recipes")
+    assert [line.split()[0] for line in out.splitlines()] == ["optim", "adafactor", "adamw", "sgd"]
+    message = refused("list", "recipes")
     assert message.startswith("list recipes: there is no such group. Available: ['data', 'experiment', ")
     assert message.endswith("; did you mean recipe?")
 
@@ -158,18 +112,18 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
         ("-m hydra.nope=3", "Could not override 'hydra.nope': Key 'nope' not in 'HydraConf'"),
     ],
 )
-def test_wrong_input_ends_with_one_plain_message(nm, line, message):
-    found = refused(nm, *line.split())
+def test_wrong_input_ends_with_one_plain_message(refused, line, message):
+    found = refused(*line.split())
     assert found.startswith(message)
     assert "\n" not in found
 
 
-def test_all_faults_of_a_command_line_come_at_once_the_results_folder_among_them(nm):
+def test_all_faults_of_a_command_line_come_at_once_the_results_folder_among_them(refused):
     line = (
         "sparsity=124 mask.roles=[ff,q] mask.patterns.q=32:1 trian.x=1 train.epochs=abc seed=-1 ~train.log_every"
         " data.classes=1 data.1=3 recipe.k=3 results_dir=/dev/null/x"
     )
-    found = refused(nm, *line.split()).splitlines()
+    found = refused(*line.split()).splitlines()
     expected = [
         'sparsity: 124 is what YAML reads from an unquoted 2:4; write "2:4"',
         "mask.patterns.q: 32:1: N = 32 exceeds M = 1; N:M keeps N of every M weights",
@@ -247,13 +201,13 @@ def test_all_faults_of_a_command_line_come_at_once_the_results_folder_among_them
         ),
     ],
 )
-def test_what_only_shapes_show_is_refused_before_anything_is_read_or_written(nm, line, messages):
-    assert refused(nm, *line.split()).splitlines() == messages
+def test_what_only_shapes_show_is_refused_before_anything_is_read_or_written(refused, line, messages):
+    assert refused(*line.split()).splitlines() == messages
 
 
 @pytest.mark.parametrize("flags", [["--dry-run"], ["-m"], ["-m", "--dry-run"]])
-def test_what_only_shapes_show_is_refused_in_dry_runs_and_sweeps_too(nm, flags):
-    messages = refused(nm, *flags, "sparsity=1:32", "mask.axis=output", "mask.names=[head.weight]").splitlines()
+def test_what_only_shapes_show_is_refused_in_dry_runs_and_sweeps_too(refused, flags):
+    messages = refused(*flags, "sparsity=1:32", "mask.axis=output", "mask.names=[head.weight]").splitlines()
     assert messages == [
         "sparsity=1:32: head.weight: M = 32 does not divide its output axis of length 200",
         "mask.indivisible=skip leaves tensors dense whose axis M does not divide",
@@ -269,8 +223,8 @@ def test_what_only_shapes_show_is_refused_in_dry_runs_and_sweeps_too(nm, flags):
         ("model=resnet train.batch_size=1", "model.name=resnet: with model.options={} it does not map micro-batches"),
     ],
 )
-def test_a_model_that_cannot_be_built_or_trained_is_refused_in_one_line(nm, line, message):
-    found = refused(nm, "--dry-run", *line.split())
+def test_a_model_that_cannot_be_built_or_trained_is_refused_in_one_line(refused, line, message):
+    found = refused("--dry-run", *line.split())
     assert found.startswith(message)
     assert "\n" not in found
 
@@ -291,7 +245,7 @@ def own(tmp_path):
     return write
 
 
-def test_an_experiment_of_one_s_own_is_found_listed_and_swept(nm, own):
+def test_an_experiment_of_one_s_own_is_found_listed_and_swept(nm, refused, own):
     folder = own("experiment/mine.yaml", "# @package _global_\n# Mine.\ntrain: {epochs: 2.0}\nsparsity: '1:16'\n")
     status, out, _ = nm("--config-dir", str(folder), "experiment=mine", "--cfg", "job")
     assert status == 0
@@ -299,7 +253,7 @@ def test_an_experiment_of_one_s_own_is_found_listed_and_swept(nm, own):
     status, out, _ = nm(f"--config-dir={folder}", "experiment=mine,smoke", "-m", "--dry-run")
     assert status == 0
     assert [line.split("-")[2] for line in out.splitlines() if line.startswith("results/runs/")] == ["1of16", "1of32"]
-    message = refused(nm, "--config-dir", str(folder), "experiment=main")
+    message = refused("--config-dir", str(folder), "experiment=main")
     assert message == ("experiment=main: there is no such experiment. Available: ['mine', 'smoke']; did you mean mine?")
 
 
@@ -332,9 +286,9 @@ def test_an_experiment_of_one_s_own_is_found_listed_and_swept(nm, own):
         ("", ["experiment={}: there is no such key. Available: "]),
     ],
 )
-def test_a_faulty_file_of_one_s_own_is_refused_in_plain_words(nm, own, content, messages):
+def test_a_faulty_file_of_one_s_own_is_refused_in_plain_words(refused, own, content, messages):
     folder = own("experiment/mine.yaml", content)
-    found = refused(nm, "--config-dir", str(folder), "experiment=mine").splitlines()
+    found = refused("--config-dir", str(folder), "experiment=mine").splitlines()
     if messages is None:
         assert len(found) == 1
         return
@@ -343,9 +297,9 @@ def test_a_faulty_file_of_one_s_own_is_refused_in_plain_words(nm, own, content, 
         assert line.startswith(message.replace("FILE", f"{folder}/experiment/mine.yaml"))
 
 
-def test_an_experiment_without_its_first_line_is_told_what_that_is(nm, own):
+def test_an_experiment_without_its_first_line_is_told_what_that_is(refused, own):
     folder = own("experiment/mine.yaml", "train: {epochs: 2.0}\n")
-    assert refused(nm, "--config-dir", str(folder), "experiment=mine").endswith(
+    assert refused("--config-dir", str(folder), "experiment=mine").endswith(
         "; the file of an experiment begins with the line # @package _global_"
     )
 
@@ -388,199 +342,3 @@ def test_completion_knows_the_choices(nm, monkeypatch):
     status, out, _ = nm("-sc", "query=bash")
     assert status == 0
     assert out.split() == ["recipe=mdgf", "recipe=mdgf_exponential", "recipe=mdgf_linear"]
-
-
-# Runs
-
-
-def test_a_dry_run_shows_the_plan_and_writes_nothing(nm, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
-    status, out, err = nm("model.options.depth=1", "--dry-run", "mask.roles=[ff,q]", "mask.patterns.q=1:4")
-    assert (status, err) == (0, "")
-    assert out.startswith("results/runs/vit-glyphs-1of32-sdgf_stepwise-s0-")
-    for part in ("31:32", "16:32", "blocks.0.mlp.fc1.weight", "blocks.0.attn.qkv.weight[0:128]", "training FLOPs"):
-        assert part in out
-    assert list(Path.cwd().iterdir()) == []
-
-
-def test_a_run_trains_once_and_says_so_the_second_time(nm, tiny, tmp_path):
-    command = ["train", *tiny, "train.updates=3"]
-    status, out, err = nm(*command)
-    assert status == 0, err
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert out.endswith(f"run folder: {folder}\n")
-    assert "update 3 of 3, projected model: accuracy" in out
-    status, again, _ = nm(*command[1:])
-    assert status == 0
-    assert again.startswith(f"{folder} is finished already; force=true repeats it\n")
-    assert again.endswith(f"run folder: {folder}\n")
-    assert list(Path.cwd().iterdir()) == []
-
-
-def test_a_failed_run_exits_1_with_the_reason_and_no_traceback(nm, tiny):
-    line = ["optim=sgd", "optim.lr=1e30", "optim.clip_norm=null", "train.updates=3"]
-    status, _, err = nm(*tiny, *line)
-    assert status == 1
-    assert err.startswith("failed: the training loss is nan (updates 1 to 3)")
-    assert "Traceback" not in err
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "message"),
-    [
-        (KeyboardInterrupt(), 130, "stopped: SIGINT; the same command resumes\n"),
-        (KeyboardInterrupt("SIGINT after update 3 of 9"), 130, "stopped: SIGINT after update 3 of 9; the same command"),
-    ],
-)
-def test_ctrl_c_at_any_other_moment_leaves_no_traceback_either(nm, monkeypatch, error, status, message):
-    def interrupted(arguments):
-        raise error
-
-    monkeypatch.setattr(cli, "_train", interrupted)
-    found, _, err = nm("seed=1")
-    assert found == status
-    assert err.startswith(message)
-
-
-def test_an_error_that_nobody_foresaw_keeps_its_traceback(nm, monkeypatch):
-    def broken(arguments):
-        raise ZeroDivisionError("a bug of ours")
-
-    monkeypatch.setattr(cli, "_train", broken)
-    with pytest.raises(ZeroDivisionError, match="a bug of ours"):
-        nm("seed=1")
-
-
-def test_a_reader_that_hangs_up_is_no_error_worth_a_traceback():
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run(
-        [sys.executable, "-m", "nmtrain.cli", "list"], stdout=write, stderr=subprocess.PIPE, text=True
-    )
-    os.close(write)
-    assert done.returncode == 1
-    assert done.stderr == ""
-
-
-# Finished runs, whole and damaged
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder of a finished run of two updates; tests that damage it copy it first."""
-    from nmtrain.compose import compose_values, prepare_overrides
-    from nmtrain.training.run import run
-    from tests.conftest import TINY
-
-    results = tmp_path_factory.mktemp("finished")
-    config = check_config(compose_values(prepare_overrides([*TINY, "train.updates=2", f"results_dir={results}"])))
-    run(config)
-    return config.run_folder
-
-
-@pytest.fixture
-def damaged(finished, tmp_path):
-    """A copy of a finished run with one file replaced, or removed where the content is None."""
-
-    def damage(name, content):
-        folder = tmp_path / "runs" / finished.name
-        shutil.copytree(finished, folder)
-        (folder / name).unlink()
-        if content is not None:
-            (folder / name).write_bytes(content)
-        return folder
-
-    return damage
-
-
-def test_eval_gives_the_numbers_of_the_run_again(nm, finished):
-    status, out, _ = nm("eval", str(finished))
-    assert status == 0
-    summary = json.loads((finished / "summary.json").read_text())
-    lines = dict(line.split(": ") for line in out.splitlines())
-    assert float(lines["val/accuracy"]) == pytest.approx(summary["metrics"]["val/accuracy"], abs=1e-6)
-    assert float(lines["val/loss"]) == pytest.approx(summary["metrics"]["val/loss"], abs=1e-5)
-
-
-def test_export_writes_where_it_is_told_to(nm, finished, tmp_path):
-    status, out, _ = nm("export", str(finished), "--out", "there")
-    assert status == 0
-    assert out == 'there: load it with timm.create_model("local-dir:there", pretrained=True)\n'
-    assert sorted(path.name for path in Path("there").iterdir()) == ["config.json", "model.safetensors"]
-    occupied = tmp_path / "file"
-    occupied.touch()
-    status, _, err = nm("export", str(finished), "--out", str(occupied))
-    assert status == 2
-    assert err.startswith(f"{occupied}: cannot be written (")
-
-
-@pytest.mark.parametrize("command", ["eval", "export"])
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("status.json", b'{"state": "fini', "status.json: is damaged ("),
-        ("status.json", b"[]", "status.json: is damaged (it names no state)"),
-        ("status.json", b'{"state": "failed", "reason": "x"}', ": the run is failed, not finished; repeat its command"),
-        ("status.json", None, ": is not a run folder; it has no status.json"),
-        ("config.yaml", b"sparsity: [", "config.yaml: does not hold what this run left: while parsing"),
-        ("config.yaml", b"seed: 1\n", "config.yaml: does not hold what this run left: model: is missing"),
-        ("config.yaml", b"", "config.yaml: does not hold what this run left: no keys and values"),
-        ("config.yaml", None, "config.yaml: No such file or directory"),
-        ("model.safetensors", b"", "model.safetensors: does not hold what this run left: "),
-        ("model.safetensors", b"\xff" * 100, "model.safetensors: does not hold what this run left: "),
-        ("model.safetensors", None, "model.safetensors: No such file or directory"),
-    ],
-)
-def test_a_damaged_run_folder_is_named_with_its_file(nm, damaged, command, name, content, message):
-    folder = damaged(name, content)
-    found = refused(nm, command, str(folder))
-    assert found.startswith(f"{folder}/{message}" if message[0] != ":" else f"{folder}{message}")
-
-
-def test_a_model_that_is_not_the_one_of_the_config_is_refused(nm, damaged, finished):
-    weights = load_file(finished / "model.safetensors")
-    del weights["head.weight"]
-    folder = damaged("model.safetensors", b"")
-    save_file(weights, folder / "model.safetensors")
-    message = refused(nm, "eval", str(folder))
-    assert message.startswith(f"{folder}/model.safetensors: does not hold what this run left: ")
-    assert "head.weight" in message
-
-
-def test_the_command_of_a_run_whose_records_are_damaged_says_how_to_repeat_it(nm, damaged, tiny):
-    folder = damaged("summary.json", b"{")
-    for name, content in [("summary.json", "{"), ("summary.json", "{}"), ("summary.json", "[]"), ("status.json", "{")]:
-        (folder / name).write_text(content)
-        status, _, err = nm(*tiny, "train.updates=2")
-        assert status == 2
-        assert err.startswith(f"{folder}/{name}: is damaged (")
-        assert err.endswith("force=true repeats the run\n")
-    status, out, err = nm(*tiny, "train.updates=2", "force=true")
-    assert status == 0, err
-    assert out.endswith(f"run folder: {folder}\n")
-
-
-def test_a_folder_that_only_the_system_refuses_is_a_plain_message_too(nm, tiny, monkeypatch):
-    """What a look at permissions cannot see, such as a full or read-only network disk."""
-    original = Path.mkdir
-
-    def full(self, *arguments, **options):
-        if "runs" in str(self):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        original(self, *arguments, **options)
-
-    monkeypatch.setattr(Path, "mkdir", full)
-    status, _, err = nm(*tiny, "train.updates=2")
-    assert status == 2
-    assert "cannot be written (No space left on device); name a folder that can" in err
-
-
-def test_a_results_folder_without_permission_is_refused_with_the_other_faults(nm, tmp_path, monkeypatch):
-    locked = tmp_path / "locked"
-    locked.mkdir()
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked)  # root may write anywhere
-    messages = refused(nm, "seed=-1", f"results_dir={locked}/some/runs").splitlines()
-    assert messages == [
-        "seed=-1: should be greater than or equal to 0",
-        f"results_dir={locked}/some/runs: cannot be written ({locked}: permission denied); name a folder that can",
-    ]

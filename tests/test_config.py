@@ -12,7 +12,17 @@ from nmtrain.config import ConfigError, check_config
 
 OPTIMIZER_KEYS = {
     "adamw": ["betas", "clip_norm", "eps", "final_lr", "lr", "name", "schedule", "warmup_fraction", "weight_decay"],
-    "sgd": ["clip_norm", "final_lr", "lr", "momentum", "name", "nesterov", "schedule", "warmup_fraction", "weight_decay"],
+    "sgd": [
+        "clip_norm",
+        "final_lr",
+        "lr",
+        "momentum",
+        "name",
+        "nesterov",
+        "schedule",
+        "warmup_fraction",
+        "weight_decay",
+    ],
 }
 
 
@@ -99,7 +109,12 @@ def test_each_role_s_pattern_is_refused_by_its_own_key(shipped):
         ("optim__lr", float("inf"), "optim.lr=inf: should be a finite number"),
         ("train__updates", 0, "train.updates=0: should be greater than or equal to 1"),
         ("train__compile", "maybe", "train.compile=maybe: should be true or false"),
-        ("train__precision", "fp16", "train.precision=fp16: overflows: the activations of T5 exceed the 65504 of half precision; allowed: fp32, bf16"),
+        (
+            "train__precision",
+            "fp16",
+            "train.precision=fp16: overflows: the activations of T5 exceed the 65504 of half precision; "
+            "allowed: fp32, bf16",
+        ),
         ("train__device", "gpu", "train.device=gpu: should be 'auto', 'cpu' or 'cuda'"),
         ("train__micro_batches", 3, "train.micro_batches=3: does not divide train.batch_size 64"),
         ("train__batch_size", 60001, "train.batch_size=60001: exceeds the 60000 training samples"),
@@ -147,7 +162,10 @@ def test_a_missing_section_and_a_missing_key_are_named(shipped):
 
 @pytest.mark.parametrize(
     ("section", "known"),
-    [("data", "['digits', 'glue', 'glyphs', 'listops', 'text', 'wmt']"), ("recipe", "['dense', 'static', 'ste', 'sr_ste', 'mdgf', 'sdgf']")],
+    [
+        ("data", "['digits', 'glue', 'glyphs', 'listops', 'text', 'wmt']"),
+        ("recipe", "['dense', 'static', 'ste', 'sr_ste', 'mdgf', 'sdgf']"),
+    ],
 )
 def test_a_section_without_a_usable_name_lists_the_names_there_are(shipped, section, known):
     values = shipped()
@@ -252,81 +270,6 @@ def test_a_config_error_survives_the_way_between_processes():
     error = pickle.loads(pickle.dumps(ConfigError(["seed=-1: no", "force=1: no"])))
     assert error.faults == ["seed=-1: no", "force=1: no"]
     assert str(error) == "seed=-1: no\nforce=1: no"
-
-
-# What the command line is turned into
-
-
-@pytest.mark.parametrize(
-    ("argument", "line"),
-    [
-        ("foo", "foo: is not of the form key=value"),
-        ("=3", "=3: is not of the form key=value"),
-        ("a==b", "a==b: the value cannot be read; close what is open"),
-        ("mask.roles=[ff", "mask.roles=[ff: the value cannot be read; close what is open"),
-        ("mask.patterns={q:1:4", "mask.patterns={q:1:4: the value cannot be read; close what is open"),
-        ("results_dir=~/x", "results_dir=~/x: the value cannot be read; close what is open, and quote what holds"),
-        ("seed=${", "seed=${: the value cannot be read"),
-        ("sparsity=1:8,1:16", "sparsity=1:8,1:16: several values are a sweep; add -m"),
-        ("seed=range(3)", "seed=range(3): several values are a sweep; add -m"),
-        ("recipe=mdgf,sdgf", "recipe=mdgf,sdgf: several values are a sweep; add -m"),
-        ("model=Vit", "model=Vit: there is no such model. Available: ['bert', 'resnet', 'resnet50', 'swin', 'swin_base', 't5', "),
-        ("data=cifar10", "data=cifar10: there is no such data. Available: ['digits', 'glue', 'glyphs', 'listops', 'text', 'wmt']"),
-        ("recipe=null", "recipe=null: there is no such recipe. Available: ['dense', 'mdgf', "),
-        ("train=null", "train=null: there is no such train. Available: ['default', 'finetune', 'text']"),
-        ("recipe@train=ste", "recipe@train=ste: a group cannot be put elsewhere; write recipe=..."),
-        ("modle/x=3", "modle/x=3: there is no such group. Available: ['data', 'experiment', 'mask', "),
-        ("hydra/launcher=joblib", "hydra/launcher=joblib: has no effect without -m"),
-    ],
-)
-def test_an_argument_that_cannot_be_meant_is_refused(argument, line):
-    with pytest.raises(ConfigError) as refused:
-        prepare_overrides([argument])
-    (found,) = refused.value.faults
-    assert found.startswith(line)
-
-
-def test_a_misspelt_choice_is_met_with_the_near_one():
-    with pytest.raises(ConfigError, match=r"did you mean sdgf_geometric\?$"):
-        prepare_overrides(["recipe=sdgf_geometrc"])
-
-
-def test_all_arguments_that_cannot_be_meant_are_listed_together():
-    with pytest.raises(ConfigError) as refused:
-        prepare_overrides(["foo", "model=nope", "seed=3", "data=nope", "sparsity=1:8,1:16"])
-    assert [line.split(":")[0] for line in refused.value.faults] == ["foo", "model=nope", "data=nope", "sparsity=1"]
-
-
-def test_the_choices_of_a_sweep_are_checked_one_by_one():
-    with pytest.raises(ConfigError, match=r"^recipe=nope: there is no such recipe"):
-        prepare_overrides(["recipe=ste,nope,mdgf"], sweep=True)
-    assert prepare_overrides(["recipe=ste,mdgf", "recipe=glob(sdgf*)"], sweep=True)
-
-
-def test_interpolations_that_cannot_be_resolved_are_listed_with_key_and_value():
-    with pytest.raises(ConfigError) as refused:
-        compose_values(["++train.epochs=${nope}", "++seed=${seed}", "++model.options.x=[${oc.env:NMTRAIN_NOPE}]"])
-    assert refused.value.faults == [
-        "seed=${seed}: Recursive interpolation detected",
-        "train.epochs=${nope}: Interpolation key 'nope' not found",
-        "model.options.x.0=${oc.env:NMTRAIN_NOPE}: KeyError raised while resolving interpolation:"
-        " \"Environment variable 'NMTRAIN_NOPE' not found\"",
-    ]
-
-
-def test_a_list_where_a_section_is_wanted_is_refused_with_its_key():
-    with pytest.raises(ConfigError, match=r"^mask\.patterns=\[1:4\]: a section of keys and values is no list$"):
-        compose_values(prepare_overrides(["mask.patterns=[1:4]"]))
-
-
-def test_the_last_of_several_values_of_one_key_counts():
-    values = compose_values(prepare_overrides(["seed=1", "recipe=ste", "seed=2", "recipe=mdgf"]))
-    assert values["seed"] == 2
-    assert values["recipe"]["name"] == "mdgf"
-
-
-def test_experiment_null_is_the_default(shipped):
-    assert compose_values(prepare_overrides(["experiment=null"])) == shipped()
 
 
 # How a run is named
