@@ -88,6 +88,9 @@ class ByteTokenizer:
 class PretrainedTokenizer:
     """The tokenizer of a checkpoint: a name on the hub, or a local folder. Never runs code that comes with it.
 
+    Args:
+        local_files_only: take what was downloaded before, and do not ask the hub.
+
     Raises:
         OSError: as transformers does, where there is no such tokenizer.
         ValueError: where it has no end token or no padding token.

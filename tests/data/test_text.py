@@ -84,6 +84,17 @@ def test_the_global_random_state_is_untouched():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_is_random_about_a_batch_depends_on_seed_and_update():
+    drawn = []
+    for seed in (0, 1, 0):
+        data = make_data(seed=seed)
+        data.train.batch = lambda chosen, draw: drawn.append(draw)
+        for update in (0, 1, 125):  # the last has the place of the first, in the next epoch
+            data.train_batch(update, BATCH)
+    assert len(set(drawn)) == 6
+    assert drawn[:3] == drawn[6:]
+
+
 def test_each_epoch_takes_every_example_once_in_its_own_order():
     data, other = make_data(), make_data(seed=1)
     assert data.updates_per_epoch(10) == 100

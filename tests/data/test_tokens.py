@@ -97,3 +97,10 @@ def test_saving_a_pretrained_tokenizer_keeps_it(t5, tmp_path):
 
 def test_fingerprints_tell_tokenizers_apart(t5, bert):
     assert len({t5.fingerprint, bert.fingerprint, ByteTokenizer().fingerprint}) == 3
+
+
+def test_a_name_that_is_not_on_this_machine_is_not_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("socket.create_connection", lambda *arguments: pytest.fail("asked the hub"))
+    with pytest.raises(OSError, match="find them in the cached files"):
+        PretrainedTokenizer("somebody/tokenizer", local_files_only=True)

@@ -108,6 +108,12 @@ def test_changed_files_are_read_anew(folder, load):
     assert texts(load().train)[0][1] == "neu"
 
 
+def test_only_line_feeds_end_a_line(folder, load):
+    write_plain(folder)
+    (folder / "train.de").write_bytes(b"ein\rWort\r\n" * 20)
+    assert texts(load().train)[7] == ("translate English to German: train 7", "ein\rWort")
+
+
 def test_bleu_and_chrf_by_hand():
     # Of 5 words 4 are right, of 4 pairs 3, of 3 triples 2, of 2 fours 1: (4/5 * 3/4 * 2/3 * 1/2) ** (1/4)
     assert _score("de", ["a b c d f"], ["a b c d e"])["bleu"] == pytest.approx(100 * 0.2**0.25)

@@ -1,0 +1,39 @@
+import pytest
+
+from nmtrain.data.encoded import encoded
+from nmtrain.data.text import encode
+from nmtrain.data.tokens import ByteTokenizer
+
+TEXTS = ["one", "", "three and four"]
+
+
+class Shifted(ByteTokenizer):
+    fingerprint = "shifted"
+
+    def encode(self, texts):
+        return [[token + 1 for token in tokens] for tokens in super().encode(texts)]
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    def encoded_lists(tokenizer, longest=10, content=None, texts=lambda: TEXTS):
+        packed, cut = encoded(texts, tokenizer, longest, "set", content or {"name": "set"}, str(tmp_path))
+        return [packed[index] for index in range(len(packed))], cut.tolist()
+
+    return encoded_lists
+
+
+def test_the_cache_holds_what_encoding_gives(tokens):
+    packed, cut = encode(TEXTS, ByteTokenizer(), 10)
+    expected = [packed[index] for index in range(3)], cut.tolist()
+    assert expected[1] == [False, False, True]
+    assert tokens(ByteTokenizer()) == expected
+    assert tokens(ByteTokenizer(), texts=lambda: pytest.fail("encoded again")) == expected
+
+
+def test_tokenizers_lengths_and_texts_have_files_of_their_own(tokens, tmp_path):
+    first = tokens(ByteTokenizer())
+    assert tokens(Shifted()) != first
+    assert tokens(ByteTokenizer(), longest=9) != first
+    assert tokens(ByteTokenizer(), content={"name": "other"}) == first
+    assert len(list(tmp_path.iterdir())) == 4
