@@ -27,7 +27,7 @@ class ParallelFiles:
         """The number of pairs.
 
         Raises:
-            ValueError: where a file cannot be read, or the two have different numbers of lines.
+            ValueError: where a file cannot be read or is empty, or the two have different numbers of lines.
         """
         return self._counted
 
@@ -41,6 +41,8 @@ class ParallelFiles:
                 raise ValueError(f"data.path: {file} cannot be read: {error}") from error
         if counts[0] != counts[1]:
             raise ValueError(f"data.path: {self.source} has {counts[0]} lines and {self.target} has {counts[1]}")
+        if not counts[0]:
+            raise ValueError(f"data.path: there is no line in {self.source}")
         return counts[0]
 
     def texts(self, size: int) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,7 @@ class LocalSplit:
         """The number of examples: of Parquet and saved folders from metadata, else by going through the files.
 
         Raises:
-            ValueError: naming the file that cannot be read.
+            ValueError: naming the file that cannot be read, or the files if all are empty.
         """
         total = 0
         for file in self.files:
@@ -38,6 +38,8 @@ class LocalSplit:
                 total += _COUNTERS[self.format](file)
             except (OSError, ValueError, csv.Error) as error:
                 raise ValueError(f"data.path: {file} cannot be read: {error}") from error
+        if total < 1:
+            raise ValueError(f"data.path: there is no example in {', '.join(str(file) for file in self.files)}")
         return total
 
     def read(self, cache_dir: str | None) -> Dataset:

@@ -84,6 +84,13 @@ def test_a_broken_file_is_named(tmp_path, name, content):
         split.read(str(tmp_path / "cache"))
 
 
+@pytest.mark.parametrize(("name", "content"), [("train.jsonl", "\n"), ("train.json", "[]"), ("train.csv", "text\n")])
+def test_a_split_without_examples_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"^data.path: there is no example in .*{name}$"):
+        find_split(tmp_path, "train").count()
+
+
 def test_a_missing_column_is_named():
     with pytest.raises(DataError, match=r"^set: there is no column label2 among text, label$"):
         list(examples(table(), ("text", "label2"), "set"))

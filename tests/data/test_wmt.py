@@ -171,6 +171,11 @@ def test_bad_options_are_refused_with_what_is_allowed(folder):
     assert refusal(path="/no/where") == ["data.path=/no/where: there is no such folder"]
     assert refusal(path=str(folder), edition="wmt16") == ["data.edition=wmt16: has no effect with data.path"]
     assert refusal(path=str(folder))[0].endswith("and a folder train; or train.en and train.de")
+    (folder / "train.en").touch()
+    (folder / "train.de").touch()
+    (folder / "validation.en").touch()
+    (folder / "validation.de").touch()
+    assert refusal(path=str(folder)) == [f"data.path: there is no line in {folder}/train.en"]
     write_plain(folder)
     assert refusal(path=str(folder), train_size=21, val_size=8) == [
         "data.train_size: 21 is not allowed; allowed: at most 20, as many as there are, or null for all",
