@@ -13,6 +13,7 @@ from nmtrain.report.advice import advice
 from nmtrain.report.cost import cost_table, equal_flops_table
 from nmtrain.report.drawing import Drawing, draw_cost, draw_noise, draw_quality, draw_training
 from nmtrain.report.frame import Frames
+from nmtrain.report.glue_average import glue_tables
 from nmtrain.report.quality import difference_table, quality_table
 from nmtrain.report.sections import Group, Section, patterns_with_noise, runs_with_noise
 from nmtrain.report.table import Table
@@ -68,6 +69,8 @@ def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, po
             _add_noise(part, group, section.title, frames.noise, noise, folder, pool)
             parts.append(part)
         chapters.append(Chapter(section.slug, section.title, [*parts, _training_part(section, frames, folder, pool)]))
+    if averages := glue_tables(sections):
+        chapters.append(Chapter("glue-average", "GLUE average", [Part("Mean over tasks", tables=averages)]))
     return chapters
 
 

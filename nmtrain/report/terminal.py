@@ -31,7 +31,9 @@ def show_summary(summary: dict[str, Any], folder: Path) -> None:
     table.add_row("training FLOPs", _beside_dense(flops["training"], flops["training_dense"], _si))
     table.add_row("inference FLOPs per sample", _beside_dense(flops["inference"], flops["inference_dense"], _si))
     table.add_row("bytes of the model", _beside_dense(size["sparse"], size["dense"], _si))
-    table.add_row("seconds", f"{seconds['total']:.1f} (training {seconds['train']:.1f})")
+    table.add_row(
+        "seconds", f"{seconds['total']:.1f} (training {seconds['train']:.1f}, waiting for data {seconds['data']:.1f})"
+    )
     if throughput := summary.get("throughput"):
         table.add_row("throughput", rate(throughput["per_second"], throughput["unit"]))
     console = _console()
@@ -81,6 +83,10 @@ def show_plan(plan: Plan) -> None:
     table.add_row("memory while training, bytes", f"about {_si(sum(plan.memory.values()))} ({parts})")
     console.print(table)
     console.print(COST_NOTE, style="dim", soft_wrap=True)
+    if plan.by_length is not None:
+        console.print(
+            "Every sample counts as the longest here; a run counts their lengths", style="dim", soft_wrap=True
+        )
 
 
 def _console() -> Console:
