@@ -45,7 +45,8 @@ def _table(model: str, roles: str, tasks: ByTask, several: list[str]) -> Table:
     patterns = list(dict.fromkeys(pattern for group in tasks.values() for pattern in patterns_of(group.runs)))
     rows = [_row(tasks, pattern, columns) for pattern in patterns or [DENSE]]
     notes = [
-        "Mean over tasks of each task's headline metric (correlations count as they are), in %: mean over seeds ± half of its 95 % t-interval. Each row averages over the tasks named in it.",
+        "Mean over tasks of each task's headline metric (correlations count as they are), in %: mean over seeds ± "
+        "half of its 95 % t-interval. Each row averages over the tasks named in it.",
         *([f"Left out, trained with several settings: {', '.join(several)}."] if several else []),
         *dict.fromkeys(gradient_note(group) for group in tasks.values()),
     ]
