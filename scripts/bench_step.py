@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from nmtrain.data import DataShape
 from nmtrain.measure import NoiseMeter
-from nmtrain.models.vision import build_vision_model
 from nmtrain.models.roles import weights_by_role
+from nmtrain.models.vision import build_vision_model
 from nmtrain.recipes import build_recipe
 from nmtrain.sparsity import NMPattern, SparsityRule, nm_mask, resolve_rules, sparsify_model, sparsity_control
 
