@@ -80,8 +80,8 @@ def cost_table(group: Group, section: str) -> Table:
     devices = sorted(group.runs["device"].dropna().astype(str).unique())
     notes = [
         TRAINING_FLOPS + " In brackets: part of what dense training of the same length takes.",
-        "Inference FLOPs are per sample. Bytes: of the saved model, its sparse tensors as kept values and indices. "
-        "Density: kept part of those tensors. "
+        "Inference FLOPs are per sample. Bytes: of the model with its sparse tensors as kept values and indices; on disk: "
+        "of model.safetensors, zeros included. Density: kept part of those tensors. "
         f"Seconds and peak memory were measured on: {', '.join(devices) or 'an unrecorded device'}.",
         "Bold: on the Pareto front, no other row is as good at that cost or below (by means, whatever n).",
     ]
@@ -103,6 +103,8 @@ def _cost_row(result: Result, headline: Headline, fronts: dict[str, set[str]]) -
     flops, dense = result.mean("training_flops"), result.mean("training_flops_dense")
     per_update = f"{seconds(result.mean('seconds_per_update'))} per update"
     throughput = rate(result.mean("throughput"), result.runs["throughput_unit"].iloc[0])
+    exported = result.mean("bytes_exported")
+    on_disk = "" if math.isnan(exported) else f"{quantity(exported, 'B')} on disk"
     return [
         pattern_cell(result.pattern),
         Cell(result.label, value=result.label),
@@ -111,7 +113,7 @@ def _cost_row(result: Result, headline: Headline, fronts: dict[str, set[str]]) -
         number(seconds(result.mean("seconds_train")), "seconds_train", per_update),
         NOTHING if math.isnan(result.mean("throughput")) else number(throughput, "throughput"),
         number(quantity(result.mean("inference_flops"), "FLOPs"), "inference_flops"),
-        number(quantity(result.mean("bytes"), "B"), "bytes"),
+        number(quantity(result.mean("bytes"), "B"), "bytes", on_disk),
         number(percent(result.mean("density")), "density"),
         number(quantity(result.mean("peak_memory_bytes"), "B"), "peak_memory_bytes"),
     ]

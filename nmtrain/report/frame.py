@@ -40,7 +40,7 @@ _SUMMARY = {
 }
 _NUMBERS = [
     *_SUMMARY,
-    *("quality", "loss", "seconds_per_update", "throughput", "padding", "bytes", "peak_memory_bytes"),
+    *("quality", "loss", "seconds_per_update", "throughput", "padding", "bytes", "bytes_exported", "peak_memory_bytes"),
     *("seed", "metric_lines", "strict_from"),
 ]
 _CURVES = ("update", "epoch", "split", "flops")
@@ -146,6 +146,7 @@ def _results(summary: dict[str, Any]) -> dict[str, Any]:
         "quality": summary["metrics"].get(f"val/{summary.get('headline', DEFAULT)}"),
         "loss": summary["metrics"].get("val/loss"),
         "bytes": summary["bytes"]["sparse" if sparse else "dense"],
+        "bytes_exported": summary["bytes"].get("exported"),
         "peak_memory_bytes": summary.get("peak_memory_bytes"),
         "seconds_per_update": summary["seconds"]["train"] / summary["updates"],
         "throughput": throughput.get("per_second"),
@@ -213,6 +214,7 @@ COLUMNS = (
     "throughput_unit",
     "padding",
     "bytes",
+    "bytes_exported",
     "peak_memory_bytes",
     "device",
     "code",

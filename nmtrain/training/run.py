@@ -141,7 +141,7 @@ def _summary(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, flo
         "headline": trainer.task.headline,
         "metrics": {f"val/{name}": value for name, value in metrics.items()},
         "flops": plan.flops,
-        "bytes": plan.bytes,
+        "bytes": plan.bytes | {"exported": (trainer.folder / "model.safetensors").stat().st_size},
         "density": plan.density,
         "seconds": seconds,
         "throughput": {"unit": work.unit, "per_second": work.amount / seconds["train"]},

@@ -100,3 +100,14 @@ def test_cost_table_shows_the_pareto_front(run, sections):
     assert rows["1:4", "SDGF stepwise"][3].detail == "(60 %)"
     assert rows["1:4", "SDGF stepwise"][4].detail == "33.3 ms per update"  # 10 s for 300
     assert "would execute (1 MAC = 2 FLOPs)" in table.legend[0]
+
+
+def test_the_size_on_disk_stands_beside_the_counted_bytes_where_it_was_recorded(run, runs, sections):
+    size = {"dense": 1e5, "sparse": 3e4, "exported": 101_500}
+    run("sr_ste", "1:4", 0, 0.70, summary={"bytes": size})
+    run("mdgf", "1:4", 0, 0.72)
+    ((group,),) = (section.groups for section in sections())
+    table = cost_table(group, "title")
+    column = list(table.head).index("bytes")
+    shown = {row[1].text: (row[column].text, row[column].detail) for row in table.rows}
+    assert shown == {"SR-STE": ("30.0 kB", "102 kB on disk"), "MDGF exponential": ("30.0 kB", "")}

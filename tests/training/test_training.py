@@ -146,6 +146,7 @@ def test_dense_run_is_dense_and_its_name_has_no_pattern(make_config):
     assert summary["sparsity"] is None
     assert summary["flops"]["training"] == summary["flops"]["training_dense"]
     assert summary["bytes"]["dense"] == summary["bytes"]["sparse"]
+    assert summary["bytes"]["exported"] == (config.run_folder / "model.safetensors").stat().st_size
     assert json.loads((config.run_folder / "sparse_tensors.json").read_text()) == []
 
 
