@@ -80,8 +80,8 @@ def cost_table(group: Group, section: str) -> Table:
     devices = sorted(group.runs["device"].dropna().astype(str).unique())
     notes = [
         TRAINING_FLOPS + " In brackets: part of what dense training of the same length takes.",
-        "Inference FLOPs are per sample. Bytes: of the model with its sparse tensors as kept values and indices; on disk: "
-        "of model.safetensors, zeros included. Density: kept part of those tensors. "
+        "Inference FLOPs are per sample. Bytes: of the model with its sparse tensors as kept values and indices; on "
+        "disk: of model.safetensors, zeros included. Density: kept part of those tensors. "
         f"Seconds and peak memory were measured on: {', '.join(devices) or 'an unrecorded device'}.",
         "Bold: on the Pareto front, no other row is as good at that cost or below (by means, whatever n).",
     ]
