@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from nmtrain.data import DataShape, TextShape, data_names, describe_data
+from nmtrain.data import DataShape, TextShape, data_names, describe_data, headline
 from nmtrain.errors import ConfigError
 from nmtrain.faults import describe, no_such_name, written
 from nmtrain.recipes import Recipe, RecipeError, build_recipe, list_recipes
@@ -107,7 +107,9 @@ def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
         return _canonical({key: value for key, value in kept.items() if key not in ("sparsity", "mask")})
     mask: dict[str, Any] = kept["mask"]
     patterns = {role: str(NMPattern.parse(pattern)) for role, pattern in mask["patterns"].items()}
-    kept["mask"] = mask | {"roles": sorted(mask["roles"]), "names": sorted(mask["names"]), "patterns": patterns}
+    stacks = sorted(set(mask.get("stacks") or ()))
+    kept["mask"] = mask | {"stacks": stacks if len(stacks) == 1 else None}
+    kept["mask"] |= {"roles": sorted(mask["roles"]), "names": sorted(mask["names"]), "patterns": patterns}
     kept["sparsity"] = str(NMPattern.parse(values["sparsity"]))
     return _canonical(kept)
 
@@ -252,6 +254,8 @@ def _model_faults(
         for option, default in (("score_by", "generation"), ("beams", 1)):
             if (value := getattr(train, option)) != default:
                 faults.append(f"train.{option}={value}: has no effect with model.kind={model.kind}")
+    elif train is not None and train.beams > 1 and shape is not None and headline(**data) == "perplexity":
+        faults.append(f"train.beams={train.beams}: has no effect with data={data['name']}, which is not generated")
     elif train is not None and train.score_by == "ranking":
         if train.beams > 1:
             faults.append(f"train.beams={train.beams}: has no effect with train.score_by=ranking")

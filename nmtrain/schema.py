@@ -48,7 +48,7 @@ class MaskConfig(Section):
     roles: list[str]
     patterns: dict[str, Pattern]
     names: list[str]
-    stacks: list[Literal["encoder", "decoder"]] | None = None
+    stacks: Annotated[list[Literal["encoder", "decoder"]], Field(min_length=1)] | None = None
     indivisible: Literal["error", "skip"]
 
     @field_validator("roles", "names")

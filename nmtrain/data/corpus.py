@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nmtrain.data.seeds import mix_seed
-from nmtrain.data.source import TextShape, TextSource, fault, fraction_faults, path_faults, whole_number_faults
+from nmtrain.data.source import TextShape, TextSource, fault, path_faults, positive_fraction_faults, whole_number_faults
 from nmtrain.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class Corpus(TextSource):
         lines = [
             *path_faults("path", self.path),
             *whole_number_faults("window", self.window, 16, 100_000),
-            *fraction_faults("val_fraction", self.val_fraction),
-            *fraction_faults("noise_density", self.noise_density),
+            *positive_fraction_faults("val_fraction", self.val_fraction),
+            *positive_fraction_faults("noise_density", self.noise_density),
             *_span_faults(self.mean_span),
             *path_faults("cache_dir", self.cache_dir),
         ]
@@ -99,7 +99,7 @@ class Corpus(TextSource):
 
     def _files(self) -> list[Path]:
         place = Path(self.path or "").expanduser()
-        return sorted(place.rglob("*.txt")) if place.is_dir() else [place]
+        return sorted(file for file in place.rglob("*.txt") if file.is_file()) if place.is_dir() else [place]
 
     def _text(self) -> bytes:
         if self.path is None:

@@ -68,11 +68,12 @@ def written(name: str, texts: Sequence[str | None]) -> str:
 def to_class(name: str, label: object) -> int | None:
     """The index of the label word, from the data set's own label; None if it is none.
 
-    Labels are class numbers. Those of stsb are similarities from 0 to 5, rounded to the nearest fifth.
+    Labels are class numbers. Those of stsb are similarities from 0 to 5, rounded to the nearest fifth, ties to the
+    even one as in T5's own preprocessing.
     """
     if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
         return None
-    number = math.floor(label * 5 + 0.5) if name == "stsb" else label
+    number = round(label * 5) if name == "stsb" else label
     return int(number) if number == int(number) and 0 <= number < len(TASKS[name].labels) else None
 
 

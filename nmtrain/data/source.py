@@ -100,6 +100,13 @@ def fraction_faults(option: str, value: object) -> list[str]:
     return [fault(option, value, "numbers from 0 to 1")]
 
 
+def positive_fraction_faults(option: str, value: object) -> list[str]:
+    """No line if ``value`` is a number above 0 and at most 1, else the line to show."""
+    if value == 0 and not isinstance(value, bool):
+        return [fault(option, value, "numbers above 0, up to 1")]
+    return fraction_faults(option, value)
+
+
 def flag_faults(option: str, value: object) -> list[str]:
     """No line if ``value`` is a bool, else the line to show."""
     return [] if type(value) is bool else [fault(option, value, "true, false")]

@@ -61,7 +61,7 @@ class LocalSplit:
             if self.format == "saved":
                 saved = datasets.load_from_disk(names[0])
                 assert isinstance(saved, datasets.Dataset)
-                return saved
+                return saved.with_format(None)  # a format that was saved with it would give tensors
             return datasets.load_dataset(self.format, data_files=names, split="train", cache_dir=cache_dir)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataError(f"data.path: {', '.join(names)} cannot be read: {error.__cause__ or error}") from error
@@ -82,6 +82,8 @@ def find_split(folder: Path, split: str) -> LocalSplit:
         for file in sorted(folder.glob(pattern)):
             if file.suffix in _FORMATS and file.is_file():
                 found.setdefault(_FORMATS[file.suffix], []).append(file)
+        if found:  # the first place that has any; the same examples may lie in another one again
+            break
     if not found:
         raise ValueError(
             f"data.path={folder}: has no {split} split; looked for {split}.parquet (.jsonl, .json, .csv), "

@@ -92,7 +92,7 @@ class PretrainedTokenizer:
         local_files_only: take what was downloaded before, and do not ask the hub.
 
     Raises:
-        OSError: as transformers does, where there is no such tokenizer.
+        OSError: where there is no such tokenizer, or a folder that has a model's configuration but no vocabulary.
         ValueError: where it has no end token or no padding token.
     """
 
@@ -102,6 +102,9 @@ class PretrainedTokenizer:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(
             name_or_path, trust_remote_code=False, local_files_only=local_files_only
         )
+        if not any(map(_is_text, self._tokenizer.get_vocab())):
+            # Where there is a config.json and nothing else, transformers makes a tokenizer that knows no word.
+            raise OSError(f"{name_or_path} has no tokenizer with a vocabulary (such as tokenizer.json)")
         self.vocab_size = len(self._tokenizer)
         # What it puts behind a text by itself is what the model was trained to see there: </s>, or BERT's [SEP].
         added = self._tokenizer("")["input_ids"]
@@ -123,6 +126,8 @@ class PretrainedTokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See :meth:`Tokenizer.encode`."""
+        if not texts:  # which transformers cannot take
+            return []
         # `verbose` would warn of texts longer than the model was trained for; they are cut and counted later.
         rows = self._tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
         return [row[:-1] for row in rows] if self._ends_itself else rows
@@ -143,3 +148,9 @@ class PretrainedTokenizer:
     def save(self, folder: Path) -> None:
         """See :meth:`Tokenizer.save`."""
         self._tokenizer.save_pretrained(str(folder))
+
+
+def _is_text(piece: str) -> bool:
+    """Whether an entry of a vocabulary stands for text: </s>, [CLS], <extra_id_0> and a lone space do not."""
+    piece = piece.strip("▁")
+    return bool(piece) and not (piece[0] + piece[-1] in ("<>", "[]") and len(piece) > 1)

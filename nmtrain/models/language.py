@@ -63,12 +63,14 @@ def language_architecture(model: ModelConfig, shape: TextShape) -> PretrainedCon
 
     options: dict[str, Any] = dict(model.options)
     if model.kind == "text_classifier":
+        if "num_labels" in options:
+            raise ValueError(f"model.options.num_labels={options['num_labels']}: the data say it ({len(shape.labels)})")
         options |= {"num_labels": len(shape.labels)}
     source = model.pretrained or (None if model.name in _SHAPES else model.name)
     if source is not None:
         option = "model.pretrained" if model.pretrained else "model.name"
         config = _from_hub(lambda name, **where: AutoConfig.from_pretrained(name, **where, **options), source, option)
-        return _checked(config, model)
+        return _ready(_checked(config, model), model)
     family, arguments = _SHAPES[model.name]
     tokenizer = build_tokenizer(model)
     rounded = -(-tokenizer.vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
@@ -85,6 +87,20 @@ def language_architecture(model: ModelConfig, shape: TextShape) -> PretrainedCon
             f"model.options={written(options)}: transformers refuses them for {family}: {reason}"
         ) from error
     return _checked(config, model)
+
+
+def _ready(config: PretrainedConfig, model: ModelConfig) -> PretrainedConfig:
+    """A checkpoint's configuration, checked for what would only show while training."""
+    folder = Path(model.pretrained or "").expanduser()
+    if model.pretrained and folder.is_dir() and not list(folder.glob("*.safetensors")):
+        raise ValueError(f"model.pretrained={model.pretrained}: the folder has no weights in safetensors")
+    if model.tokenizer and (size := build_tokenizer(model).vocab_size) > config.vocab_size:
+        raise ValueError(
+            f"model.tokenizer={model.tokenizer}: has {size} tokens, and the model embeds only {config.vocab_size}"
+        )
+    if model.kind == "text_to_text" and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = config.pad_token_id  # as T5 was trained; older configurations leave it out
+    return config
 
 
 def _checked(config: PretrainedConfig, model: ModelConfig) -> PretrainedConfig:

@@ -20,8 +20,8 @@ ROLES = ("ff", "q", "k", "v", "o", "conv")
 # Names inside the repeated blocks of transformers; heads, stems, embeddings and position MLPs are outside of these.
 # First timm's; then those of the library transformers, by family: T5, BERT and its kin, DistilBERT, BART and its kin.
 _BLOCK = r"^(?:.*\.)?(?:block|blocks|layer|layers|stages)\.\d+\.(?:.*\.)?"
-_T5 = r"(?:SelfAttention|EncDecAttention)\."
-_BERT = r"attention\.self\."
+_T5 = r"\w*(?:SelfAttention|EncDecAttention)\."
+_BERT = r"(?:cross)?attention\.self\."
 _DISTILBERT = r"attention\."
 _BART = r"(?:self_attn|encoder_attn)\."
 _BY_NAME = {
@@ -42,7 +42,7 @@ _BY_NAME = {
         "o": (
             r"attn\.proj",
             _T5 + "o",
-            r"attention\.output\.dense",
+            r"(?:cross)?attention\.output\.dense",
             _DISTILBERT + "out_lin",
             _BART + "out_proj",
         ),
@@ -90,6 +90,9 @@ def sparsity_rules(model: nn.Module, mask: MaskConfig, target: NMPattern) -> lis
         by_role.setdefault(role, []).append(rule)
     weights = [name for name, parameter in model.named_parameters() if parameter.dim() >= 2]
     unmatched = [name for name in mask.names if not any(fnmatchcase(weight, name) for weight in weights)]
+    if mask.stacks is not None and len(stacks) == 1:
+        given = ",".join(mask.stacks)
+        raise ValueError(f"mask.stacks=[{given}]: has no effect, since the model's only stack is its {stacks.pop()}")
     faults = [
         f"mask.stacks=[{','.join(mask.stacks or ())}]: the model has no {stack}. Available: {sorted(stacks)}"
         for stack in mask.stacks or ()

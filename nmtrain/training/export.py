@@ -78,7 +78,10 @@ def evaluate_run(path: Path) -> dict[str, float]:
     """Validation metrics of a run's final model, computed anew."""
     config, model = load_run(path)
     device = "cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu"
-    task = load_task(config, model.to(device), torch.device(device))
+    try:
+        task = load_task(config, model.to(device), torch.device(device))
+    except ValueError as error:  # of a tokenizer that is gone
+        raise RunFolderError(f"{path}: {error}") from error
     with torch.autocast(device, torch.bfloat16, enabled=config.train.precision == "bf16"):
         return task.evaluate(model, config.train.eval_batch_size)
 
@@ -92,6 +95,8 @@ def export_run(path: Path, out: Path) -> str:
     try:
         out.mkdir(parents=True, exist_ok=True)
         return _export_text(config, model, out) if config.model.reads_text else _export_image(config, model, out)
+    except ValueError as error:  # of a tokenizer that is gone
+        raise RunFolderError(f"{path}: {error}") from error
     except OSError as error:
         raise RunFolderError(
             f"{out}: cannot be written ({error.strerror or error}); name a folder that can: --out DIR"
@@ -123,10 +128,11 @@ def _export_text(config: Config, model: Any, out: Path) -> str:
 
     shape = config.data_shape
     assert isinstance(shape, TextShape)
+    tokenizer = build_tokenizer(config.model)
     if config.model.kind == "text_classifier":
         model.config.id2label = dict(enumerate(shape.labels))
         model.config.label2id = {label: i for i, label in enumerate(shape.labels)}
     model.save_pretrained(out)
-    build_tokenizer(config.model).save(out)
+    tokenizer.save(out)
     kind = "Seq2SeqLM" if config.model.kind == "text_to_text" else "SequenceClassification"
     return f'transformers.AutoModelFor{kind}.from_pretrained("{out}")'

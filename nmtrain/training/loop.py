@@ -130,7 +130,8 @@ class Trainer:
     def log_training(self, grad_norm: torch.Tensor | None, rate: float) -> None:
         """A line with the mean loss since the last one."""
         state = self.config.recipe.at(self.done - 1, self.total)
-        loss = self.checked_loss()
+        with self.timed("train"):  # waits for the device
+            loss = self.checked_loss()
         self.record(
             "train",
             loss=loss,

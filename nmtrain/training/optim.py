@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from math import prod
 
 import torch
 from torch import nn
@@ -35,9 +36,16 @@ def learning_rate(config: OptimConfig, update: int, total: int) -> float:
     """Linear warm-up from ``final_lr`` to ``lr``, then ``schedule``.
 
     ``cosine`` and ``linear`` go down to ``final_lr`` at ``total``; ``constant`` stays; ``inverse_sqrt`` falls with the
-    square root of the update number, from ``lr`` at the end of the warm-up, and not below ``final_lr``.
+    square root of the update number, from ``lr`` at the end of the warm-up, and not below ``final_lr``. Adafactor never
+    exceeds one over the square root of the update number.
     """
     warmup = round(config.warmup_fraction * total)
+    if isinstance(config, AdafactorConfig):  # torch's own limit, so that the rate in the records is the one applied
+        return min(_scheduled(config, update, total, warmup), 1 / math.sqrt(update + 1))
+    return _scheduled(config, update, total, warmup)
+
+
+def _scheduled(config: OptimConfig, update: int, total: int, warmup: int) -> float:
     if update < warmup:
         return config.final_lr + (config.lr - config.final_lr) * (update + 1) / warmup
     if config.schedule == "constant":
@@ -47,6 +55,15 @@ def learning_rate(config: OptimConfig, update: int, total: int) -> float:
     progress = (update - warmup) / max(1, total - warmup)
     remaining = 1 - progress if config.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
     return config.final_lr + (config.lr - config.final_lr) * remaining
+
+
+def optimizer_bytes(model: nn.Module, config: OptimConfig) -> int:
+    """What the optimizer keeps of an fp32 model."""
+    if isinstance(config, AdafactorConfig):  # the rows and columns of matrices, all of vectors
+        shapes = [p.shape for p in model.parameters()]
+        return 4 * sum(prod(s[:-1]) + prod(s[:-2]) * s[-1] if len(s) > 1 else prod(s) for s in shapes)
+    copies = 2 if isinstance(config, AdamWConfig) else 1 if config.momentum else 0
+    return 4 * copies * sum(p.numel() for p in model.parameters())
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -28,7 +28,9 @@ from nmtrain.measure import (
     model_bytes,
 )
 from nmtrain.models import build_model, sparsity_rules
+from nmtrain.schema import OptimConfig
 from nmtrain.sparsity import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules, sparsify_model
+from nmtrain.training.optim import optimizer_bytes
 
 # A micro-batch on the meta device: positional for images, whose argument no two libraries call the same.
 Inputs = list[Tensor] | dict[str, Tensor]
@@ -139,7 +141,7 @@ def make_plan(config: Config) -> Plan:
         cost=cost,
         by_length=by_length,
         bytes=model_bytes(model, tensors),
-        memory=_memory(model, rules, inputs),
+        memory=_memory(model, rules, inputs, config.optim),
         warnings=[str(warning.message) for warning in caught if "stays dense" in str(warning.message)],
     )
 
@@ -255,7 +257,7 @@ def _resolved(config: Config, model: nn.Module) -> tuple[list[SparsityRule], lis
     return rules, tensors
 
 
-def _memory(model: nn.Module, rules: list[SparsityRule], inputs: Inputs) -> dict[str, int]:
+def _memory(model: nn.Module, rules: list[SparsityRule], inputs: Inputs, optim: OptimConfig) -> dict[str, int]:
     """Bytes that training holds at its peak, without what libraries and allocator add; fp32, no autocast."""
     parameters = sum(p.numel() * p.element_size() for p in model.parameters())
     if rules:
@@ -275,7 +277,7 @@ def _memory(model: nn.Module, rules: list[SparsityRule], inputs: Inputs) -> dict
     return {
         "weights": parameters,
         "gradients": parameters,
-        "optimizer": 2 * parameters,
+        "optimizer": optimizer_bytes(model, optim),
         "masks": masks,
         "activations": sum(size for _, size in saved.values()),
     }

@@ -100,7 +100,10 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())
 
     torch.manual_seed(config.seed)
-    model = build_model(config.model, config.data_shape).to(accelerator.device)
+    try:
+        model = build_model(config.model, config.data_shape).to(accelerator.device)
+    except ValueError as error:  # of a checkpoint's weights, which the plan does not read
+        raise ConfigError(str(error).splitlines()) from error
     sparsify_model(model, plan.rules)
     task = load_task(config, model, accelerator.device)
     lengths = task.lengths(config.total_updates)
@@ -166,7 +169,7 @@ def _status_kept(folder: RunFolder) -> Iterator[None]:
                 f"{folder.path}: {error.strerror}. Nothing already written is lost; free some space and repeat the"
                 " command to resume"
             )
-        elif isinstance(error, TrainingError | DataError):
+        elif isinstance(error, TrainingError | DataError | ConfigError):
             failure = error
         else:
             failure = TrainingError(f"{type(error).__name__}: {error} (traceback in {folder / 'train.log'})")
@@ -213,6 +216,9 @@ def _environment(device: torch.device) -> dict[str, Any]:
         "omegaconf",
         "numpy",
         "transformers",
+        "tokenizers",
+        "datasets",
+        "sacrebleu",
     )
     source = Path(__file__).parent
     git = subprocess.run(["git", "-C", str(source), "describe", "--always", "--dirty"], capture_output=True, text=True)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from transformers import GenerationConfig
 
 from nmtrain.data.text import IGNORED, TextBatch, TextData, ValSet, widths
 from nmtrain.measure import length_moments
@@ -59,10 +60,11 @@ class _TextTask:
         return Work("tokens", tokens, 1 - tokens / given)
 
     def _parts(self, batch: TextBatch, count: Tensor) -> Iterator[_Part]:
-        """Equal parts of an update's batch."""
+        """Equal parts of an update's batch. Each is moved to the device when its turn comes, which waits for the device
+        and so is no time spent on data."""
         size = self.train.batch_size // self.train.micro_batches
         for start in range(0, self.train.batch_size, size):
-            yield _Part(batch.part(start, start + size), count)
+            yield _Part(batch.part(start, start + size).to(self.model.device), count)
 
 
 class TextToText(_TextTask):
@@ -71,10 +73,19 @@ class TextToText(_TextTask):
     def __init__(self, model: Any, data: TextData, train: TrainConfig) -> None:
         super().__init__(model, data, train)
         self._start: int = model.config.decoder_start_token_id
+        # A checkpoint's own settings (a least length, forced tokens) are those of another task.
+        self._generation = GenerationConfig(
+            max_new_tokens=data.shape.target_length,
+            num_beams=train.beams,
+            do_sample=False,
+            decoder_start_token_id=self._start,
+            pad_token_id=data.tokenizer.pad,
+            eos_token_id=data.tokenizer.end,
+        )
         self._label_tokens = [[*tokens, data.tokenizer.end] for tokens in data.tokenizer.encode(data.shape.labels)]
 
     def batches(self, update: int) -> Iterator[_Part]:
-        batch = self.data.train_batch(update, self.train.batch_size).to(self.model.device)
+        batch = self.data.train_batch(update, self.train.batch_size)
         return self._parts(batch, (batch.labels != IGNORED).sum())
 
     def loss(self, model: nn.Module, part: _Part) -> Tensor:
@@ -129,13 +140,7 @@ class TextToText(_TextTask):
 
     def _generated(self, batch: TextBatch) -> list[str]:
         tokens = self.model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            max_new_tokens=self.data.shape.target_length,
-            num_beams=self.train.beams,
-            do_sample=False,
-            pad_token_id=self.data.tokenizer.pad,
-            eos_token_id=self.data.tokenizer.end,
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=self._generation
         )
         return [self.data.tokenizer.decode(row[1:]) for row in tokens.tolist()]  # without the start token
 
@@ -158,7 +163,7 @@ class TextClassification(_TextTask):
     _columns = 1  # targets are classes, not tokens
 
     def batches(self, update: int) -> Iterator[_Part]:
-        batch = self.data.train_batch(update, self.train.batch_size).to(self.model.device)
+        batch = self.data.train_batch(update, self.train.batch_size)
         return self._parts(batch, torch.tensor(self.train.batch_size))
 
     def loss(self, model: nn.Module, part: _Part) -> Tensor:

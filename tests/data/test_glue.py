@@ -171,9 +171,16 @@ def test_what_is_no_similarity_is_the_middle_of_the_scale():
     assert score("stsb", truth, ["a", "b", "c"]) == {"pearson": 0.0, "spearman": 0.0, "score": 0.0}
 
 
+def test_similarities_half_way_between_fifths_go_to_the_even_one_as_in_t5(load, tmp_path):
+    folder = write("stsb", tmp_path / "set")
+    dataset = datasets.Dataset.from_dict({"sentence1": ["a"] * 3, "sentence2": ["b"] * 3, "label": [0.5, 2.5, 4.5]})
+    dataset.to_parquet(folder / "validation.parquet")
+    assert load(task="stsb", path=str(folder)).val_sets[""].references == ["0.4", "2.4", "4.4"]
+
+
 def test_similarities_are_scored_before_rounding(load, tmp_path):
     folder = write("stsb", tmp_path / "set")
-    dataset = datasets.Dataset.from_dict({"sentence1": ["a"] * 3, "sentence2": ["b"] * 3, "label": [0.05, 0.1, 0.29]})
+    dataset = datasets.Dataset.from_dict({"sentence1": ["a"] * 3, "sentence2": ["b"] * 3, "label": [0.05, 0.11, 0.29]})
     dataset.to_parquet(folder / "validation.parquet")
     val = load(task="stsb", path=str(folder)).val_sets[""]
     assert val.references == ["0.0", "0.2", "0.2"]

@@ -75,7 +75,7 @@ def test_t5_counts_its_sentinels_from_the_end(t5):
 def test_sentinels_as_mt5_writes_them(tmp_path):
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     T5Tokenizer(
-        vocab=[*special, ("▁", -1.0), ("▁<extra_id_1>", 0.0), ("▁<extra_id_0>", 0.0)], extra_ids=0
+        vocab=[*special, ("▁", -1.0), ("▁<extra_id_1>", 0.0), ("▁<extra_id_0>", 0.0), ("▁the", -1.0)], extra_ids=0
     ).save_pretrained(tmp_path)
     assert [PretrainedTokenizer(str(tmp_path)).sentinel(i) for i in (0, 1)] == [5, 4]
 

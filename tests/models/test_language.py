@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from nmtrain.data.source import TextShape
 from nmtrain.data.tokens import ByteTokenizer, PretrainedTokenizer
+from nmtrain.errors import DataError
 from nmtrain.models import build_model, sparsity_rules
 from nmtrain.models.language import build_tokenizer, language_architecture
 from nmtrain.models.roles import weights_by_role
@@ -108,12 +109,12 @@ def test_stacks_choose_encoder_or_decoder(stacks, expected):
     assert all(stacks is None or rule.name.split(".")[0] in stacks for rule in rules)
 
 
-def test_a_stack_that_the_model_lacks_is_refused_with_those_it_has():
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_stacks_are_refused_where_there_is_only_one(stack):
     model = build_model(config_of("bert"), SHAPE)
-    with pytest.raises(
-        ValueError, match=r"mask\.stacks=\[decoder\]: the model has no decoder\. Available: \['encoder'\]"
-    ):
-        sparsity_rules(model, mask(["ff"], stacks=["decoder"]), NMPattern(1, 8))
+    message = rf"mask\.stacks=\[{stack}\]: has no effect, since the model's only stack is its encoder"
+    with pytest.raises(ValueError, match=message):
+        sparsity_rules(model, mask(["ff"], stacks=[stack]), NMPattern(1, 8))
 
 
 def test_tied_embeddings_stay_tied_through_surgery_and_back():
@@ -162,6 +163,52 @@ def test_pickled_weights_are_not_read(tmp_path):
     torch.save(source.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"^model\.pretrained=.*safetensors"):
         build_model(config_of("t5", pretrained=str(tmp_path), options={}), SHAPE)
+
+
+def test_a_folder_with_a_configuration_but_no_vocabulary_is_no_tokenizer(tmp_path):
+    # transformers would make one that takes every word for an unknown one
+    build_model(config_of("t5"), SHAPE).save_pretrained(tmp_path)
+    folder = str(tmp_path)
+    for config in (config_of("t5", pretrained=folder), config_of("t5", tokenizer=folder), config_of(folder)):
+        with pytest.raises(ValueError, match=r"^model\.\w+=.*has no tokenizer with a vocabulary"):
+            build_tokenizer(config)
+
+
+def test_a_configuration_in_the_hub_s_cache_does_not_stand_for_the_tokenizer(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    snapshot = tmp_path / "models--google-t5--t5-base" / "snapshots" / "0123"
+    build_model(config_of("t5"), SHAPE).config.save_pretrained(snapshot)
+    (tmp_path / "models--google-t5--t5-base" / "refs").mkdir()
+    (tmp_path / "models--google-t5--t5-base" / "refs" / "main").write_text("0123")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    config = config_of("t5_base", pretrained="google-t5/t5-base", options={})
+    assert language_architecture(config, SHAPE).d_model == 64
+    with pytest.raises(DataError, match=r"^model\.pretrained=google-t5/t5-base is not on"):
+        build_tokenizer(config)
+
+
+def test_a_tokenizer_that_the_model_cannot_embed_is_refused(tmp_path):
+    small = config_of("t5", options=T5 | {"vocab_size": 64})
+    build_model(small, SHAPE).save_pretrained(tmp_path)
+    config = config_of("t5_small", pretrained=str(tmp_path), tokenizer="bytes", options={})
+    with pytest.raises(ValueError, match=r"model\.tokenizer=bytes: has 384 tokens, and the model embeds only 64"):
+        build_model(config, SHAPE)
+
+
+def test_a_folder_without_weights_is_refused_before_training(tmp_path):
+    build_model(config_of("t5"), SHAPE).config.save_pretrained(tmp_path)
+    config = config_of("t5", pretrained=str(tmp_path), options={})
+    with pytest.raises(ValueError, match=r"^model\.pretrained=.*has no weights in safetensors"):
+        build_model(config, SHAPE, pretrained=False)
+
+
+def test_the_decoder_starts_with_padding_where_a_configuration_does_not_say(tmp_path):
+    model = build_model(config_of("t5"), SHAPE)
+    del model.config.decoder_start_token_id
+    model.config.save_pretrained(tmp_path)
+    assert language_architecture(config_of(str(tmp_path), options={}), SHAPE).decoder_start_token_id == 0
 
 
 def test_code_of_a_repository_is_not_run(tmp_path):

@@ -113,8 +113,8 @@ def test_generation_scores_what_the_model_writes(make_config, monkeypatch):
     val = task.data.val_sets[""]
     written = iter([val.references[i] for i in val.order.tolist()])
 
-    def generate(input_ids, num_beams, **settings):
-        assert num_beams == 2
+    def generate(input_ids, generation_config, **settings):
+        assert generation_config.num_beams == 2
         rows = [[0, *task.data.tokenizer.encode([next(written)])[0], 1] for _ in range(len(input_ids))]
         return torch.tensor(rows)
 
@@ -226,6 +226,8 @@ def test_a_run_that_starts_from_a_pretrained_folder_resumes_and_exports_its_own_
         (["train.score_by=ranking", "train.beams=4"], r"train\.beams=4: has no effect with train\.score_by=ranking"),
         (["train.score_by=rank"], r"train\.score_by=rank: "),
         (["mask.stacks=[middle]"], r"mask\.stacks"),
+        (["data=text", "train.beams=4"], r"train\.beams=4: has no effect with data=text, which is not generated"),
+        (["data=text", "data.noise_density=0"], r"data\.noise_density: 0 is not allowed; allowed: numbers above 0"),
     ],
 )
 def test_what_does_not_go_together_is_refused(overrides, message, tmp_path):
@@ -248,6 +250,15 @@ def test_what_does_not_go_together_is_refused(overrides, message, tmp_path):
 def test_options_of_text_models_are_refused_elsewhere(overrides, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         check_config(compose_values(prepare_overrides([f"results_dir={tmp_path}", *overrides])))
+
+
+def test_the_order_of_stacks_and_naming_both_of_them_make_no_other_run(make_config):
+    names = {
+        make_config(*stacks).run_name
+        for stacks in ([], ["mask.stacks=[encoder,decoder]"], ["mask.stacks=[decoder,encoder]"])
+    }
+    assert len(names) == 1
+    assert make_config("mask.stacks=[encoder]").run_name not in names
 
 
 def test_bf16_trains(make_config):

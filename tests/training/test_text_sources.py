@@ -98,3 +98,37 @@ def test_span_corruption_of_local_text_is_scored_by_perplexity_and_learns(tmp_pa
     kept = [weight for name, weight in weights.items() if "DenseReluDense" in name]
     assert kept
     assert all((weight.unflatten(1, (-1, 8)).count_nonzero(2) == 1).all() for weight in kept)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A tiny T5 with a word-level tokenizer of its own, as a folder that from_pretrained reads."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerFast, T5Config
+
+    words = ["<pad>", "</s>", "<unk>", *WORDS, *"0123456789:the.", "translate", "English", "to", "German", "1"]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*words, *(f"<extra_id_{i}>" for i in range(100))]))}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    extra = [f"<extra_id_{i}>" for i in range(100)]
+    PreTrainedTokenizerFast(tokenizer_object=raw, **special, extra_special_tokens=extra).save_pretrained(
+        tmp_path / "t5"
+    )
+    sizes = {"d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    AutoModelForSeq2SeqLM.from_config(T5Config(vocab_size=256, **sizes)).save_pretrained(tmp_path / "t5")
+    return tmp_path / "t5"
+
+
+def test_a_checkpoint_s_own_tokenizer_serves_translation_and_span_corruption(checkpoint, tmp_path):
+    draw = random.Random(0)
+    (tmp_path / "wmt").mkdir()
+    for split, language in ((split, language) for split in ("train", "validation") for language in ("en", "de")):
+        (tmp_path / "wmt" / f"{split}.{language}").write_text("".join(sentence(draw) + "\n" for _ in range(20)))
+    model = ["model=t5_small", f"model.pretrained={checkpoint}", "train.updates=2"]
+    summary, _ = trained(tmp_path, *model, "data=wmt", f"data.path={tmp_path}/wmt", "data.target_length=16")
+    assert summary["headline"] == "bleu"
+    (tmp_path / "a.txt").write_text("\n".join(sentence(draw) for _ in range(300)))
+    summary, _ = trained(tmp_path, *model, "data=text", f"data.path={tmp_path}/a.txt", "data.window=64")
+    assert summary["headline"] == "perplexity"

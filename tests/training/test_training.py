@@ -8,12 +8,12 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from nmtrain.schema import AdamWConfig, SGDConfig
+from nmtrain.schema import AdafactorConfig, AdamWConfig, SGDConfig
 from nmtrain.sparsity import sparsity_control
 from nmtrain.training.export import evaluate_run, export_run, load_run
 from nmtrain.training.folder import RunFolderError
 from nmtrain.training.loop import Trainer
-from nmtrain.training.optim import build_optimizer, learning_rate
+from nmtrain.training.optim import build_optimizer, learning_rate, optimizer_bytes
 from nmtrain.training.run import run
 
 ADAMW = {
@@ -44,6 +44,39 @@ def test_learning_rate_warms_up_linearly_then_follows_a_cosine():
     assert rates[4] == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
 
 
+def test_other_schedules_after_the_warm_up():
+    def rates(schedule, **changes):
+        config = AdamWConfig(**{**ADAMW, "schedule": schedule, "final_lr": 0.1} | changes)
+        return [learning_rate(config, update, 12) for update in (2, 4, 8, 12)]
+
+    # Two updates of warm-up; then ten in a line from 1 to 0.1, or as sqrt(2 / update).
+    assert rates("linear") == pytest.approx([1.0, 0.82, 0.46, 0.1])
+    assert rates("inverse_sqrt") == pytest.approx([1.0, 0.5**0.5, 0.5, (1 / 6) ** 0.5])
+    assert rates("inverse_sqrt", final_lr=0.6)[2:] == [0.6, 0.6]
+    assert rates("constant") == [1.0] * 4
+
+
+def test_adafactor_never_exceeds_one_over_the_square_root_of_the_update_and_keeps_rows_and_columns():
+    config = AdafactorConfig(
+        name="adafactor",
+        lr=0.5,
+        schedule="constant",
+        weight_decay=0.0,
+        beta2_decay=-0.8,
+        clip_update=1.0,
+        warmup_fraction=0.0,
+        final_lr=0.0,
+        clip_norm=None,
+    )
+    assert [learning_rate(config, update, 100) for update in (0, 3, 15)] == [0.5, 0.5, 0.25]
+    model = torch.nn.Linear(6, 4)
+    optimizer = build_optimizer(model, config)
+    model(torch.ones(1, 6)).sum().backward()
+    optimizer.step()
+    kept = [x for state in optimizer.state.values() for key, x in state.items() if key != "step"]
+    assert optimizer_bytes(model, config) == 4 * sum(x.numel() for x in kept) == 4 * (6 + 4 + 4)
+
+
 def test_warmup_starts_and_cosine_ends_at_the_final_rate():
     config = AdamWConfig(**{**ADAMW, "final_lr": 0.1, "warmup_fraction": 0.9})
     assert learning_rate(config, 0, 10) == pytest.approx(0.2)
@@ -71,6 +104,7 @@ def test_weight_decay_spares_vectors_and_embeddings():
 def test_sgd_is_torch_s_own_with_momentum_and_nesterov():
     config = SGDConfig(
         name="sgd",
+        schedule="cosine",
         lr=0.1,
         weight_decay=0.0,
         momentum=0.9,
@@ -153,8 +187,7 @@ def test_dense_run_is_dense_and_its_name_has_no_pattern(make_config):
 def test_export_loads_in_plain_timm_with_equal_logits(make_config, tmp_path):
     config = make_config()
     run(config)
-    out = export_run(config.run_folder, tmp_path / "export")
-    plain = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    plain = eval(export_run(config.run_folder, tmp_path / "export"), {"timm": timm}).eval()
     _, ours = load_run(config.run_folder)
     images = torch.randn(5, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
