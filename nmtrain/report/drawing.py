@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -35,9 +36,24 @@ def drawing_processes() -> Iterator[Executor]:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["nmtrain.report.noise_figures"])
-    forkserver.ensure_running()
+    with _safe_path():
+        forkserver.ensure_running()
     with ProcessPoolExecutor(mp_context=context) as pool:
         yield pool
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Python processes started meanwhile do not import from the current folder: it may hold another ``nmtrain``."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def draw_training(section: Section, curves: pd.DataFrame, folder: Path) -> Drawing:

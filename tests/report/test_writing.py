@@ -120,3 +120,18 @@ def test_report_needs_no_torch(sweep, tmp_path):
         "import nmtrain.report.writing; assert 'torch' not in sys.modules, 'torch'"
     )
     subprocess.run([sys.executable, "-c", code, str(sweep)], check=True)
+
+
+def test_a_folder_of_the_same_name_where_the_report_is_called_is_not_imported(run, runs, tmp_path):
+    run("sr_ste", "1:4", 0, 0.7)
+    (tmp_path / "nmtrain").mkdir()
+    (tmp_path / "nmtrain" / "__init__.py").write_text("raise SystemExit('the wrong nmtrain')")
+    command = "import sys; sys.path.pop(0); from nmtrain.cli import _main; sys.exit(_main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "report", str(runs), "--out", str(tmp_path / "out")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "report.html").is_file()
