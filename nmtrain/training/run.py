@@ -224,13 +224,23 @@ def _environment(device: torch.device) -> dict[str, Any]:
     git = subprocess.run(["git", "-C", str(source), "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
         "cpu_count": os.cpu_count(),
         "git_commit": git.stdout.strip() or None,
         "command": sys.argv[1:],
     }
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _peak_memory(device: torch.device) -> int:
