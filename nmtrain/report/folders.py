@@ -6,7 +6,9 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from nmtrain.report.records import Metrics, Noise, read_metrics, read_noise
 from nmtrain.sparsity.pattern import NMPattern
 
 SCHEMA = 1
+_AT_ONCE = 32  # folders
 _NAMED = 5  # folders that a message names before it counts the rest
 
 # libyaml reads a config ten times faster than the pure Python loader.
@@ -87,15 +90,26 @@ def find_run_folders(folders: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
-def read_runs(folders: Iterable[Path]) -> list[RunFolder]:
-    """Read every run under ``folders``.
+def read_runs(folders: Iterable[Path], pool: Executor | None = None) -> list[RunFolder]:
+    """Read every run under ``folders``, ordered by path; processes of ``pool`` help as far as they are up by then.
 
     Raises:
         ReportError: as `find_run_folders`; and if a summary.json has another schema than this version reads.
     """
-    runs = [read_run(path) for path in find_run_folders(folders)]
+    paths = find_run_folders(folders)
+    parts = [paths[first : first + _AT_ONCE] for first in range(0, len(paths), _AT_ONCE)]
+    # This process reads from the front; the pool is given the parts from the back on, and what it has not begun when
+    # this process gets there is taken from it again.
+    helped = [pool.submit(_read_part, part) for part in reversed(parts[1:])][::-1] if pool else []
+    runs = _read_part(parts[0])
+    for part, future in zip_longest(parts[1:], helped):
+        runs += _read_part(part) if future is None or future.cancel() else future.result()
     _check_schemas(runs)
     return runs
+
+
+def _read_part(paths: list[Path]) -> list[RunFolder]:
+    return [read_run(path) for path in paths]
 
 
 def read_run(path: Path) -> RunFolder:

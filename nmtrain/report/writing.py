@@ -48,7 +48,7 @@ def write_report(folders: Iterable[Path], out: Path) -> ReportResult:
         ReportError: if a folder does not exist, none holds a run, or a run was written by another schema.
     """
     with drawing_processes() as pool:  # drawing takes longer than all the rest
-        frames = build_frames(read_runs(folders))
+        frames = build_frames(read_runs(folders, pool))
         sections = build_sections(frames)
         out.mkdir(parents=True, exist_ok=True)
         chapters = build_chapters(sections, frames, out / "figures", pool)

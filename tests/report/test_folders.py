@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -149,3 +151,17 @@ def test_unquoted_pattern_in_a_config_is_refused(run):
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("sparsity: '1:4'", "sparsity: 1:4").replace('"1:4"', "1:4"))
     assert "64" in str(read_run(folder).reason)
+
+
+def test_processes_that_help_change_neither_what_is_read_nor_its_order(run, runs):
+    for seed in range(70):
+        run("sr_ste", "1:4", seed, seed / 100)
+    alone = read_runs([runs])
+    assert [folder.path for folder in alone] == find_run_folders([runs])
+    with ThreadPoolExecutor(2) as pool:
+        assert read_runs([runs], pool) == alone
+    with ThreadPoolExecutor(1) as busy:  # nothing is ever begun there
+        release = Event()
+        busy.submit(release.wait)
+        assert read_runs([runs], busy) == alone
+        release.set()
