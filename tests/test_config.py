@@ -296,8 +296,8 @@ def leaves(values, prefix=""):
 
 def other(key, value):
     """Another value than ``value``: for what the name looks at, it need not be one that training takes."""
-    if key == "sparsity":
-        return "1:16"
+    if key in ("sparsity", "mask.stacks"):
+        return {"sparsity": "1:16", "mask.stacks": ["encoder"]}[key]
     if isinstance(value, dict):
         return {"ff": "1:4"}
     if isinstance(value, list):
@@ -329,6 +329,7 @@ def test_every_key_enters_the_name_but_those_that_change_nothing_about_the_resul
         ({"recipe__dense_fraction": 0}, {"recipe__dense_fraction": 0.0}),
         ({"sparsity": "1:32"}, {"sparsity": " 01 : 32 "}),
         ({"mask__roles": ["ff", "q"]}, {"mask__roles": ["q", "ff"]}),
+        ({"train__updates": 5}, {"train__updates": 5, "train__epochs": 9}),
         (
             {"mask__roles": ["ff", "q", "k"], "mask__patterns": {"q": "1:4", "k": "2:4"}},
             {"mask__roles": ["q", "k", "ff"], "mask__patterns": {"k": "2:04", "q": "1:4"}},

@@ -10,17 +10,21 @@ import yaml
 from nmtrain.choices import groups
 from nmtrain.compose import compose_values
 from nmtrain.config import check_config
+from nmtrain.data import data_names
 from nmtrain.report.terminal import show_plan
 from nmtrain.training.plan import make_plan, shape_faults
 
 CONF = Path(__file__).parents[2] / "conf"
-LARGE = ["vit_base", "resnet50", "swin_base"]
+LARGE = ["vit_base", "resnet50", "swin_base", "t5_base", "t5_v1_1_base"]
+# What comes from the hub is planned with random weights, and text with a model that reads it.
+WITH = {f"model={name}": ["model.pretrained=null"] for name in ("t5_small", "t5_base", "t5_v1_1_base")}
+WITH |= {f"data={name}": ["model=t5"] for name in data_names(text=True)}
 OPTIONS = [
     pytest.param(group, option, id=f"{group}={option}", marks=[pytest.mark.slow] if option in LARGE else [])
     for group, options in groups().items()
     for option in options
 ]
-SMALL = ["vit", "vit_compact", "resnet", "swin"]
+SMALL = ["vit", "vit_compact", "resnet", "swin", "t5", "bert"]
 PATTERNS = ["2:4", "1:4", "1:8", "4:8", "1:16", "1:32", "1:64"]
 FURTHER_RECIPES = [
     {"name": "sdgf", "structure": "densify"},
@@ -32,7 +36,7 @@ FURTHER_RECIPES = [
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_of_every_group_can_be_chosen_with_the_defaults_of_the_rest(group, option):
-    config = check_config(compose_values([f"{group}={option}"]))
+    config = check_config(compose_values([f"{group}={option}", *WITH.get(f"{group}={option}", [])]))
     assert shape_faults([config]) == []
 
 
@@ -42,7 +46,7 @@ MODELS = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_dry_runs(model, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    config = check_config(compose_values([f"model={model}"]))
+    config = check_config(compose_values([f"model={model}", *WITH.get(f"model={model}", [])]))
     plan = make_plan(config)
     assert plan.tensors
     assert plan.warnings == []

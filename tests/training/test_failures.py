@@ -82,12 +82,12 @@ def test_results_folder_that_cannot_be_written_is_named(make_config):
 
 
 def test_unexpected_error_is_the_reason_and_its_traceback_is_in_the_log(make_config, monkeypatch):
-    from nmtrain.training import run as run_module
+    from nmtrain.training import task as task_module
 
     def broken(**options):
         raise RuntimeError("the scanner is on fire")
 
-    monkeypatch.setattr(run_module, "load_data", broken)
+    monkeypatch.setattr(task_module, "load_data", broken)
     config = make_config()
     with pytest.raises(TrainingError, match="RuntimeError: the scanner is on fire"):
         run(config)
