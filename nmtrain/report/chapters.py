@@ -19,7 +19,7 @@ from nmtrain.report.sections import Group, Section, patterns_with_noise, runs_wi
 from nmtrain.report.table import Table
 
 # A figure takes two seconds of a core; a report draws the sparsest patterns and says which it leaves to the data.
-MOST_NOISE_FIGURES = 3
+MOST_NOISE_FIGURES = 2
 
 
 @dataclass
@@ -56,34 +56,34 @@ class Chapter:
 
 
 def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, pool: Executor) -> list[Chapter]:
-    """Compute the tables, and have ``pool`` draw the figures into ``folder``."""
+    """Compute the tables, and have ``pool`` draw the figures into ``folder``: those that take longest first."""
     noise = _noise_to_draw(sections, frames)
     chapters = []
     for section in sections:
+        training = _training_part(section, frames, folder, pool)
         parts = []
         for group in section.groups:
-            part = _group_part(group, section.title)
-            if group.patterns:
-                part.pending.append(pool.submit(draw_quality, group, section.title, folder))
-            part.pending.append(pool.submit(draw_cost, group, section.title, folder))
+            part = Part(group.title or f"Final {group.headline.label} and cost")
             _add_noise(part, group, section.title, frames.noise, noise, folder, pool)
+            short = [draw_quality, draw_cost] if group.patterns else [draw_cost]
+            part.pending[:0] = [pool.submit(draw, group, section.title, folder) for draw in short]
+            _add_tables(part, group, section.title)
             parts.append(part)
-        chapters.append(Chapter(section.slug, section.title, [*parts, _training_part(section, frames, folder, pool)]))
+        chapters.append(Chapter(section.slug, section.title, [*parts, training]))
     if averages := glue_tables(sections):
         chapters.append(Chapter("glue-average", "GLUE average", [Part("Mean over tasks", tables=averages)]))
     return chapters
 
 
-def _group_part(group: Group, section: str) -> Part:
+def _add_tables(part: Part, group: Group, section: str) -> None:
     differences = difference_table(group, section)
     tables = (quality_table(group, section), differences, cost_table(group, section))
-    title = group.title or f"Final {group.headline.label} and cost"
-    part = Part(title, advice(group), [table for table in tables if table is not None])
+    part.advice += advice(group)
+    part.tables += [table for table in tables if table is not None]
     if differences is None:
-        part.notes.append(
-            "There is no table of differences to SR-STE: it needs finished runs of SR-STE and of another."
+        part.notes.insert(
+            0, "There is no table of differences to SR-STE: it needs finished runs of SR-STE and of another."
         )
-    return part
 
 
 def _add_noise(
