@@ -11,7 +11,7 @@ import pandas as pd
 
 from nmtrain.report.advice import advice
 from nmtrain.report.cost import cost_table, equal_flops_table
-from nmtrain.report.drawing import Drawing, draw_cost, draw_noise, draw_quality, draw_training
+from nmtrain.report.drawing import Drawing, draw_cost, draw_noise, draw_quality, draw_training, submit
 from nmtrain.report.frame import Frames
 from nmtrain.report.glue_average import glue_tables
 from nmtrain.report.quality import difference_table, quality_table
@@ -66,7 +66,7 @@ def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, po
             part = Part(group.title or f"Final {group.headline.label} and cost")
             _add_noise(part, group, section.title, frames.noise, noise, folder, pool)
             short = [draw_quality, draw_cost] if group.patterns else [draw_cost]
-            part.pending[:0] = [pool.submit(draw, group, section.title, folder) for draw in short]
+            part.pending[:0] = [submit(pool, draw, group, section.title, folder) for draw in short]
             _add_tables(part, group, section.title)
             parts.append(part)
         chapters.append(Chapter(section.slug, section.title, [*parts, training]))
@@ -101,7 +101,7 @@ def _add_noise(
             left_out.append(pattern)
             continue
         drawn = noise[noise["folder"].isin(runs_with_noise(group, pattern, noise)["folder"])]
-        part.pending.append(pool.submit(draw_noise, group, section, pattern, drawn, folder))
+        part.pending.append(submit(pool, draw_noise, group, section, pattern, drawn, folder))
     if left_out:
         part.notes.append(
             f"Noise was also recorded at {', '.join(left_out)}: see frames/noise.csv. A report draws it for "
@@ -112,7 +112,7 @@ def _add_noise(
 def _training_part(section: Section, frames: Frames, folder: Path, pool: Executor) -> Part:
     part = Part("At equal training FLOPs")
     curves = frames.curves[frames.curves["folder"].isin(section.runs["folder"])]
-    part.pending.append(pool.submit(draw_training, section, curves, folder))
+    part.pending.append(submit(pool, draw_training, section, curves, folder))
     table = equal_flops_table(section, curves)
     if table is not None:
         part.tables.append(table)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+import pickle
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -40,6 +42,21 @@ def drawing_processes() -> Iterator[Executor]:
         forkserver.ensure_running()
     with ProcessPoolExecutor(mp_context=context) as pool:
         yield pool
+
+
+def submit(pool: Executor, draw: Callable[..., Drawing], *arguments: Any) -> Future[Drawing]:
+    """Have ``pool`` call ``draw(*arguments)``.
+
+    They are pickled here and now. The pool would do so in a thread of its own, while this one goes on to fill in the
+    cached properties of the same objects.
+    """
+    return pool.submit(_draw, pickle.dumps((draw, arguments)))
+
+
+def _draw(job: bytes) -> Drawing:
+    draw, arguments = pickle.loads(job)
+    drawing: Drawing = draw(*arguments)
+    return drawing
 
 
 @contextmanager
