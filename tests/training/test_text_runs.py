@@ -31,7 +31,8 @@ BERT += ["model.options.num_hidden_layers=1"]
 @pytest.fixture
 def make_config(tmp_path):
     def make(*overrides, model="t5"):
-        options = {"t5": T5, "bert": BERT}[model]
+        plain = ["model.pretrained=null", "data=listops", "train=text"]
+        options = {"t5": T5, "bert": BERT, "t5_v1_1_base": [*T5, *plain]}[model]
         line = [f"model={model}", *options, *LISTOPS, *SHORT, f"results_dir={tmp_path}/runs", *overrides]
         return check_config(compose_values(prepare_overrides(line)))
 
@@ -174,7 +175,7 @@ def test_resume_is_bitwise_exact(recipe, make_config, tmp_path, monkeypatch):
         shutil.rmtree(config.run_folder)
 
 
-@pytest.mark.parametrize("model", ["t5", "bert"])
+@pytest.mark.parametrize("model", ["t5", "t5_v1_1_base", "bert"])
 def test_an_export_is_what_plain_from_pretrained_loads_with_the_same_logits(model, make_config, tmp_path):
     import transformers
 
@@ -187,7 +188,7 @@ def test_an_export_is_what_plain_from_pretrained_loads_with_the_same_logits(mode
     ours.eval()
     loaded.eval()
     inputs = tokenizer(["[MAX 2 9 [MIN 4 7 ] 0 ]", "[SM 1 2 ]"], padding=True, return_tensors="pt")
-    if model == "t5":
+    if model != "bert":
         inputs = dict(inputs) | {"decoder_input_ids": torch.tensor([[0, 55], [0, 52]])}
         assert loaded.lm_head.weight is loaded.shared.weight
     else:
