@@ -1,7 +1,6 @@
 """Sweeps on one machine: one run after the other, several at once, failures among them."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -18,14 +17,9 @@ FAST = ["train.updates=2", "train.eval_every=1", "measure=off"]
 
 
 @pytest.fixture(autouse=True)
-def _as_before(monkeypatch):
+def _as_before(monkeypatch, _handlers_as_before):
     """What a sweep in this process leaves behind: handlers on captured output, and Hydra's error switch."""
     monkeypatch.setitem(os.environ, "HYDRA_FULL_ERROR", "1")
-    loggers = [logging.getLogger("nmtrain"), logging.getLogger()]
-    before = [list(logger.handlers) for logger in loggers]
-    yield
-    for logger, handlers in zip(loggers, before, strict=True):
-        logger.handlers[:] = handlers
 
 
 @pytest.fixture
