@@ -161,6 +161,9 @@ def _report(arguments: list[str]) -> None:
     paths, out = _take_out(arguments)
     if any(path.startswith("-") for path in paths):
         raise UsageError("usage: nmtrain report [FOLDERS] [--out DIR]")
+    from nmtrain.report.processes import start_server
+
+    start_server()  # it imports what draws while this process imports what reads
     from nmtrain.report import write_report
 
     result = write_report([Path(path) for path in paths or ["results/runs"]], out or Path("results/report"))

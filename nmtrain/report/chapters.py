@@ -11,9 +11,10 @@ import pandas as pd
 
 from nmtrain.report.advice import advice
 from nmtrain.report.cost import cost_table, equal_flops_table
-from nmtrain.report.drawing import Drawing, draw_cost, draw_noise, draw_quality, draw_training, submit
+from nmtrain.report.drawing import Drawing, draw_cost, draw_noise, draw_quality, draw_training
 from nmtrain.report.frame import Frames
 from nmtrain.report.glue_average import glue_tables
+from nmtrain.report.processes import submit
 from nmtrain.report.quality import difference_table, quality_table
 from nmtrain.report.sections import Group, Section, patterns_with_noise, runs_with_noise
 from nmtrain.report.table import Table

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nmtrain.report.folders import read_runs
-from nmtrain.report.frame import Frames, build_frames
+from nmtrain.report.frame import build_frames
 from nmtrain.report.notices import notices
 from nmtrain.report.quality import quality_table
 from nmtrain.report.sections import Section, build_sections
@@ -20,10 +20,10 @@ def closing_table(folders: Iterable[Path]) -> str:
         ReportError: as `write_report`.
     """
     frames = build_frames(read_runs(folders))
-    return summary_text(frames, build_sections(frames))
+    return summary_text(build_sections(frames), notices(frames.runs))
 
 
-def summary_text(frames: Frames, sections: list[Section]) -> str:
+def summary_text(sections: list[Section], said: list[str]) -> str:
     """Tables of the headline metric, and notices, for a terminal."""
     tables = [plain_text(quality_table(group, section.title)) for section in sections for group in section.groups]
-    return "\n\n".join([*tables, "\n".join(notices(frames.runs))])
+    return "\n\n".join([*tables, "\n".join(said)])

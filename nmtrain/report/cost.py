@@ -143,8 +143,9 @@ def equal_flops_table(section: Section, curves: pd.DataFrame) -> Table | None:
     everything = section.runs[_BUDGET_COLUMNS]  # a selection of rows takes as long as there are columns
     for pattern in patterns_of(everything):
         runs = everything[(everything["sparsity"] == pattern) | (everything["recipe"] == DENSE)]
+        columns = {column: runs[runs["label"] == column[1]] for column in columns_of(runs)}
         for budget in _budgets(runs):
-            rows += _budget_rows(pattern, budget, runs, points, section.headline)
+            rows += _budget_rows(pattern, budget, columns, points, section.headline)
     if not rows:
         return None
     headline = section.headline
@@ -168,11 +169,11 @@ def _budgets(runs: pd.DataFrame) -> list[float]:
 
 
 def _budget_rows(
-    pattern: str, budget: float, runs: pd.DataFrame, points: Points, headline: Headline
+    pattern: str, budget: float, columns: dict[tuple[str, str], pd.DataFrame], points: Points, headline: Headline
 ) -> list[list[Cell]]:
     found = []
-    for variant, label in columns_of(runs):
-        reached = quality_at(budget, runs[runs["label"] == label], points)
+    for (variant, label), runs in columns.items():
+        reached = quality_at(budget, runs, points)
         if reached is not None:
             found.append((label, reached, variant != DENSE and reached.source != TOO_DENSE))
     best = best_of((reached.quality for _, reached, competes in found if competes), headline)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from nmtrain.report.records import Metrics, Noise, read_metrics, read_noise
 from nmtrain.sparsity.pattern import NMPattern
 
 SCHEMA = 1
+_TOP_LEVEL_KEY = re.compile(rb"^(?=\w)", re.MULTILINE)
 _AT_ONCE = 32  # folders
 _NAMED = 5  # folders that a message names before it counts the rest
 
@@ -121,7 +124,7 @@ def read_run(path: Path) -> RunFolder:
         written = _read_json(file)
         status, reason = written["state"], written.get("reason")
         file = path / "config.yaml"
-        config = yaml.load(file.read_bytes(), Loader=_YamlLoader)
+        config = _read_config(file)
         _require(config, _CONFIG_REQUIRED)
         target = None if config["recipe"]["name"] == "dense" else str(NMPattern.parse(config["sparsity"]))
         file = path / "environment.json"
@@ -137,6 +140,22 @@ def read_run(path: Path) -> RunFolder:
     except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         return RunFolder(path, "unreadable", f"{file.name}: {_one_line(error)}")
     return RunFolder(path, status, reason, config, environment, summary, metrics, noise)
+
+
+def _read_config(file: Path) -> Any:
+    """What a config.yaml says. What it holds is shared with other runs' configs: not to be written to."""
+    content = file.read_bytes()
+    try:
+        sections = [_parse_section(section) for section in _TOP_LEVEL_KEY.split(content) if section]
+        return {key: value for section in sections for key, value in section.items()}
+    except (yaml.YAMLError, AttributeError):  # in another layout than runs write: read as a whole
+        return yaml.load(content, Loader=_YamlLoader)
+
+
+@lru_cache(maxsize=1024)
+def _parse_section(section: bytes) -> Any:
+    """A top-level key and its value. Runs of a sweep have most of them in common: each is parsed once."""
+    return yaml.load(section, Loader=_YamlLoader)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

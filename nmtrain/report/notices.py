@@ -50,12 +50,12 @@ def _mixtures(counted: pd.DataFrame) -> Iterable[str]:
     if len(versions) > 1:
         listed = "; ".join(f"{code} ({count} runs)" for code, count in versions.items())
         yield f"Trained by {len(versions)} versions of the code: {listed}."
-    for _, cell in counted.groupby("cell", sort=False):
-        first = cell.iloc[0]
-        name = " ".join(str(first[key]) for key in ("model", "data", "sparsity", "label") if pd.notna(first[key]))
-        codes = cell.groupby("code")["folder"].apply(list)
-        if len(codes) > 1:
-            listed = "; ".join(f"{code}: {name_some(folders)}" for code, folders in codes.items())
+    names = ["model", "data", "sparsity", "label"]
+    for _, cell in counted[["cell", "folder", "code", "seed", *names]].groupby("cell", sort=False):
+        name = " ".join(cell[names].iloc[0].dropna().astype(str))
+        if cell["code"].nunique() > 1:
+            codes = cell.groupby("code")["folder"]
+            listed = "; ".join(f"{code}: {name_some(list(folders))}" for code, folders in codes)
             yield f"Same config, different code versions ({name}): {listed}."
         twice = cell[cell.duplicated("seed", keep=False)]
         if len(twice):

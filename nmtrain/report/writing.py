@@ -8,12 +8,12 @@ from pathlib import Path
 
 from nmtrain.report.chapters import Chapter, build_chapters
 from nmtrain.report.closing import summary_text
-from nmtrain.report.drawing import drawing_processes
 from nmtrain.report.folders import read_runs
 from nmtrain.report.frame import build_frames
 from nmtrain.report.latex import latex
 from nmtrain.report.notices import notices
 from nmtrain.report.pages import html_page, markdown_page
+from nmtrain.report.processes import drawing_processes
 from nmtrain.report.run_list import run_list
 from nmtrain.report.sections import build_sections
 
@@ -54,7 +54,7 @@ def write_report(folders: Iterable[Path], out: Path) -> ReportResult:
         chapters = build_chapters(sections, frames, out / "figures", pool)
         frame_paths = frames.write(out / "frames")
         said, listed = notices(frames.runs), run_list(frames.runs)
-        table = summary_text(frames, sections)
+        table = summary_text(sections, said)
     paths = [out / "report.html", out / "report.md"]
     paths[0].write_text(html_page(chapters, said, listed), encoding="utf-8")
     paths[1].write_text(markdown_page(chapters, said, listed), encoding="utf-8")
