@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+import yaml
 
 from nmtrain.report.folders import ReportError, find_run_folders, read_run, read_runs
 from nmtrain.report.records import read_metrics, read_noise
@@ -151,6 +152,33 @@ def test_unquoted_pattern_in_a_config_is_refused(run):
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("sparsity: '1:4'", "sparsity: 1:4").replace('"1:4"', "1:4"))
     assert "64" in str(read_run(folder).reason)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "{config}",
+        "# written by hand\n---\n{config}",
+        "{config}notes: &words [a, b]\nmore: *words\n",
+        "{config}notes: [a,\nb]\n",
+        "{config}notes: |\n  seed: 7\n  # no comment\n",
+        "{config}notes: 'first\n\n  seed: 7'\nlist:\n- model: 1\n- 2\n",
+        "{config}seed: 8\n",
+        "{config}'quoted': 1\nnothing:\n",
+    ],
+)
+def test_config_reads_as_yaml_does_in_any_layout(run, layout):
+    folder = run()
+    content = layout.format(config=(folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(content)
+    assert read_run(folder).config == yaml.safe_load(content)
+
+
+def test_config_in_flow_style_is_read(run):
+    folder = run()
+    content = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(content, default_flow_style=True, width=40))
+    assert read_run(folder).config == content
 
 
 def test_processes_that_help_change_neither_what_is_read_nor_its_order(run, runs):
