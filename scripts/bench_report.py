@@ -3,8 +3,8 @@
     python scripts/bench_report.py            # six minutes of training, then five calls
 
 Eleven runs are real (dense and five recipes at 1:8 and 1:32, 1,000 updates of the small ViT on scanned digits, each
-update recorded). Each stands for 91 seeds: its copies differ from it by their seed and by random changes to all that was
-measured, so that nothing is read twice.
+update recorded). Each stands for 91 seeds: its copies differ from it by their seed and by random changes to all that
+was measured, so that nothing is read twice.
 """
 
 from __future__ import annotations
