@@ -148,9 +148,8 @@ def bench_noise(rounds: int) -> None:
         seconds = interleaved(blocks, rounds)
         inside = EVERY * variants["measured"].metering / variants["measured"].updates
         share = inside / (statistics.fmean(seconds["measured"]) - inside)
-        print(
-            f"   1:32 {recipe:18} {ratio(seconds['measured'], seconds['off'])}   inside the meter: {share:.2%} of the rest"
-        )
+        found = ratio(seconds["measured"], seconds["off"])
+        print(f"   1:32 {recipe:18} {found}   time inside the meter over all other: {share:.3f}")
 
 
 def bench_recompilations() -> None:
