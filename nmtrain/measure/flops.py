@@ -155,6 +155,8 @@ def _density(pattern: NMPattern) -> Fraction:
 class TrainingCurve:
     """Training FLOPs up to any update, in the time of a look-up: for logs and for plots over cost.
 
+    ``starts`` holds the first update of each phase, where what an update costs may change; all recipes' together.
+
     Args:
         recipes: one for each target pattern among ``tensors``; a dense run may give none.
         total: planned updates.
@@ -172,11 +174,11 @@ class TrainingCurve:
     ) -> None:
         self.total = total
         self._samples = range(0, samples * (total + 1), samples) if isinstance(samples, int) else samples
-        self._starts = sorted({0, *(first for recipe in recipes.values() for first, _ in recipe.phases(total))})
+        self.starts = sorted({0, *(first for recipe in recipes.values() for first, _ in recipe.phases(total))})
         self._per_sample: list[Fraction] = []
         self._before: list[Fraction] = []
         spent = Fraction(0)
-        for start, end in zip(self._starts, [*self._starts[1:], total], strict=True):
+        for start, end in zip(self.starts, [*self.starts[1:], total], strict=True):
             states = {target: recipe.at(start, total) for target, recipe in recipes.items()}
             self._before.append(spent)
             self._per_sample.append(2 * _update_macs(cost, tensors, states))
@@ -186,9 +188,16 @@ class TrainingCurve:
         """FLOPs of the updates ``[0, until)``."""
         if not 0 <= until <= self.total:
             raise ValueError(f"update {until} is outside the {self.total} planned updates")
-        phase = bisect_right(self._starts, until) - 1
-        samples = self._samples[until] - self._samples[self._starts[phase]]
-        return float(self._before[phase] + samples * self._per_sample[phase])
+        phase = bisect_right(self.starts, until) - 1
+        return float(self._before[phase] + self._within(phase, until))
+
+    def phase_flops(self, until: int) -> tuple[int, float]:
+        """The phase of the last of the updates ``[0, until)``, from 0, and the FLOPs spent in it until then."""
+        phase = bisect_right(self.starts, max(0, until - 1)) - 1
+        return phase, float(self._within(phase, until))
+
+    def _within(self, phase: int, until: int) -> Fraction:
+        return (self._samples[until] - self._samples[self.starts[phase]]) * self._per_sample[phase]
 
 
 def training_flops(

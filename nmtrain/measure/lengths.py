@@ -86,6 +86,16 @@ class LengthCurve:
         """FLOPs of the updates ``[0, until)``."""
         return sum(curve.flops(until) for curve in self._curves)
 
+    @property
+    def starts(self) -> list[int]:
+        """See `TrainingCurve`."""
+        return self._curves[0].starts
+
+    def phase_flops(self, until: int) -> tuple[int, float]:
+        """See `TrainingCurve.phase_flops`."""
+        phases, flops = zip(*(curve.phase_flops(until) for curve in self._curves), strict=True)
+        return phases[0], sum(flops)
+
 
 def _coefficients(values: Sequence[float]) -> list[float]:
     """Of the polynomial that has these values at `_PROBES`. Values are whole numbers, and so is all in between."""

@@ -172,7 +172,8 @@ class Trainer:
 
     def record(self, split: str, **values: Any) -> None:
         record = {"update": self.done, "epoch": self.epoch(self.done), "split": split}
-        record |= {"flops": self.plan.curve.flops(self.done), **values}
+        phase, phase_flops = self.plan.curve.phase_flops(self.done)
+        record |= {"flops": self.plan.curve.flops(self.done), "phase": phase, "phase_flops": phase_flops, **values}
         self.metrics.append(record)
         self.sink.log(record)
 

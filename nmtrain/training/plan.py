@@ -77,12 +77,17 @@ class Plan:
         return TrainingCurve(self.cost, tensors, config.recipes, total, config.train.batch_size)
 
     @cached_property
-    def flops(self) -> dict[str, float]:
-        """The ``flops`` of summary.json: training in all, inference per sample, each beside its dense twin."""
+    def flops(self) -> dict[str, Any]:
+        """The ``flops`` of summary.json: training, also by phase, and inference per sample, beside their dense twins."""
         total = self.config.total_updates
+        starts = self.curve.starts
         return {
             "training": self.curve.flops(total),
             "training_dense": self._curve([]).flops(total),
+            "phases": [
+                {"first_update": first, "flops": self.curve.phase_flops(end)[1]}
+                for first, end in zip(starts, [*starts[1:], total], strict=True)
+            ],
             "inference": inference_flops(self.cost, self.tensors),
             "inference_dense": inference_flops(self.cost, []),
         }

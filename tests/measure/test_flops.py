@@ -326,6 +326,12 @@ def test_until_counts_the_updates_done():
     for update in range(total):
         states = {target: recipe.at(update, total) for target, recipe in recipes.items()}
         assert spent[update + 1] - spent[update] == update_flops(COST, tensors, states, SAMPLES)
+    # 1:8 begins a phase at 0, 3, 6, 9 and 1:4 at 0, 4, 8: an update costs the same within [0, 3), [3, 4), [4, 6), ...
+    assert curve.starts == [0, 3, 4, 6, 8, 9]
+    assert [curve.phase_flops(update)[0] for update in range(total + 1)] == [0, 0, 0, 0, 1, 2, 2, 3, 3, 4, 5, 5, 5]
+    for update in range(1, total + 1):
+        phase, within = curve.phase_flops(update)
+        assert within == spent[update] - spent[curve.starts[phase]]
     for outside in (-1, 13):
         with pytest.raises(ValueError, match=f"update {outside} is outside the 12 planned"):
             curve.flops(outside)

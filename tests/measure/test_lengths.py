@@ -80,5 +80,8 @@ def test_training_costs_follow_the_lengths_of_each_update_and_the_phase_it_is_in
             expected += 2 * 3 * (total if update < 2 else total - ff + ff / 4)
         assert curve.flops(update + 1) == expected
     assert curve.flops(0) == 0
+    assert curve.starts == [0, 2]
+    assert curve.phase_flops(2) == (0, curve.flops(2))
+    assert curve.phase_flops(3) == (1, curve.flops(3) - curve.flops(2))
     dense = LengthCurve(cost, [], {}, 4, moments)
     assert dense.flops(4) == sum(6 * by_hand(s, t)[0] for samples in lengths.tolist() for s, t in samples)

@@ -143,6 +143,20 @@ def test_masks_are_made_once_per_update_and_reused_by_micro_batches(make_config,
     assert len(made) == tensors * (surgery + 3 + projection + baking)
 
 
+def test_flops_are_told_by_phase(make_config):
+    config = make_config("recipe=sdgf", "train.log_every=5", "train.updates=40", "train.eval_every=1", "measure=off")
+    run(config)
+    phases = json.loads((config.run_folder / "summary.json").read_text())["flops"]["phases"]
+    starts = [first for first, _ in config.recipe.phases(40)]
+    assert [phase["first_update"] for phase in phases] == starts
+    assert len(starts) > 2
+    before = [sum(phase["flops"] for phase in phases[:number]) for number in range(len(phases))]
+    for line in lines(config):
+        assert line["phase"] == max(number for number, first in enumerate(starts) if first < line["update"])
+        assert line["flops"] == before[line["phase"]] + line["phase_flops"]
+    assert line["phase_flops"] == phases[-1]["flops"]
+
+
 def test_every_line_stands_at_its_update_and_flops_only_grow(make_config):
     config = make_config("train.log_every=5", "train.updates=12", "train.eval_every=0.1")
     run(config)
