@@ -78,7 +78,7 @@ class Plan:
 
     @cached_property
     def flops(self) -> dict[str, Any]:
-        """The ``flops`` of summary.json: training, also by phase, and inference per sample, beside their dense twins."""
+        """The ``flops`` of summary.json: training (also by phase) and inference per sample, and their dense twins."""
         total = self.config.total_updates
         starts = self.curve.starts
         return {
