@@ -173,12 +173,19 @@ def _report(arguments: list[str]) -> None:
 
 def _take_out(arguments: list[str]) -> tuple[list[str], Path | None]:
     """The arguments without ``--out DIR``, and DIR."""
-    if "--out" not in arguments:
-        return arguments, None
-    at = arguments.index("--out")
-    if at + 1 == len(arguments):
-        raise UsageError("--out: name a folder")
-    return arguments[:at] + arguments[at + 2 :], Path(arguments[at + 1])
+    rest: list[str] = []
+    out: Path | None = None
+    given = iter(arguments)
+    for argument in given:
+        flag, equals, value = argument.partition("=")
+        if flag != "--out":
+            rest.append(argument)
+            continue
+        value = value if equals else next(given, "")
+        if not value or value.startswith("-"):
+            raise UsageError("--out: name a folder")
+        out = Path(value)
+    return rest, out
 
 
 def _list(arguments: list[str]) -> None:

@@ -110,5 +110,6 @@ def _why_unfinished(config: Config) -> list[str]:
 def _show(folders: list[Path]) -> None:
     """The main table of the sweep's runs, and the command that makes the whole report of them."""
     from nmtrain.report import closing_table
+    from nmtrain.report.terminal import report_command
 
-    print(f"\n{closing_table(folders)}\n\nnmtrain report {folders[0].parent}")
+    print(f"\n{closing_table(folders)}\n\nreport: {report_command(folders[0])}")

@@ -31,6 +31,7 @@ def test_a_run_trains_once_and_says_so_the_second_time(nm, tiny, tmp_path):
     assert status == 0, err
     (folder,) = (tmp_path / "runs").iterdir()
     assert out.endswith(f"run folder: {folder}\n")
+    assert f"report: nmtrain report {folder.parent}\n" in out
     assert "update 3 of 3, projected model: accuracy" in out
     status, again, _ = nm(*command[1:])
     assert status == 0

@@ -199,7 +199,7 @@ def _budget_row(stub: list[Cell], at: AtBudget, standing: tuple[bool, str], head
         *stub,
         Cell(text, detail, at.quality.mean if at.quality.n else None, is_best, marks, anchor),
         Cell(at.source, value=at.source),
-        Cell(quantity(at.flops, "FLOPs"), value=at.flops),
+        Cell(quantity(at.flops, "FLOPs"), value=at.flops, anchor=anchor),
         Cell(seconds(measured), value=measured, anchor=anchor) if at.source == FINISHED else NOTHING,
         Cell(quantity(size, "B"), value=size, anchor=anchor),
     ]

@@ -235,7 +235,9 @@ def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
             ax.errorbar(drawn[cost] / factor, y, half_width, capsize=2, **style)
         front = data[data[f"{cost}_front"]].sort_values(cost)
         reached = headline.scale * front[headline.name]
-        ax.plot(front[cost] / factor, reached, drawstyle="steps-post", color="#BBBBBB", lw=4, zorder=0)
+        ax.plot(
+            front[cost] / factor, reached, drawstyle="steps-post", color="#BBBBBB", lw=4, marker="o", ms=11, zorder=0
+        )
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_minor_locator(NullLocator())
@@ -244,8 +246,8 @@ def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
     axes[0, 0].set_ylabel(headline.axis)
     caption = (
         f"Final {headline.label} (mean over seeds, bars: 95 % intervals; no bar: n = 1) against what inference "
-        "costs where pruned weights are skipped. Thin lines join the patterns of a recipe; the broad grey line is the "
-        "Pareto front of the means."
+        "costs where pruned weights are skipped. Thin lines join the patterns of a recipe; the broad grey line "
+        "and the grey discs are the Pareto front of the means."
     )
     title = table_title(f"{headline.title} and inference cost", section, group)
     return save(figure, f"{group.slug}-inference", title, caption, data, folder)

@@ -21,6 +21,9 @@ from nmtrain.report.records import Metrics, Noise, read_metrics, read_noise
 from nmtrain.sparsity.pattern import NMPattern
 
 SCHEMA = 1
+# By these a run folder is known, so that one which lost a file, or never got it, is listed and not overlooked.
+_OWN_FILE = "status.json"
+_RUN_FILES = {"config.yaml", "summary.json", "metrics.jsonl"}  # two of them will do
 _TOP_LEVEL_KEY = re.compile(rb"^(?=\w)", re.MULTILINE)
 _AT_ONCE = 32  # folders
 _NAMED = 5  # folders that a message names before it counts the rest
@@ -55,6 +58,7 @@ _SUMMARY_REQUIRED = (
     "seconds.eval",
     "seconds.data",
 )
+_NUMBERS = ("updates", "epochs", "density", "flops.", "bytes.", "seconds.")
 
 
 @dataclass(frozen=True)
@@ -72,25 +76,33 @@ class RunFolder:
 
 
 def find_run_folders(folders: Iterable[Path]) -> list[Path]:
-    """All run folders (config.yaml and status.json) in ``folders`` and below, each once, sorted by path.
+    """All run folders in ``folders`` and below, linked ones too, each once, sorted by path.
 
     Raises:
-        ReportError: if a folder does not exist, or none holds a run.
+        ReportError: if a folder does not exist or cannot be listed, or none holds a run.
     """
     folders = list(folders)
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         raise ReportError(f"no such folder: {', '.join(missing)}")
-    found = set()
+    found, seen = set(), set()
     for folder in folders:
-        for path, below, files in os.walk(folder.resolve()):
-            if "config.yaml" in files and "status.json" in files:
-                found.add(Path(path))
+        for path, below, files in os.walk(folder, followlinks=True, onerror=_refuse):
+            real = Path(path).resolve()
+            if _OWN_FILE in files or len(_RUN_FILES.intersection(files)) > 1:
+                found.add(real)
                 below.clear()
+            elif real in seen:  # a link led back
+                below.clear()
+            seen.add(real)
     if not found:
         searched = ", ".join(map(str, folders)) or "nothing"
         raise ReportError(f"no run folder found: searched {searched} for folders with config.yaml and status.json")
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise ReportError(f"{error.filename}: cannot be listed ({error.strerror}), and runs in it would be missing")
 
 
 def read_runs(folders: Iterable[Path], pool: Executor | None = None) -> list[RunFolder]:
@@ -126,6 +138,8 @@ def read_run(path: Path) -> RunFolder:
         file = path / "config.yaml"
         config = _read_config(file)
         _require(config, _CONFIG_REQUIRED)
+        if type(config["seed"]) is not int:
+            raise ValueError(f"seed = {config['seed']}: must be an integer")
         target = None if config["recipe"]["name"] == "dense" else str(NMPattern.parse(config["sparsity"]))
         file = path / "environment.json"
         environment = _read_json(file) if file.exists() else {}
@@ -169,7 +183,18 @@ def _read_summary(file: Path) -> dict[str, Any]:
     summary = _read_json(file)
     if summary.get("schema") == SCHEMA:  # other schemas are refused for all runs together
         _require(summary, _SUMMARY_REQUIRED)
+        for key in _SUMMARY_REQUIRED:
+            if key.startswith(_NUMBERS):
+                _require_number(summary, key)
+        if summary["updates"] < 1:
+            raise ValueError(f"updates = {summary['updates']}: must be at least 1")
     return summary
+
+
+def _require_number(mapping: Any, key: str) -> None:
+    value = lookup(mapping, key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{key} = {json.dumps(value)}: must be a number")
 
 
 def _require(mapping: Any, keys: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def _row(folder: RunFolder, base: Path, settings: dict[str, Flat]) -> dict[str, 
         "run": folder.path.name,
         "folder": folder.path.relative_to(base).as_posix(),
         "status": folder.status,
-        "reason": folder.reason and folder.reason.replace(f"{base}/", ""),  # a failure names its log by full path
+        # A failure names its log by full path, and may have several lines.
+        "reason": folder.reason and " ".join(folder.reason.replace(f"{base}/", "").split()),
         "counted": folder.summary is not None,
         "code": _code(folder.environment),
         "device": folder.environment.get("device"),
@@ -106,6 +108,7 @@ def _row(folder: RunFolder, base: Path, settings: dict[str, Flat]) -> dict[str, 
     if folder.metrics is not None:
         row["metric_lines"] = folder.metrics.lines
         row["strict_from"] = folder.metrics.strict_from
+    row["noise_missing"] = _noise_missing(folder)
     records = [records for records in (folder.metrics, folder.noise) if records is not None]
     row["dropped_lines"] = sum(len(record.dropped) for record in records)
     row["not_finite_lines"] = sum(record.not_finite for record in records)
@@ -156,11 +159,25 @@ def _results(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _code(environment: dict[str, Any]) -> str:
-    """Version and commit that trained the run."""
+    """Version and commit that trained the run; all of them, in order, where it was resumed with other code."""
+    trained_by = [_one_code(one) for one in (*environment.get("before", ()), environment)]
+    return ", then ".join(code for code, _ in groupby(trained_by))
+
+
+def _one_code(environment: dict[str, Any]) -> str:
     version = environment.get("versions", {}).get("nmtrain")
     commit = environment.get("git_commit")
     parts = [part for part in (version, commit and f"commit {commit}") if part]
     return ", ".join(parts) or "unknown"
+
+
+def _noise_missing(folder: RunFolder) -> int:
+    """Measurements of a finished run that its config asks for and its records do not hold."""
+    every = (folder.config.get("measure") or {}).get("every")
+    if folder.summary is None or not every:
+        return 0
+    recorded = 0 if folder.noise is None else len(folder.noise.points)
+    return max(0, int(folder.summary["updates"] // every - recorded))
 
 
 def _recipe_options(config: dict[str, Any]) -> Flat:
@@ -221,6 +238,7 @@ COLUMNS = (
     "metric_lines",
     "dropped_lines",
     "not_finite_lines",
+    "noise_missing",
     "strict_from",
     "group",
     "family",

@@ -62,13 +62,14 @@ def draw_noise(group: Group, section: str, pattern: str, noise: pd.DataFrame, fo
         _set_log(ax, recorded=data[metric].notna().any())
     for left, right in _SAME_SCALE:
         _equalise(axes.flat[left], axes.flat[right])
-    _set_powers_of_two(axes.flat[len(_METRICS)])
-    _set_powers_of_two(axes.flat[len(_METRICS) + 1])
+    for place, (metric, _) in enumerate(_SCHEDULE[:2], start=len(_METRICS)):
+        if data[metric].notna().any():  # dense runs alone have no group size
+            _set_powers_of_two(axes.flat[place])
     _mark_phases(axes.flat[: len(rows)], data, columns)
     label_x(axes, len(rows), "optimizer update")
     title = table_title(f"Gradient noise at {pattern}", section, group)
     slug = f"{group.slug}-noise-{NMPattern.parse(pattern).n}of{NMPattern.parse(pattern).m}"
-    return save(figure, slug, title, _caption(runs, pattern), data, folder)
+    return save(figure, slug, title, _caption(runs, pattern, data["n"]), data, folder)
 
 
 def _noise_data(runs: pd.DataFrame, noise: pd.DataFrame) -> pd.DataFrame:
@@ -131,8 +132,7 @@ def _mark_phases(axes: Iterable[Axes], data: pd.DataFrame, columns: Sequence[tup
         ax.vlines([update for update, _ in marks], 0, 1, colours, transform=ax.get_xaxis_transform(), lw=0.5, zorder=0)
 
 
-def _caption(runs: pd.DataFrame, pattern: str) -> str:
-    counts = runs.groupby("label")["seed"].nunique()
+def _caption(runs: pd.DataFrame, pattern: str, counts: pd.Series) -> str:
     seeds = f"n = {counts.min()}" if counts.min() == counts.max() else f"n = {counts.min()} to {counts.max()}"
     caption = (
         f"Averages over the sparse tensors and over seeds ({seeds}), by optimizer update. Below: the pattern in force "

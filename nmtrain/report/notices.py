@@ -32,6 +32,15 @@ def notices(runs: pd.DataFrame) -> list[str]:
         if len(found):
             said.append(f"{what}: {int(found[column].sum())}, in {name_some(list(found['folder']))}.")
     counted = runs[runs["counted"]]
+    bare = counted[counted["metric_lines"].fillna(0) == 0]
+    if len(bare):
+        said.append(
+            f"Counted, but without lines in metrics.jsonl, and so in no curve: {name_some(list(bare['folder']))}."
+        )
+    gaps = counted[counted["noise_missing"] > 0]
+    if len(gaps):
+        lacking = f"{int(gaps['noise_missing'].sum())} noise measurements"
+        said.append(f"Counted, but lacking {lacking} that their configs ask for: {name_some(list(gaps['folder']))}.")
     lost = counted[counted["quality"].astype(float).isna()]
     for name, found in lost.groupby("headline"):
         what = f"a final {headline_of(str(name)).label} that is NaN or missing"

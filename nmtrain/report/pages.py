@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -21,7 +22,8 @@ def html_page(chapters: list[Chapter], notices: list[str], runs: RunList) -> str
 def markdown_page(chapters: list[Chapter], notices: list[str], runs: RunList) -> str:
     """The same for a README or a pull request; figures are linked from ``figures/``."""
     environment = _environment(autoescape=False)
-    environment.filters["markdown_cell"] = _markdown_cell
+    environment.filters["cell"] = _markdown_cell
+    environment.filters["text"] = _markdown_text
     return environment.get_template("report.md.j2").render(chapters=chapters, notices=notices, runs=runs)
 
 
@@ -42,7 +44,15 @@ def _data_uri(content: bytes | str, kind: str) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = f"**{cell.text}**" if cell.best else cell.text
+    text = _markdown_text(cell.text)
+    text = f"**{text}**" if cell.best else text
     text += f" {cell.marks}" if cell.marks else ""
-    text += f" ({cell.detail.strip('()')})" if cell.detail else ""
-    return text.replace("|", "\\|")
+    return text + (f" ({_markdown_text(cell.detail.strip('()'))})" if cell.detail else "")
+
+
+# An underscore inside a word is no markup, and names are full of them.
+_MARKUP = re.compile(r"[\\`*\[\]<>&|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+
+
+def _markdown_text(text: str) -> str:
+    return _MARKUP.sub(r"\\\g<0>", text)

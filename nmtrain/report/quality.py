@@ -50,6 +50,8 @@ def standing(quality: Estimate, best: Estimate | None) -> tuple[bool, str]:
     """Whether it is the best of its row, and the mark of those that are not shown to differ from the best."""
     if best is None or quality is best or not rankable(quality):
         return quality is best, ""
+    if min(quality.n, best.n) < 2:
+        return False, "?"
     return False, "" if separate(quality, best) else "≈"
 
 
@@ -139,8 +141,18 @@ def _difference_row(group: Group, pattern: str, columns: list[tuple[str, str]], 
             continue
         difference = paired_difference(result.by_seed, base.by_seed)
         lost = bool(result.quality.lost or base.quality.lost)
-        row.append(NOTHING if difference is None else _difference_cell(difference, group.headline, result.anchor, lost))
+        if difference is None:
+            row.append(_unpaired_cell(result, base, headline=group.headline))
+        else:
+            row.append(_difference_cell(difference, group.headline, result.anchor, lost))
     return row
+
+
+def _unpaired_cell(result: Result, base: Result, headline: Headline) -> Cell:
+    difference = result.quality.mean - base.quality.mean
+    if not (result.quality.n and base.quality.n):
+        return NOTHING
+    return Cell(headline.signed(difference), "no seed in common, no test", difference, anchor=result.anchor)
 
 
 def _difference_cell(difference: Difference, headline: Headline, anchor: str, lost: bool) -> Cell:

@@ -23,7 +23,7 @@ class Metrics:
         points: the evaluations (splits ``val`` and ``final``), in file order.
         lines: lines in the file, the dropped ones included.
         dropped: numbers (from 1) of lines that are no whole JSON object: a killed process leaves its last line so.
-        not_finite: lines that hold a NaN, an infinity or a null loss.
+        not_finite: lines that hold a NaN, an infinity, a null loss or, if of an evaluation, any null.
         strict_from: first logged update from which on the run trained at its target pattern with D = 0; None where
             the records do not show one.
     """
@@ -37,7 +37,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Noise:
-    """The lines of one noise.jsonl that are averages over tensors; `dropped` as in `Metrics`."""
+    """The lines of one noise.jsonl that are averages over tensors; ``dropped`` as in `Metrics`."""
 
     points: list[dict[str, Any]]
     dropped: list[int]
@@ -53,7 +53,7 @@ def read_metrics(path: Path, target: str | None) -> Metrics:
     not_finite = sum(map(_not_finite, lines)) if _not_finite(content) else 0
     points = _plain_points(content, lines)
     if points is not None:
-        return Metrics(points, len(lines), [], not_finite, _strict_from(lines, target))
+        return Metrics(points, len(lines), [], not_finite + _nulls(points), _strict_from(lines, target))
     train: list[bytes] = []
     points, dropped = [], []
     for number, line in enumerate(lines, start=1):
@@ -64,7 +64,12 @@ def read_metrics(path: Path, target: str | None) -> Metrics:
             train.append(line)
         else:
             points.append(record)
-    return Metrics(points, len(lines), dropped, not_finite, _strict_from(train, target))
+    return Metrics(points, len(lines), dropped, not_finite + _nulls(points), _strict_from(train, target))
+
+
+def _nulls(points: list[dict[str, Any]]) -> int:
+    """Evaluations with a metric that is null; a null loss is counted by `_not_finite`."""
+    return sum(None in point.values() and point.get("loss") is not None for point in points)
 
 
 def _plain_points(content: bytes, lines: list[bytes]) -> list[dict[str, Any]] | None:

@@ -108,14 +108,18 @@ def patterns_of(runs: pd.DataFrame) -> list[str]:
 
 
 def patterns_with_noise(group: Group, noise: pd.DataFrame) -> list[str]:
-    """The group's patterns that have noise records, sparsest first."""
+    """The group's patterns that have noise records, sparsest first; of dense runs alone, their masks'."""
     recorded = group.runs[group.runs["folder"].isin(noise["folder"].unique())]
+    if not group.patterns:
+        return sorted(recorded["noise_pattern"].unique(), key=pattern_order, reverse=True)
     return [pattern for pattern in reversed(group.patterns) if (recorded["sparsity"] == pattern).any()]
 
 
 def runs_with_noise(group: Group, pattern: str, noise: pd.DataFrame) -> pd.DataFrame:
     """The runs that a noise figure shows: those at ``pattern``, and the dense ones."""
     runs = group.runs[(group.runs["sparsity"] == pattern) | (group.runs["recipe"] == DENSE)]
+    if not group.patterns:
+        runs = runs[runs["noise_pattern"] == pattern]
     return runs[runs["folder"].isin(noise["folder"].unique())]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 # What a mark behind a number means; a table explains the marks that it holds.
 MARKS = {
     "≈": "95 % interval meets that of the best (bold): no difference shown",
+    "?": "this or the best (bold) has one seed only and so no interval: nothing is shown either way",
     "!": "a run's final value is NaN or missing: it is not in the mean, and the cell is not ranked",
     "†": "interpolated inside longer runs, whose learning rate had not come down yet",
     "‡": "interpolated, and the model was still denser than its pattern at that point: not comparable, not ranked",

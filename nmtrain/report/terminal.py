@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,13 @@ def show_summary(summary: dict[str, Any], folder: Path) -> None:
     console = _console()
     console.print(table)
     console.print(COST_NOTE, style="dim", soft_wrap=True)
+    console.print(f"report: {report_command(folder)}", soft_wrap=True, markup=False)
     console.print(f"run folder: {folder}", soft_wrap=True, markup=False)
+
+
+def report_command(run: Path) -> str:
+    """What reports on a run and those beside it, as a shell takes it."""
+    return shlex.join(["nmtrain", "report", str(run.parent)])
 
 
 def show_plan(plan: Plan) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nmtrain.errors import ReportError
 from nmtrain.report.chapters import Chapter, build_chapters
 from nmtrain.report.closing import summary_text
 from nmtrain.report.folders import read_runs
@@ -45,8 +46,19 @@ def write_report(folders: Iterable[Path], out: Path) -> ReportResult:
     and this one does not is removed; other files stay.
 
     Raises:
-        ReportError: if a folder does not exist, none holds a run, or a run was written by another schema.
+        ReportError: if a folder does not exist, none holds a run, a run was written by another schema, or ``out``
+            cannot be written.
     """
+    try:
+        return _write_report(folders, out)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ReportError(
+            f"{error.filename or out}: cannot be written ({reason}); --out names another folder"
+        ) from error
+
+
+def _write_report(folders: Iterable[Path], out: Path) -> ReportResult:
     with drawing_processes() as pool:  # drawing takes longer than all the rest
         frames = build_frames(read_runs(folders, pool))
         sections = build_sections(frames)

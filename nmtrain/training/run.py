@@ -96,7 +96,11 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     )
     content = yaml.safe_dump(config.values, sort_keys=False).encode()
     write_whole(folder / "config.yaml", lambda file: file.write(content))
-    folder.write_json("environment.json", _environment(accelerator.device))
+    checkpoint = load_checkpoint(folder / "checkpoints")
+    environment = _environment(accelerator.device)
+    if checkpoint and (folder / "environment.json").exists():
+        environment["before"] = _environments_before(folder.read_json("environment.json"), environment)
+    folder.write_json("environment.json", environment)
     folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())
 
     torch.manual_seed(config.seed)
@@ -109,7 +113,6 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     lengths = task.lengths(config.total_updates)
     if lengths is not None:
         plan = plan.with_lengths(*lengths)
-    checkpoint = load_checkpoint(folder / "checkpoints")
     trainer = Trainer(plan, model, task, accelerator, folder, checkpoint)
     logger.info("%s %s", f"resuming at update {trainer.done} of" if checkpoint else "training", folder.path)
     if accelerator.device.type == "cuda":
@@ -231,6 +234,16 @@ def _environment(device: torch.device) -> dict[str, Any]:
         "git_commit": git.stdout.strip() or None,
         "command": sys.argv[1:],
     }
+
+
+def _environments_before(last: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
+    """What trained the run before this resume, oldest first: each time that its code was another."""
+    code = ("versions", "git_commit")
+    before: list[dict[str, Any]] = last.pop("before", [])
+    if all(last.get(key) == now[key] for key in code):
+        return before
+    logger.warning("resuming with other code or library versions than before; environment.json keeps both")
+    return [*before, last]
 
 
 def _processor() -> str:

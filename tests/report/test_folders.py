@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -17,6 +19,48 @@ def test_runs_are_found_below_and_once(run, runs, tmp_path):
     second = run(name="two")
     (second / "checkpoints").mkdir()
     assert find_run_folders([tmp_path, runs, second]) == [first, second]
+
+
+@pytest.mark.parametrize("lost", ["config.yaml", "status.json"])
+def test_a_run_that_lost_a_file_is_listed(run, runs, lost):
+    (run() / lost).unlink()
+    run(seed=1)
+    found = read_runs([runs])
+    assert [(folder.status, folder.reason) for folder in found] == [
+        ("unreadable", f"{lost}: No such file or directory"),
+        ("finished", None),
+    ]
+
+
+def test_a_run_killed_before_it_wrote_its_config_is_listed(runs):
+    (runs / "early").mkdir(parents=True)
+    (runs / "early" / "status.json").write_text('{"state": "running", "reason": null}')
+    assert read_runs([runs])[0].reason == "config.yaml: No such file or directory"
+
+
+def test_linked_runs_are_found_once_and_links_that_lead_back_end(run, tmp_path):
+    folder = run()
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "one").symlink_to(folder)
+    (links / "two").symlink_to(folder.parent)
+    (links / "back").symlink_to(links)
+    assert find_run_folders([links]) == [folder]
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(run, runs, monkeypatch):
+    run()
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("locked"):  # as root, who runs tests in containers, may list everything
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    (runs / "locked").mkdir()
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(ReportError, match=r"locked: cannot be listed \(Permission denied\)"):
+        find_run_folders([runs])
 
 
 def test_no_runs_is_one_plain_message(tmp_path):
@@ -127,13 +171,24 @@ def test_half_written_average_is_dropped(tmp_path):
         ("summary.json", "{", "summary.json: Expecting property name"),
         ("summary.json", '{"schema": 1, "run": "a"}', "summary.json: lacks model, data, sparsity"),
         ("summary.json", "[]", "summary.json: is not a JSON object"),
+        ("summary.json", {"seconds": {"total": 1}}, "summary.json: lacks seconds.train, seconds.eval, seconds.data"),
+        (
+            "summary.json",
+            {"seconds": {"total": 1, "train": None, "eval": 1, "data": 0}},
+            "summary.json: seconds.train = null: must be a number",
+        ),
+        ("summary.json", {"updates": 0}, "summary.json: updates = 0: must be at least 1"),
+        ("config.yaml", {"seed": None}, "config.yaml: seed = None: must be an integer"),
         ("config.yaml", "a: [", "config.yaml: while parsing"),
         ("config.yaml", "seed: 1", "config.yaml: lacks model.name"),
         ("status.json", "{}", "status.json: lacks 'state'"),
     ],
 )
 def test_what_cannot_be_read_is_said(run, file, content, reason):
+    """``content``: the whole file, or what is changed in it."""
     folder: Path = run()
+    if isinstance(content, dict):
+        content = json.dumps(yaml.safe_load((folder / file).read_text()) | content)
     (folder / file).write_text(content)
     found = read_run(folder)
     assert found.status == "unreadable"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -191,8 +192,9 @@ def test_the_closing_table_of_a_run_names_its_metric(capsys, tmp_path):
     }  # fmt: skip
     tokens = {"throughput": {"unit": "tokens", "per_second": 1234.5}}
     show_summary(summary | tokens | {"headline": "perplexity", "metrics": {"val/perplexity": 18.256}}, tmp_path)
-    show_summary(summary | {"metrics": {"val/accuracy": 0.7123}}, tmp_path)
+    show_summary(summary | {"metrics": {"val/accuracy": 0.7123}}, Path("my results/run"))
     lines = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
     assert "perplexity, projected model 18.26" in lines
     assert "throughput 1234 tokens/s" in lines
     assert "accuracy, projected model 71.23 %" in lines
+    assert lines[-2:] == ["report: nmtrain report 'my results'", "run folder: my results/run"]

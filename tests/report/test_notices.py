@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,15 @@ from nmtrain.report.folders import read_runs
 from nmtrain.report.frame import build_frames
 from nmtrain.report.notices import notices
 from nmtrain.report.run_list import run_list
+
+MEASURED = {"measure": {"every": 100, "window": 50}}
+
+
+def noise(measurements):
+    return [
+        {"update": 100 * (number + 1), "tensor": "mean", "pattern": "1:4", "decay": 0.0, "sad": 1}
+        for number in range(measurements)
+    ]
 
 
 @pytest.fixture
@@ -52,6 +62,37 @@ def test_same_config_different_code_is_shown(run, said):
         "Same config, different code versions (vit glyphs 1:4 SR-STE): 0.1.0, commit bbbbbbb-dirty: sr_ste-1of4-s1; "
         "0.1.0, commit v0.1.0-3-gaaaaaaa: sr_ste-1of4-s0.",
     ]
+
+
+def test_a_run_resumed_with_other_code_says_both(run, said):
+    folder = run()
+    environment = json.loads((folder / "environment.json").read_text())
+    before = [environment | {"git_commit": commit} for commit in ("aaaa", "bbbb")]
+    (folder / "environment.json").write_text(json.dumps(environment | {"git_commit": "bbbb", "before": before}))
+    run(seed=1, commit="bbbb")
+    found = "\n".join(said())
+    assert "0.1.0, commit aaaa, then 0.1.0, commit bbbb (1 runs); 0.1.0, commit bbbb (1 runs)" in found
+    assert "Same config, different code versions" in found
+
+
+def test_counted_runs_without_records_are_named(run, said):
+    full, empty = run(seed=0, config=MEASURED, noise=noise(3)), run(seed=1, config=MEASURED, noise=noise(1))
+    (empty / "metrics.jsonl").write_text("")
+    found = said()
+    assert f"Counted, but without lines in metrics.jsonl, and so in no curve: {empty.name}." in found
+    assert f"Counted, but lacking 2 noise measurements that their configs ask for: {empty.name}." in found
+    (full / "noise.jsonl").unlink()
+    assert f"lacking 5 noise measurements that their configs ask for: {full.name}, {empty.name}." in "\n".join(said())
+
+
+def test_an_evaluation_that_is_null_counts_as_not_finite(run, said):
+    run(curve=[(100, None), (200, math.nan), (300, 0.5)])
+    assert "Lines of records that hold a NaN or an infinity: 2, in sr_ste-1of4-s0." in said()
+
+
+def test_a_reason_of_several_lines_is_told_in_one(run, said):
+    run(status="failed", reason="mat1 and mat2\ncannot be multiplied\n")
+    assert said()[1].endswith("(mat1 and mat2 cannot be multiplied).")
 
 
 def test_repeated_seed_is_shown(run, said):

@@ -59,7 +59,17 @@ def test_one_seed_says_so(run, table):
     cells = table()
     assert (cells["1:4", "SDGF stepwise"].text, cells["1:4", "SDGF stepwise"].detail) == ("80.00", "n = 1")
     assert cells["1:4", "SDGF stepwise"].best
-    assert cells["1:4", "SR-STE"].marks == "≈"
+    assert cells["1:4", "SR-STE"].marks == "?"  # nothing was compared, so "no difference shown" would say too much
+
+
+def test_seeds_that_no_two_recipes_share_are_compared_without_a_test(run, runs, sections):
+    run("sr_ste", "1:4", 0, 0.7)
+    run("sdgf", "1:4", 1, 0.8)
+    ((group,),) = (section.groups for section in sections())
+    table = difference_table(group, "title")
+    assert table is not None
+    assert (table.rows[0][1].text, table.rows[0][1].detail) == ("+10.00", "no seed in common, no test")
+    assert not table.rows[0][1].best
 
 
 def test_missing_cells_of_a_partial_sweep_are_dashes(run, table):

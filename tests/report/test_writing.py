@@ -110,6 +110,37 @@ def test_an_error_writes_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("blocked", ["out", "out/figures", "out/frames"])
+def test_a_place_that_cannot_be_written_is_told_in_one_line(run, runs, tmp_path, blocked):
+    run()
+    (tmp_path / blocked).parent.mkdir(exist_ok=True)
+    (tmp_path / blocked).write_text("mine")
+    with pytest.raises(ReportError, match=rf"{blocked}\S*: cannot be written \(.*\); --out names another folder"):
+        write_report([runs], tmp_path / "out")
+    assert (tmp_path / blocked).read_text() == "mine"
+
+
+def test_markdown_shows_names_as_they_are(run, runs, tmp_path):
+    run(name="a_b *c* <i>d", commit="_e_|`f`")
+    write_report([runs], tmp_path / "out")
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert r"| a_b \*c\* \<i\>d |" in report
+    assert r"0.1.0, commit \_e\_\|\`f\`" in report
+
+
+def test_dense_runs_alone_have_their_noise_drawn(run, runs, tmp_path):
+    lines = [{"update": u, "tensor": "mean", "pattern": None, "decay": 0.0, "grad_noise": 1 / u} for u in (20, 40)]
+    run("dense", "1:8", noise=lines)
+    run("dense", "1:8", 1, noise=lines[:1])
+    write_report([runs], tmp_path / "out")
+    (drawn,) = (tmp_path / "out" / "figures").glob("*-noise-1of8.csv")
+    assert pd.read_csv(drawn)[["recipe", "n", "grad_noise"]].to_numpy().tolist() == [
+        ["dense", 2, 0.05],
+        ["dense", 1, 0.025],
+    ]
+    assert "over seeds (n = 1 to 2)" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_report_needs_no_torch(sweep, tmp_path):
     """In a process of its own: this one has loaded torch for other tests."""
     code = (

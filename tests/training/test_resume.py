@@ -78,6 +78,29 @@ def test_two_runs_of_one_config_are_bitwise_equal(make_config, tmp_path):
     assert_same_run(config.run_folder, tmp_path / "first")
 
 
+def test_a_run_resumed_with_other_code_keeps_what_it_was_begun_with(make_config, tmp_path, caplog):
+    config = make_config()
+    run(config)
+    reference = tmp_path / "reference"
+    shutil.move(config.run_folder, reference)
+    environment = config.run_folder / "environment.json"
+    begun = json.loads((reference / "environment.json").read_text())
+    updates = [int(path.name[:10]) for path in (reference / "checkpoints").iterdir()]
+    killed_at(min(updates), reference, config.run_folder)
+    run(config)
+    assert json.loads(environment.read_text())["before"] == []
+    assert "other code" not in caplog.text
+    for commit in ("older", "old"):
+        shutil.rmtree(config.run_folder)
+        killed_at(min(updates), reference, config.run_folder)
+        before = [begun | {"git_commit": "older"}] if commit == "old" else []
+        environment.write_text(json.dumps(begun | {"git_commit": commit, "before": before}))
+        run(config)
+        commits = [one["git_commit"] for one in json.loads(environment.read_text())["before"]]
+        assert commits == ["older", "old"][: len(before) + 1]
+    assert "resuming with other code or library versions than before" in caplog.text
+
+
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(make_config, tmp_path, caplog):
     config = make_config("train.checkpoint_every=5")
     run(config)
