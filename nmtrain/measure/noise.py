@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nmtrain.measure.depth import blocks, depth_of
 from nmtrain.sparsity import SparseTensor, SparsityState, nm_mask, sparsity_control
 from nmtrain.sparsity.rules import stock_names
 
@@ -88,6 +88,8 @@ class NoiseMeter:
             raise ValueError(f"every = {every} and window = {window}: must be at least 1 and 2 updates")
         self.tensors, self.optimizer, self.every = list(tensors), optimizer, every
         self._control = sparsity_control(model)
+        found = blocks(model)
+        self._depths = [depth_of(tensor.name, found) for tensor in self.tensors]
         names = stock_names(model)
         self._weights = [names[tensor.name] for tensor in self.tensors]
         entries = [float(prod(tensor.shape)) for tensor in self.tensors]
@@ -127,8 +129,8 @@ class NoiseMeter:
     @torch.no_grad()
     def after_step(self) -> list[Record]:
         """The records of this update, if it is measured: one per tensor, then averages over tensors (unweighted, of
-        those that have the metric): ``mean`` of all, ``role:ff`` and so on, ``depth:0`` and so on, the depth being the
-        first integer in a tensor's name.
+        those that have the metric): ``mean`` of all, ``role:ff`` and so on, ``depth:0`` and so on, by the block
+        that holds a tensor: see `nmtrain.measure.depth`.
 
         ``update`` counts updates done, this one included, as in metrics.jsonl. A tensor's ``pattern`` is what its axis
         got of the phase; an average has the pattern and decay that the recipe has in force for most of its tensors.
@@ -206,7 +208,7 @@ class NoiseMeter:
 
     def _records(self, before: _Before, rows: list[list[float]], window_is_full: bool) -> list[Record]:
         records = []
-        for tensor, state, row in zip(self.tensors, before.states, rows, strict=True):
+        for tensor, depth, state, row in zip(self.tensors, self._depths, before.states, rows, strict=True):
             *entry_values, kept, changed, window_var = row
             entries = prod(tensor.shape)
             values: dict[str, float | None] = dict(zip(_ENTRY_KEYS, entry_values, strict=True))
@@ -214,13 +216,12 @@ class NoiseMeter:
                 if not count:
                     values |= {key: None for key in _ENTRY_KEYS if key.endswith(part)}
             since = None if self._measured is None else before.done - self._measured
-            depth = re.search(r"\d+", tensor.name)
             records.append(
                 {
                     "update": before.done,
                     "tensor": tensor.label,
                     "role": tensor.role,
-                    "depth": None if depth is None else int(depth[0]),
+                    "depth": depth,
                     "pattern": None if state.pattern is None else str(tensor.fit(state.pattern)),
                     "decay": state.decay,
                     "density": 1.0 if state.pattern is None else kept / entries,

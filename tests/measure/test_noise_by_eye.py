@@ -149,7 +149,7 @@ def test_two_processes_measure_what_one_does_on_the_joined_batch(tmp_path: Path)
     first, second = (json.loads((tmp_path / rank).read_text()) for rank in "01")
     assert first == second
     for name, records in alone.items():
-        assert len(records) == len(first[name]) == 3 * 6  # two tensors, their mean, one role, two depths
+        assert len(records) == len(first[name]) == 3 * 4  # two tensors, their mean, one role
         for one, shared in zip(records, first[name], strict=True):
             for key, value in one.items():
                 close = pytest.approx(value, rel=1e-5, abs=0) if isinstance(value, float) else value
