@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from nmtrain.report.grouping import density_of
 from nmtrain.report.headline import Headline
 from nmtrain.report.quality import best_of, rankable, row_results
@@ -9,12 +11,22 @@ from nmtrain.report.sections import DENSE, Group, Result
 from nmtrain.report.statistics import separate
 
 
-def advice(group: Group) -> list[str]:
-    """A sentence per pattern, densest first."""
-    return [
-        f"{pattern} (density {100 * density_of(pattern):.4g} %): {_row_advice(group, pattern)}"
-        for pattern in group.patterns
-    ]
+@dataclass(frozen=True)
+class Advice:
+    """What is said of one pattern; ``links``: phrases of ``text`` that hold a number, and the anchor of its runs."""
+
+    text: str
+    links: dict[str, str]
+
+
+def advice(group: Group) -> list[Advice]:
+    """One per pattern, densest first."""
+    found = []
+    for pattern in group.patterns:
+        text = f"{pattern} (density {100 * density_of(pattern):.4g} %): {_row_advice(group, pattern)}"
+        links = {_said(result, group.headline): result.anchor for result in row_results(group, pattern)}
+        found.append(Advice(text, {phrase: anchor for phrase, anchor in links.items() if phrase in text}))
+    return found
 
 
 def _row_advice(group: Group, pattern: str) -> str:
@@ -57,7 +69,7 @@ def _against_dense(best: Result, dense: Result | None, headline: Headline) -> st
         return f"No difference to dense shown ({_counts([best, dense])})."
     points = best.quality.mean - dense.quality.mean
     distance = f"{headline.text(abs(points))}{' points' if headline.percent else ''}"
-    return f"Dense is {distance} {'below' if points > 0 else 'above'} it."
+    return f"{best.label} is {distance} {'above' if points > 0 else 'below'} {_said(dense, headline)}."
 
 
 def _said(result: Result, headline: Headline) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nmtrain.report.advice import advice
+from nmtrain.report.advice import Advice, advice
 from nmtrain.report.cost import cost_table, equal_flops_table
 from nmtrain.report.drawing import Drawing, draw_cost, draw_noise, draw_quality, draw_training
 from nmtrain.report.frame import Frames
@@ -28,7 +28,7 @@ class Part:
     """Tables and figures under one heading; figures are drawn meanwhile by other processes."""
 
     title: str
-    advice: list[str] = field(default_factory=list)
+    advice: list[Advice] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pending: list[Future[Drawing]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

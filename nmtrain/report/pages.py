@@ -6,7 +6,9 @@ import base64
 import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
+from nmtrain.report.advice import Advice
 from nmtrain.report.chapters import Chapter
 from nmtrain.report.run_list import RunList
 from nmtrain.report.table import Cell
@@ -16,6 +18,7 @@ def html_page(chapters: list[Chapter], notices: list[str], runs: RunList) -> str
     """One file that opens offline: styles, script, figures and their data are inside it."""
     environment = _environment(autoescape=True)
     environment.filters["data_uri"] = _data_uri
+    environment.filters["linked"] = _linked
     return environment.get_template("report.html.j2").render(chapters=chapters, notices=notices, runs=runs)
 
 
@@ -36,6 +39,13 @@ def _environment(autoescape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _linked(said: Advice) -> Markup:
+    text = escape(said.text)
+    for phrase, anchor in said.links.items():
+        text = text.replace(escape(phrase), Markup('<a href="#{}">{}</a>').format(anchor, phrase))
+    return text
 
 
 def _data_uri(content: bytes | str, kind: str) -> str:

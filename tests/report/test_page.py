@@ -108,6 +108,14 @@ def test_a_number_leads_to_all_its_runs(page):
     assert behind == [f"sdgf_stepwise-1of8-s{seed}" for seed in range(3)]
 
 
+def test_numbers_in_the_advice_lead_to_their_runs_too(page):
+    linked = page.execute_script(
+        "return [...document.querySelectorAll('.advice li:last-child a')]"
+        ".map(a => [a.innerText.split(' with ')[0], a.getAttribute('href').split('1of8-')[1]])"
+    )
+    assert ["SR-STE", "sr-ste"] in linked
+
+
 def test_every_link_has_its_target(page):
     missing = page.execute_script(
         "return [...document.querySelectorAll('a[href^=\"#\"]')].map(a => a.getAttribute('href').slice(1))"
