@@ -142,17 +142,18 @@ def _difference_row(group: Group, pattern: str, columns: list[tuple[str, str]], 
         difference = paired_difference(result.by_seed, base.by_seed)
         lost = bool(result.quality.lost or base.quality.lost)
         if difference is None:
-            row.append(_unpaired_cell(result, base, headline=group.headline))
+            row.append(_unpaired_cell(result, base, group.headline, lost))
         else:
             row.append(_difference_cell(difference, group.headline, result.anchor, lost))
     return row
 
 
-def _unpaired_cell(result: Result, base: Result, headline: Headline) -> Cell:
-    difference = result.quality.mean - base.quality.mean
+def _unpaired_cell(result: Result, base: Result, headline: Headline, lost: bool) -> Cell:
     if not (result.quality.n and base.quality.n):
         return NOTHING
-    return Cell(headline.signed(difference), "no seed in common, no test", difference, anchor=result.anchor)
+    difference = result.quality.mean - base.quality.mean
+    detail = "no seed in common, no test"
+    return Cell(headline.signed(difference), detail, difference, marks="!" if lost else "", anchor=result.anchor)
 
 
 def _difference_cell(difference: Difference, headline: Headline, anchor: str, lost: bool) -> Cell:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
+from nmtrain.report import write_report
 from nmtrain.report.grouping import VARIANTS
 from nmtrain.report.style import line_style, look
 
@@ -78,6 +80,14 @@ def test_inference_data_marks_the_front(report):
     data = pd.read_csv(report / "figures" / "vit-on-glyphs-ff-sparse-inference.csv")
     front = data[data["inference_flops_front"]]
     assert list(zip(front["pattern"], front["recipe"], strict=True)) == [("dense", "dense"), ("1:8", "SR-STE")]
+
+
+def test_a_front_of_one_point_is_seen(run, runs, tmp_path):
+    run("sdgf", "1:8", accuracy=0.9)
+    run("dense", accuracy=0.8, inference_flops=4e6)
+    write_report([runs], tmp_path / "out")
+    (figure,) = (tmp_path / "out" / "figures").glob("*-inference.svg")
+    assert len(re.findall("<use [^>]*fill: #bbbbbb", figure.read_text())) == 2  # a disc in each panel
 
 
 def test_every_figure_comes_in_every_format(report):

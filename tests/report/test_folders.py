@@ -38,14 +38,17 @@ def test_a_run_killed_before_it_wrote_its_config_is_listed(runs):
     assert read_runs([runs])[0].reason == "config.yaml: No such file or directory"
 
 
-def test_linked_runs_are_found_once_and_links_that_lead_back_end(run, tmp_path):
+def test_linked_runs_are_found_once_and_links_that_lead_back_end(run, tmp_path, monkeypatch):
     folder = run()
     links = tmp_path / "links"
     links.mkdir()
     (links / "one").symlink_to(folder)
     (links / "two").symlink_to(folder.parent)
     (links / "back").symlink_to(links)
+    scandir, listed = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
     assert find_run_folders([links]) == [folder]
+    assert len(listed) < 10  # without an end of its own, a walk goes round until the system refuses
 
 
 def test_a_folder_that_cannot_be_listed_is_refused(run, runs, monkeypatch):

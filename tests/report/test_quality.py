@@ -70,6 +70,10 @@ def test_seeds_that_no_two_recipes_share_are_compared_without_a_test(run, runs, 
     assert table is not None
     assert (table.rows[0][1].text, table.rows[0][1].detail) == ("+10.00", "no seed in common, no test")
     assert not table.rows[0][1].best
+    run("sdgf", "1:4", 0, math.nan)
+    ((group,),) = (section.groups for section in sections())
+    cell = difference_table(group, "title").rows[0][1]
+    assert (cell.text, cell.marks) == ("+10.00", "!")
 
 
 def test_missing_cells_of_a_partial_sweep_are_dashes(run, table):
