@@ -119,6 +119,7 @@ class Update:
     def at(self, number: int) -> None:
         self.control.update({target: self.recipe.at(number, 1000) for target in self.control.targets})
         F.cross_entropy(self.forward(self.inputs), self.targets).backward()
+        self.control.add_penalty()
         if self.meter:
             start = time.perf_counter()
             self.meter.see_gradients(self.updates)

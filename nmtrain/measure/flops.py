@@ -143,7 +143,7 @@ def _forwards(tensor: SparseTensor, state: SparsityState) -> Fraction:
     """The cost of the tensor's three matmuls in one update, in dense forwards."""
     if state.pattern is None or not state.strict:
         return Fraction(3)
-    density = _density(tensor.fit(state.pattern))
+    density = _density(tensor.fit(state.pattern, state.exact))
     dense_weight_gradient = state.gradient == "straight_through" or state.penalty > 0
     return 2 * density + (1 if dense_weight_gradient else density)
 

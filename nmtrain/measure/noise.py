@@ -222,7 +222,7 @@ class NoiseMeter:
                     "tensor": tensor.label,
                     "role": tensor.role,
                     "depth": depth,
-                    "pattern": None if state.pattern is None else str(tensor.fit(state.pattern)),
+                    "pattern": None if state.pattern is None else str(tensor.fit(state.pattern, state.exact)),
                     "decay": state.decay,
                     "density": 1.0 if state.pattern is None else kept / entries,
                     **values,

@@ -22,7 +22,7 @@ class SDGF(Recipe):
         structure: ``stepwise`` M-1:M, M/2:M, M/4:M, ..., N:M; ``geometric`` kN:kM, ..., 2N:2M, N:M; ``densify``
             N:8M, N:4M, N:2M, N:M (published code only); ``custom`` the list in ``patterns``.
         k: first multiple of ``geometric``, a power of two (16 in the paper, 8 in its code).
-        patterns: of ``custom``; the last one must be the target, and none may occur twice.
+        patterns: of ``custom``; the last one must be the target, none may occur twice, and M must divide every axis.
         decay: None for strict phases, or MDGF's ``exponential`` or ``linear`` inside each phase.
         beta: as in MDGF, per update of one phase.
     """
@@ -105,7 +105,9 @@ class SDGF(Recipe):
         factor = 0.0
         if self.decay is not None:
             factor = decay_factor(self.decay, self.beta, done - starts[phase], starts[phase + 1] - starts[phase])
-        return SparsityState(patterns[phase], factor, self.gradient)
+        # A pattern that the user wrote down is that pattern or an error; the multiples of the others adapt to an axis.
+        exact = self.structure == "custom" and patterns[phase] != self.target
+        return SparsityState(patterns[phase], factor, self.gradient, exact=exact)
 
 
 def _halvings(k: int) -> list[int]:

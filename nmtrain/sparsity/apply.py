@@ -19,7 +19,7 @@ from nmtrain.sparsity.state import GradientRule, SparsityState
 class _InForce:
     """The state in force for one target pattern, as the forward reads it.
 
-    Decay and penalty are 0-dim tensors that are filled in place: floats that change would recompile a compiled model.
+    The decay is a 0-dim tensor that is filled in place: a float that changes would recompile a compiled model.
     """
 
     def __init__(self, target: NMPattern) -> None:
@@ -27,14 +27,12 @@ class _InForce:
         self.active = True
         self.gradient: GradientRule = "straight_through"
         self.decay = torch.zeros(())
-        self.penalty = torch.zeros(())
 
     def set(self, state: SparsityState, device: torch.device) -> None:
         self.state, self.active, self.gradient = state, state.pattern is not None, state.gradient
         if self.decay.device != device:
-            self.decay, self.penalty = self.decay.to(device), self.penalty.to(device)
+            self.decay = self.decay.to(device)
         self.decay.fill_(state.decay)
-        self.penalty.fill_(state.penalty)
 
 
 class SparseWeight(nn.Module):
@@ -65,7 +63,7 @@ class SparseWeight(nn.Module):
         force = self.in_force[i]
         if not force.active:
             return part
-        return apply_mask(part, self.mask(i), force.decay, force.gradient, force.penalty)
+        return apply_mask(part, self.mask(i), force.decay, force.gradient)
 
 
 class SparsityControl:
@@ -104,7 +102,21 @@ class SparsityControl:
             force.set(states[target], device)
         for tensor, part, mask, state in self.sparse_tensors():
             if state.pattern is not None and not state.freeze:
-                mask.copy_(nm_mask(part, tensor.fit(state.pattern), tensor.axis))
+                mask.copy_(nm_mask(part, tensor.fit(state.pattern, state.exact), tensor.axis))
+
+    @torch.no_grad()
+    def add_penalty(self) -> None:
+        """Add SR-STE's ``lambda * (1 - Phi) * W`` to the gradients (Zhou et al., 2021, equation 8).
+
+        Call once per optimizer update: when the gradients of all micro-batches are in, averaged over processes and
+        unscaled, and before they are clipped. A weight without a gradient is not trained by this update, and gets none.
+        """
+        for weight, owner in self._weights:
+            gradient = owner.original.grad
+            for i, tensor in enumerate(weight.tensors):
+                if gradient is not None and (penalty := weight.in_force[i].state.penalty):
+                    pruned = tensor.part_of(owner.original).masked_fill(weight.mask(i), 0.0)
+                    tensor.part_of(gradient).add_(pruned, alpha=penalty)
 
 
 def sparsify_model(model: nn.Module, rules: Sequence[SparsityRule]) -> list[SparseTensor]:
@@ -158,21 +170,28 @@ def remove_sparsity(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def verify_sparsity(model: nn.Module, rules: Sequence[SparsityRule]) -> None:
+def verify_sparsity(model: nn.Module, rules: Sequence[SparsityRule]) -> int:
     """Count the non-zero entries of every group that the rules ask for, in the weights that the forward uses.
 
+    Returns:
+        How many kept entries are exactly zero: what the groups with fewer than N non-zero entries lack, in all. A model
+        that was sparser before has such.
+
     Raises:
-        ValueError: naming tensor, group and count, where a group has not exactly N.
+        ValueError: naming tensor, group and count, where a group has more than N.
     """
+    zeros = 0
     for tensor in resolve_rules(model, rules):
         module, _, attribute = tensor.name.rpartition(".")
         weight = tensor.part_of(getattr(model.get_submodule(module), attribute))
         dim = group_dim(tensor.axis)
         counts = weight.unflatten(dim, (-1, tensor.pattern.m)).count_nonzero(dim + 1)
-        wrong = (counts != tensor.pattern.n).nonzero()
+        zeros += tensor.pattern.n * counts.numel() - int(counts.sum())
+        wrong = (counts > tensor.pattern.n).nonzero()
         if len(wrong):
             group = tuple(wrong[0].tolist())
             raise ValueError(
                 f"{tensor.label}: group {group} along the {tensor.axis} axis has {int(counts[group])} non-zero weights,"
                 f" not {tensor.pattern.n} of {tensor.pattern.m}; {len(wrong)} of {counts.numel()} groups are off"
             )
+    return zeros

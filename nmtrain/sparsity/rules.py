@@ -66,14 +66,17 @@ class SparseTensor:
         """The rows of the full ``weight`` that are this tensor."""
         return weight if self.rows is None else weight[self.rows[0] : self.rows[1]]
 
-    def fit(self, pattern: NMPattern) -> NMPattern:
+    def fit(self, pattern: NMPattern, exact: bool = False) -> NMPattern:
         """The pattern of a phase as this tensor can carry it (method, section 2).
 
         A phase ``kN:kM`` (or ``N:kM``) whose group is too wide for the axis falls back to the largest power-of-two
-        fraction of k that divides it; the target itself always does.
+        fraction of k that divides it, unless it is to be ``exact``; the target itself always divides it.
+
+        Raises:
+            ValueError: naming tensor, phase and axis, where the axis cannot carry the phase.
         """
         target, phase = self.pattern, pattern
-        while self.axis_length % pattern.m and pattern.m % 2 == 0 and pattern.m // 2 >= target.m:
+        while not exact and self.axis_length % pattern.m and pattern.m % 2 == 0 and pattern.m // 2 >= target.m:
             same_density = pattern.n * target.m == target.n * pattern.m
             pattern = NMPattern(pattern.n // 2 if same_density else pattern.n, pattern.m // 2)
         if self.axis_length % pattern.m:
@@ -84,14 +87,16 @@ class SparseTensor:
         return pattern
 
 
+def stock_name(name: str) -> str:
+    """The name that a parameter has in the stock model, from its name while parametrizations are in place."""
+    if name.endswith(".original") and "parametrizations." in name:
+        return name.removesuffix(".original").replace("parametrizations.", "")
+    return name
+
+
 def stock_names(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter by the name(s) it has in the stock model, also while parametrizations are in place."""
-    names: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name.endswith(".original") and "parametrizations." in name:
-            name = name.removesuffix(".original").replace("parametrizations.", "")
-        names[name] = parameter
-    return names
+    return {stock_name(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
 def resolve_rules(model: nn.Module, rules: Sequence[SparsityRule]) -> list[SparseTensor]:

@@ -28,7 +28,8 @@ def nm_sparsify(
         axis: ``input`` or ``output``, see `nm_mask`.
         decay: D in [0, 1], what is left of pruned entries; 0 is strict N:M.
         gradient: ``straight_through`` passes ``g``; ``masked`` passes ``g * (Phi + D * (1 - Phi))``.
-        penalty: SR-STE's lambda; adds ``lambda * (1 - Phi) * W`` to the gradient.
+        penalty: SR-STE's lambda; adds ``lambda * (1 - Phi) * W`` to the gradient, in each backward of each call.
+            Training adds it once per optimizer update instead: `SparsityControl.add_penalty`.
 
     Returns:
         Tensor of the weight's shape and dtype.
@@ -41,26 +42,30 @@ def apply_mask(
     mask: Tensor,
     decay: float | Tensor = 0.0,
     gradient: GradientRule = "straight_through",
-    penalty: float | Tensor = 0.0,
+    penalty: float | Tensor | None = None,
 ) -> Tensor:
     """`nm_sparsify` with a mask at hand: bool, of the weight's shape. Decay and penalty may be 0-dim tensors."""
     if gradient not in get_args(GradientRule):
         raise ValueError(f"gradient rule {gradient!r} is unknown. Available: {list(get_args(GradientRule))}")
     decay = torch.as_tensor(decay, dtype=weight.dtype, device=weight.device)
-    penalty = torch.as_tensor(penalty, dtype=weight.dtype, device=weight.device)
+    if penalty is not None:
+        penalty = torch.as_tensor(penalty, dtype=weight.dtype, device=weight.device)
     return _ApplyMask.apply(weight, mask, decay, penalty, gradient == "masked")
 
 
 class _ApplyMask(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: Tensor, penalty: Tensor, masked: bool) -> Tensor:
-        ctx.save_for_backward(weight, mask, decay, penalty)
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: Tensor, penalty: Tensor | None, masked: bool) -> Tensor:
+        ctx.save_for_backward(mask, decay, *(() if penalty is None else (penalty, weight)))
         ctx.masked = masked
         return torch.where(mask, weight, weight * decay)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        weight, mask, decay, penalty = ctx.saved_tensors
+        mask, decay, *penalised = ctx.saved_tensors
         (grad,) = grads
         pruned = grad * decay if ctx.masked else grad
-        return torch.where(mask, grad, torch.addcmul(pruned, weight, penalty)), None, None, None, None
+        if penalised:
+            penalty, weight = penalised
+            pruned = torch.addcmul(pruned, weight, penalty)
+        return pruned if pruned is grad else torch.where(mask, grad, pruned), None, None, None, None

@@ -12,7 +12,7 @@ GradientRule = Literal["straight_through", "masked"]
 
 @dataclass(frozen=True)
 class SparsityState:
-    """Every recipe is a choice of these five at each update, nothing else (method: one transform).
+    """Every recipe is a choice of these at each update, nothing else (method: one transform).
 
     Attributes:
         pattern: N:M in force, or None where the weight is dense.
@@ -20,6 +20,8 @@ class SparsityState:
         gradient: the gradient rule, ``straight_through`` or ``masked``.
         penalty: SR-STE's lambda.
         freeze: keep the mask of the update before instead of ranking the weights again.
+        exact: the pattern was asked for by name: where its M does not divide an axis that is an error, and no narrower
+            group may take its place (see `SparseTensor.fit`).
     """
 
     pattern: NMPattern | None
@@ -27,6 +29,7 @@ class SparsityState:
     gradient: GradientRule = "straight_through"
     penalty: float = 0.0
     freeze: bool = False
+    exact: bool = False
 
     @property
     def strict(self) -> bool:

@@ -115,6 +115,7 @@ class Trainer:
                     loss = self.task.loss(self.forward, batch)
                     self.accelerator.backward(loss)
                 self.loss_sum += loss.detach()
+            self.control.add_penalty()
             if self.meter:
                 self.meter.see_gradients(number)
             grad_norm = None

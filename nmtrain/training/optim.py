@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatchcase
 from math import prod
 
 import torch
 from torch import nn
 
 from nmtrain.schema import AdafactorConfig, AdamWConfig, OptimConfig
+from nmtrain.sparsity.rules import stock_name, stock_names
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """torch's own AdamW, SGD (both fused) or Adafactor.
 
     Weight decay acts on matrices and convolutions, not on vectors or embeddings: those of `torch.nn.Embedding`, and
-    what the model itself lists in ``no_weight_decay()``, as timm's models do.
+    what the model itself lists in ``no_weight_decay()``, as timm's models do. It acts on the same weights of a dense
+    and of a sparsified model.
     """
-    spared: set[str] = set(getattr(model, "no_weight_decay", set)())
-    spared |= {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    spared = _spared(model)
     decayed: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (rest if parameter.dim() < 2 or name in spared else decayed).append(parameter)
+    for parameter in model.parameters():
+        (rest if parameter.dim() < 2 or id(parameter) in spared else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     if isinstance(config, AdamWConfig):
         betas = (config.betas[0], config.betas[1])
@@ -30,6 +32,17 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     if isinstance(config, AdafactorConfig):
         return torch.optim.Adafactor(groups, lr=config.lr, beta2_decay=config.beta2_decay, d=config.clip_update)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+
+
+def _spared(model: nn.Module) -> set[int]:
+    """The ids of embeddings, by whichever of their names in the stock model: a parametrization renames its weight."""
+    listed = [stock_name(name) for name in getattr(model, "no_weight_decay", set)()]
+    listed += [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    return {
+        id(parameter)
+        for name, parameter in stock_names(model).items()
+        if any(fnmatchcase(name, pattern) for pattern in listed)  # timm's lists hold wildcards
+    }
 
 
 def learning_rate(config: OptimConfig, update: int, total: int) -> float:

@@ -102,7 +102,7 @@ class Plan:
         """What this tensor gets: (first update, pattern or "dense"), as far as its axis can carry a phase."""
         phases: list[tuple[int, str]] = []
         for first, state in self.config.recipes[tensor.pattern].phases(self.config.total_updates):
-            got = "dense" if state.pattern is None else str(tensor.fit(state.pattern))
+            got = "dense" if state.pattern is None else str(tensor.fit(state.pattern, state.exact))
             if not phases or phases[-1][1] != got:
                 phases.append((first, got))
         return phases
@@ -243,23 +243,32 @@ def _resolved(config: Config, model: nn.Module) -> tuple[list[SparsityRule], lis
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from error
     patterns = f" mask.patterns={written(config.values['mask']['patterns'])}" if config.mask.patterns else ""
-    faults = []
     try:
         tensors = resolve_rules(model, rules)
-        phases = {target: recipe.phases(config.total_updates) for target, recipe in config.recipes.items()}
-        for tensor in tensors if not config.is_dense else ():
-            for _, state in phases[tensor.pattern]:
-                if state.pattern is not None:
-                    tensor.fit(state.pattern)
     except ValueError as error:
         if config.is_dense and isinstance(error, NoTensorLeft):
             return rules, []
         faults = [f"sparsity={config.sparsity}{patterns}: {line}" for line in str(error).splitlines()]
-    if faults:
         if config.mask.indivisible == "error" and any("does not divide" in fault for fault in faults):
             faults.append("mask.indivisible=skip leaves tensors dense whose axis M does not divide")
+        raise ConfigError(faults) from error
+    if faults := [] if config.is_dense else _phase_faults(config, tensors):
         raise ConfigError(faults)
     return rules, tensors
+
+
+def _phase_faults(config: Config, tensors: list[SparseTensor]) -> list[str]:
+    """A line for each phase of a tensor that its axis cannot carry; only patterns that a user lists can be such."""
+    phases = {target: recipe.phases(config.total_updates) for target, recipe in config.recipes.items()}
+    faults: dict[str, None] = {}
+    for tensor in tensors:
+        for _, state in phases[tensor.pattern]:
+            try:
+                if state.pattern is not None:
+                    tensor.fit(state.pattern, state.exact)
+            except ValueError as error:
+                faults[f"recipe.patterns={written(config.values['recipe'].get('patterns'))}: {error}"] = None
+    return list(faults)
 
 
 def _memory(model: nn.Module, rules: list[SparsityRule], inputs: Inputs, optim: OptimConfig) -> dict[str, int]:

@@ -122,6 +122,7 @@ class Training:
             with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext():
                 loss = nn.functional.cross_entropy(self.model(inputs[rows]), labels[rows])
             (loss / self.micro_batches).backward()
+        self.control.add_penalty()
         self.raw.append(self.gradients())
         self.meter.see_gradients(self.done)
         if self.clip_norm is not None:

@@ -165,6 +165,7 @@ class TestUpdates:
         sparsity_control(model).update({ONE_OF_FOUR: state})
         assert model[0].weight.tolist() == [[0.5, -1, 3, 0.25], [-8, 3.5, -3, 2.5]]
         model[0].weight.sum().backward()
+        sparsity_control(model).add_penalty()
         assert model[0].parametrizations.weight.original.grad.tolist() == [  # D g + lambda W where pruned
             [0.5 + 0.25, 0.5 - 0.5, 1, 0.5 + 0.125],
             [1, 0.5 + 1.75, 0.5 - 1.5, 0.5 + 1.25],
@@ -200,6 +201,12 @@ class TestUpdates:
         sparsity_control(model).update({P("1:32"): SparsityState(P("16:512"))})
         dense = model[0].parametrizations.weight.original.detach()
         assert torch.equal(model[0].weight, dense * nm_mask(dense, "2:64"))
+
+    def test_a_phase_that_was_asked_for_exactly_does_not_fall_back(self):
+        model = nn.Sequential(nn.Linear(192, 4))
+        sparsify_model(model, [SparsityRule("0.weight", P("1:32"))])
+        with pytest.raises(ValueError, match=r"^0\.weight: M = 512 of the phase 16:512 does not divide its input axis"):
+            sparsity_control(model).update({P("1:32"): SparsityState(P("16:512"), exact=True)})
 
     def test_every_target_of_the_model_can_be_told_apart(self, block):
         control = sparsity_control(block())
@@ -238,6 +245,71 @@ class TestUpdates:
             (parts(half).square().mean() / 2).backward()
         for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad)
+
+
+class TestThePenaltyComesOncePerUpdate:
+    """SR-STE's lambda (1 - Phi) W, with lambda = 0.25: whatever the number of backward passes before it."""
+
+    STATE = SparsityState(ONE_OF_FOUR, penalty=0.25)
+    # W is [[1, -2, 3, 0.5], [-8, 7, -6, 5]]; 3 and -8 are kept.
+    PENALTY = torch.tensor([[0.25, -0.5, 0, 0.125], [0, 1.75, -1.5, 1.25]])
+
+    def prepared(self, small):
+        model = small()
+        sparsity_control(model).update({ONE_OF_FOUR: self.STATE})
+        return model, model[0].parametrizations.weight.original
+
+    @pytest.mark.parametrize("micro_batches", [1, 2, 4, 8])
+    def test_whatever_the_micro_batches(self, small, micro_batches):
+        model, weight = self.prepared(small)
+        for _ in range(micro_batches):
+            (model[0].weight.sum() / micro_batches).backward()
+        assert torch.equal(weight.grad, torch.ones(2, 4))
+        sparsity_control(model).add_penalty()
+        assert torch.equal(weight.grad, 1 + self.PENALTY)
+
+    def test_however_often_one_forward_reads_the_weight(self, small):
+        model, weight = self.prepared(small)
+        (model[0].weight.sum() + model[0].weight.sum() + model[0].weight.sum()).backward()
+        sparsity_control(model).add_penalty()
+        assert torch.equal(weight.grad, 3 + self.PENALTY)
+
+    def test_in_the_units_of_the_unscaled_gradient(self, small):
+        model, weight = self.prepared(small)
+        (1024 * model[0].weight.sum()).backward()  # as a loss scaler does it
+        weight.grad /= 1024
+        sparsity_control(model).add_penalty()
+        assert torch.equal(weight.grad, 1 + self.PENALTY)
+
+    def test_for_a_weight_that_two_modules_share(self):
+        torch.manual_seed(0)
+        model = TestSharedWeights.Tied()
+        sparsify_model(model, [SparsityRule("first.weight", ONE_OF_FOUR)])
+        sparsity_control(model).update({ONE_OF_FOUR: self.STATE})
+        weight = model.first.parametrizations.weight.original
+        (model.first.weight.sum() + 2 * model.second.weight.sum()).backward()
+        sparsity_control(model).add_penalty()
+        expected = 3 + 0.25 * weight.detach() * ~nm_mask(weight, "1:4")
+        assert torch.equal(weight.grad, expected)
+
+    def test_only_in_the_rows_of_its_slice(self, block, block_strict):
+        model = block()
+        sparsity_control(model).update(block_strict | {ONE_OF_FOUR: self.STATE})
+        weight = model.qkv.parametrizations.weight.original
+        model.qkv.weight.sum().backward()
+        sparsity_control(model).add_penalty()
+        expected = torch.ones_like(weight)
+        expected[:8] += 0.25 * weight.detach()[:8] * ~nm_mask(weight.detach()[:8], "1:4")
+        assert torch.equal(weight.grad, expected)
+
+    def test_not_without_a_pattern_and_not_without_a_gradient(self, small):
+        model, weight = self.prepared(small)
+        sparsity_control(model).add_penalty()
+        assert weight.grad is None
+        sparsity_control(model).update({ONE_OF_FOUR: SparsityState(None)})
+        model[0].weight.sum().backward()
+        sparsity_control(model).add_penalty()
+        assert torch.equal(weight.grad, torch.ones(2, 4))
 
 
 class TestSharedWeights:

@@ -101,7 +101,7 @@ class TestVerifying:
         return model
 
     def test_passes_after_projection(self):
-        verify_sparsity(self.projected(), self.RULES)
+        assert verify_sparsity(self.projected(), self.RULES) == 0
 
     def test_an_entry_too_many_is_named_with_tensor_and_group(self):
         model = self.projected()
@@ -113,19 +113,27 @@ class TestVerifying:
             "0.weight: group (1, 1) along the input axis has 3 non-zero weights, not 2 of 4; 1 of 4 groups are off"
         )
 
-    def test_an_entry_too_few_is_named_too(self):
+    def test_kept_entries_that_are_zero_are_counted(self):
         model = self.projected()
         with torch.no_grad():
             model[0].weight[0, 3] = 0.0
-        with pytest.raises(ValueError, match=r"group \(0, 0\) .* has 1 non-zero weights, not 2 of 4; 1 of 4"):
-            verify_sparsity(model, self.RULES)
+            model[0].weight[1, :4] = 0.0
+        assert verify_sparsity(model, self.RULES) == 3
 
     def test_the_same_count_in_the_wrong_group_does_not_pass(self):
         model = self.projected()
         with torch.no_grad():
             model[0].weight[0, 3], model[0].weight[0, 4] = 0.0, 1.0
-        with pytest.raises(ValueError, match="2 of 4 groups are off"):
+        with pytest.raises(ValueError, match=r"group \(0, 1\) .* has 3 non-zero weights, not 2 of 4; 1 of 4 groups"):
             verify_sparsity(model, self.RULES)
+
+    def test_a_model_of_1_4_satisfies_2_4_with_one_zero_in_each_group(self):
+        model = nn.Sequential(nn.Linear(8, 2))
+        sparsify_model(model, [SparsityRule("0.weight", ONE_OF_FOUR)])
+        remove_sparsity(model)
+        sparsify_model(model, self.RULES)
+        remove_sparsity(model)
+        assert verify_sparsity(model, self.RULES) == 4
 
     def test_a_dense_model_does_not_pass(self):
         with pytest.raises(ValueError, match="4 of 4 groups are off"):
@@ -155,8 +163,8 @@ class TestVerifying:
         remove_sparsity(model)
         verify_sparsity(model, rules)
         with torch.no_grad():
-            model[0].weight[:, 1, 0, 1] = 0.0
-        with pytest.raises(ValueError, match=r"group \(0, 1, 0, 1\) along the output axis has 0 non-zero"):
+            model[0].weight[:, 1, 0, 1] = 1.0
+        with pytest.raises(ValueError, match=r"group \(0, 1, 0, 1\) along the output axis has 4 non-zero"):
             verify_sparsity(model, rules)
 
 

@@ -1,0 +1,87 @@
+"""Which weights decay: the same of a dense model and of its sparse twin, whatever a parametrization calls them."""
+
+import warnings
+
+import pytest
+import timm
+import torch
+from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
+
+from nmtrain.schema import AdamWConfig
+from nmtrain.sparsity import NMPattern, SparsityRule, sparsify_model
+from nmtrain.sparsity.rules import stock_name
+from nmtrain.training.optim import build_optimizer
+
+CONFIG = AdamWConfig(
+    name="adamw",
+    lr=1.0,
+    schedule="cosine",
+    weight_decay=0.1,
+    betas=[0.9, 0.99],
+    eps=1e-8,
+    warmup_fraction=0.2,
+    final_lr=0.0,
+    clip_norm=None,
+)
+
+
+def t5(tied):
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 32}
+    return T5ForConditionalGeneration(T5Config(**sizes, tie_word_embeddings=tied))
+
+
+def bert():
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return BertForSequenceClassification(BertConfig(**sizes, vocab_size=32))
+
+
+MODELS = {
+    "vit": lambda: timm.create_model("vit_tiny_patch16_224", depth=1),
+    "eva": lambda: timm.create_model("eva02_tiny_patch14_224", depth=1),
+    "swin": lambda: timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1), num_heads=(1, 2)),
+    "swinv2": lambda: timm.create_model("swinv2_tiny_window8_256", depths=(1, 1), num_heads=(1, 2)),
+    "xcit": lambda: timm.create_model("xcit_nano_12_p16_224", depth=1),
+    "tiny_vit": lambda: timm.create_model("tiny_vit_5m_224"),
+    "maxvit": lambda: timm.create_model("maxvit_rmlp_pico_rw_256"),
+    "beit": lambda: timm.create_model("beit_base_patch16_224", depth=1, use_shared_rel_pos_bias=True),
+    "convnext": lambda: timm.create_model("convnext_atto"),
+    "resnet": lambda: timm.create_model("resnet18"),
+    "t5": lambda: t5(tied=True),
+    "t5_v1_1": lambda: t5(tied=False),
+    "bert": bert,
+}
+
+
+def groups(model):
+    names = {id(parameter): stock_name(name) for name, parameter in model.named_parameters()}
+    return [
+        (group["weight_decay"], {names[id(parameter)] for parameter in group["params"]})
+        for group in build_optimizer(model, CONFIG).param_groups
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_sparse_model_has_the_groups_of_its_dense_twin(name):
+    with torch.device("meta"):
+        model = MODELS[name]()
+    dense = groups(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights whose axis is odd
+        sparsify_model(model, [SparsityRule("*", NMPattern(1, 2), indivisible="skip")])
+    assert groups(model) == dense
+    assert dense[0][1]
+    assert dense[1][1]
+
+
+def test_a_sparse_embedding_does_not_decay():
+    for model, name in ((t5(tied=True), "shared.weight"), (bert(), "bert.embeddings.word_embeddings.weight")):
+        sparsify_model(model, [SparsityRule(name, NMPattern(1, 4))])
+        (_, decayed), (rate, spared) = groups(model)
+        assert (name in decayed, name in spared, rate) == (False, True, 0.0)
+
+
+def test_lists_of_timm_may_hold_wildcards():
+    with torch.device("meta"):
+        model = timm.create_model("xcit_nano_12_p16_224", depth=1)
+    assert "pos_embed.*" in model.no_weight_decay()
+    assert "pos_embed.token_projection.weight" in groups(model)[1][1]
