@@ -147,8 +147,22 @@ def make_plan(config: Config) -> Plan:
         by_length=by_length,
         bytes=model_bytes(model, tensors),
         memory=_memory(model, rules, inputs, config.optim),
-        warnings=[str(warning.message) for warning in caught if "stays dense" in str(warning.message)],
+        warnings=[
+            *(str(warning.message) for warning in caught if "stays dense" in str(warning.message)),
+            *_batch_norm_warning(config, model),
+        ],
     )
+
+
+def _batch_norm_warning(config: Config, model: nn.Module) -> list[str]:
+    """Everything else adds up over micro-batches; what batch norm makes of a sample depends on those beside it."""
+    parts = config.train.micro_batches
+    if parts == 1 or not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return []
+    return [
+        f"train.micro_batches={parts}: batch norm takes its statistics from micro-batches of"
+        f" {config.train.batch_size // parts} samples, so this is another training than with train.micro_batches=1"
+    ]
 
 
 def shape_faults(configs: Iterable[Config]) -> list[str]:

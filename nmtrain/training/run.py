@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
-import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +23,13 @@ from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, Traini
 from nmtrain.models import build_model
 from nmtrain.sparsity import remove_sparsity, sparsify_model, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
+from nmtrain.training.environment import (
+    FIXES,
+    describe_environment,
+    environments_before,
+    warn_of_variables,
+    without_accelerate_variables,
+)
 from nmtrain.training.export import save_weights
 from nmtrain.training.folder import RunFolder, write_whole
 from nmtrain.training.loop import Trainer, final_states
@@ -60,7 +63,7 @@ def run(config: Config) -> dict[str, Any]:
             logger.info("%s is finished already; force=true repeats it", folder.path)
             summary: dict[str, Any] = folder.read_json("summary.json")
             return summary
-        with _logged_to(folder / "train.log"), _status_kept(folder):
+        with _logged_to(folder / "train.log"), _status_kept(folder), without_accelerate_variables():
             return _train(plan, folder)
 
 
@@ -76,9 +79,9 @@ def _train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
         with stop_requests() as stop, _progress(trainer.total, trainer.done) as advance:
             for done in trainer.train(stop):
                 advance(done)
-        metrics = _finish(trainer)
+        metrics, zeros = _finish(trainer)
         seconds = {"total": before + time.perf_counter() - started, **trainer.seconds}
-        summary = _summary(trainer, metrics, seconds)
+        summary = _summary(trainer, metrics, seconds) | {"kept_zeros": zeros}
         folder.write_json("summary.json", summary)
         folder.set_status("finished")
     finally:
@@ -97,9 +100,10 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     content = yaml.safe_dump(config.values, sort_keys=False).encode()
     write_whole(folder / "config.yaml", lambda file: file.write(content))
     checkpoint = load_checkpoint(folder / "checkpoints")
-    environment = _environment(accelerator.device)
+    environment = describe_environment(accelerator.device, config.train.compile)
+    warn_of_variables(environment)
     if checkpoint and (folder / "environment.json").exists():
-        environment["before"] = _environments_before(folder.read_json("environment.json"), environment)
+        environment["before"] = environments_before(folder.read_json("environment.json"), environment)
     folder.write_json("environment.json", environment)
     folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())
 
@@ -120,14 +124,19 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     return trainer
 
 
-def _finish(trainer: Trainer) -> dict[str, float]:
-    """Project to the exact target, score what came out, check it group by group and save it."""
+def _finish(trainer: Trainer) -> tuple[dict[str, float], int]:
+    """Project to the exact target, score what came out, check it group by group and save it.
+
+    Returns the metrics, and how many kept weights are exactly zero.
+    """
     trainer.control.update(final_states(trainer.config))
     metrics = trainer.evaluate("final")
     remove_sparsity(trainer.model)
-    verify_sparsity(trainer.model, trainer.plan.rules)
+    zeros = verify_sparsity(trainer.model, trainer.plan.rules)
+    if zeros:
+        logger.info("%d kept weights are exactly zero: their groups have fewer than N non-zero weights", zeros)
     save_weights(trainer.model, trainer.folder / "model.safetensors")
-    return metrics
+    return metrics, zeros
 
 
 def _summary(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, float]) -> dict[str, Any]:
@@ -153,6 +162,7 @@ def _summary(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, flo
         "throughput": {"unit": work.unit, "per_second": work.amount / seconds["train"]},
         **({} if work.padding is None else {"padding": work.padding}),
         "peak_memory_bytes": _peak_memory(trainer.accelerator.device),
+        "fixes": FIXES,
         "status": "finished",
     }
 
@@ -206,54 +216,6 @@ def _progress(total: int, done: int) -> Iterator[Any]:
     with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task("update", total=total, completed=done)
         yield lambda done: progress.update(task, completed=done)
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    packages = (
-        "nmtrain",
-        "torch",
-        "torchvision",
-        "timm",
-        "accelerate",
-        "hydra-core",
-        "omegaconf",
-        "numpy",
-        "transformers",
-        "tokenizers",
-        "datasets",
-        "sacrebleu",
-    )
-    source = Path(__file__).parent
-    git = subprocess.run(["git", "-C", str(source), "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return {
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "device_type": device.type,
-        "threads": torch.get_num_threads(),
-        "cpu_count": os.cpu_count(),
-        "git_commit": git.stdout.strip() or None,
-        "command": sys.argv[1:],
-    }
-
-
-def _environments_before(last: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
-    """What trained the run before this resume, oldest first: each time that its code was another."""
-    code = ("versions", "git_commit")
-    before: list[dict[str, Any]] = last.pop("before", [])
-    if all(last.get(key) == now[key] for key in code):
-        return before
-    logger.warning("resuming with other code or library versions than before; environment.json keeps both")
-    return [*before, last]
-
-
-def _processor() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -1,0 +1,57 @@
+"""What planning says before any data is read: patterns that an axis cannot carry, and what makes another training."""
+
+import pytest
+
+from nmtrain.errors import ConfigError
+from nmtrain.training.plan import make_plan, shape_faults
+from nmtrain.training.run import run
+
+CUSTOM = "recipe.structure=custom"
+
+
+def test_a_listed_pattern_too_wide_for_an_axis_names_every_tensor_and_does_not_become_a_denser_one(make_config):
+    """96:256 would be 96:128 on the axis of 128, twice as dense. fc2's axis of 512 carries it."""
+    wide = ["experiment=null", "data=digits", "model.options.depth=2", "model.options.embed_dim=128"]
+    config = make_config(*wide, "recipe=sdgf", CUSTOM, 'recipe.patterns=["96:256","1:8"]')
+    expected = [
+        f"recipe.patterns=[96:256,1:8]: blocks.{block}.mlp.fc1.weight: M = 256 of the phase 96:256 does not divide"
+        " its input axis of length 128"
+        for block in (0, 1)
+    ]
+    assert shape_faults([config]) == expected
+    with pytest.raises(ConfigError) as refusal:
+        make_plan(config)
+    assert refusal.value.faults == expected
+
+
+def test_a_list_in_the_form_of_geometric_phases_does_not_adapt_either(make_config):
+    config = make_config("recipe=sdgf", CUSTOM, 'recipe.patterns=["16:128","8:64","1:8"]')  # fc1's axis is 64
+    (fault,) = shape_faults([config])
+    assert "M = 128 of the phase 16:128 does not divide its input axis of length 64" in fault
+
+
+@pytest.mark.parametrize("structure", ["geometric", "densify"])
+def test_geometric_and_densify_phases_adapt(structure, make_config):
+    config = make_config("recipe=sdgf", f"recipe.structure={structure}", "sparsity=1:32")
+    assert shape_faults([config]) == []
+
+
+def test_a_list_that_fits_has_one_phase_for_each_pattern(make_config):
+    config = make_config("recipe=sdgf", CUSTOM, 'recipe.patterns=["16:64","4:8","1:8"]', "train.updates=100")
+    (tensor, *_) = make_plan(config).tensors
+    assert make_plan(config).phases_of(tensor) == [(0, "16:64"), (30, "4:8"), (60, "1:8")]
+    assert [first for first, _ in config.recipe.phases(100)] == [0, 30, 60]
+
+
+def test_batch_norm_under_micro_batches_is_said_at_the_start(make_config, caplog):
+    resnet = ["experiment=null", "data=digits", "model=resnet", "~model.options.depth", "~model.options.embed_dim"]
+    config = make_config(*resnet, "train.micro_batches=4", "train.updates=1")
+    said = (
+        "train.micro_batches=4: batch norm takes its statistics from micro-batches of 8 samples,"
+        " so this is another training than with train.micro_batches=1"
+    )
+    assert make_plan(config).warnings == [said]
+    assert make_plan(make_config(*resnet, "train.updates=1")).warnings == []
+    assert make_plan(make_config("train.micro_batches=4")).warnings == []  # layer norm looks at single samples
+    run(config)
+    assert said in caplog.text
