@@ -31,6 +31,9 @@ _SEARCH_PATH = "hydra.searchpath"
 _REFUSALS = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError)
 _SETTING = re.compile(r"[^=]+=")
 _NO_SETTING = "is not of the form key=value"
+# What Hydra reads outside of quotes: its own signs, and beyond them these only.
+_SIGNS = set(", = ~ ( ) [ ] { } ' \" \\ $".split())
+_PLAIN = re.compile(r"[A-Za-z0-9_\s:/\-+.%*@?|]")
 _UNREADABLE = """\
 the value cannot be read; close what is open, and quote what holds , = ~ ( ) [ ] { } or a quote: 'key="a,b"'"""
 
@@ -47,11 +50,11 @@ def prepare_overrides(arguments: list[str], sweep: bool = False) -> list[str]:
     faults: list[str] = []
     read: list[tuple[str, Override]] = []
     with _initialized():
-        for argument in arguments:
+        for argument in map(_with_quotes, arguments):
             try:
                 read.append((argument, _parser().parse_overrides([argument])[0]))
             except (HydraException, ValueError):
-                faults.append(f"{argument}: {_UNREADABLE if _SETTING.match(argument) else _NO_SETTING}")
+                faults.append(f"{argument}: {_why_unreadable(argument)}")
         choices = groups(_searched(override for _, override in read))
         for argument, override in read:
             key = override.key_or_group
@@ -76,6 +79,21 @@ def prepare_overrides(arguments: list[str], sweep: bool = False) -> list[str]:
     if faults:
         raise ConfigError(faults)
     return overrides
+
+
+def _with_quotes(argument: str) -> str:
+    """The argument with its value in quotes where that alone makes it readable: ``results_dir=rés`` and ``a#b``."""
+    key, equals, value = argument.partition("=")
+    if set(value) & _SIGNS or all(map(_PLAIN.match, value)):
+        return argument
+    return f'{key}{equals}"{value}"'
+
+
+def _why_unreadable(argument: str) -> str:
+    if not _SETTING.match(argument):
+        return _NO_SETTING
+    foreign = [sign for sign in dict.fromkeys(argument) if sign not in _SIGNS and not _PLAIN.match(sign)]
+    return _UNREADABLE + (f"; {' '.join(foreign)} can stand inside quotes only" if foreign else "")
 
 
 def _choice_faults(group: str, override: Override, known: dict[str, str]) -> list[str]:

@@ -16,6 +16,11 @@ from nmtrain.config import ConfigError
         ("mask.patterns={q:1:4", "mask.patterns={q:1:4: the value cannot be read; close what is open"),
         ("results_dir=~/x", "results_dir=~/x: the value cannot be read; close what is open, and quote what holds"),
         ("seed=${", "seed=${: the value cannot be read"),
+        (
+            "mask.names=[é,ü,é]",
+            "mask.names=[é,ü,é]: the value cannot be read; close what is open, and quote what holds"
+            " , = ~ ( ) [ ] { } or a quote: 'key=\"a,b\"'; é ü can stand inside quotes only",
+        ),
         ("sparsity=1:8,1:16", "sparsity=1:8,1:16: several values are a sweep; add -m"),
         ("seed=range(3)", "seed=range(3): several values are a sweep; add -m"),
         ("recipe=mdgf,sdgf", "recipe=mdgf,sdgf: several values are a sweep; add -m"),
@@ -39,6 +44,15 @@ def test_an_argument_that_cannot_be_meant_is_refused(argument, line):
         prepare_overrides([argument])
     (found,) = refused.value.faults
     assert found.startswith(line)
+
+
+@pytest.mark.parametrize("value", ["res_é", "/data/José/1:8 #2", "中文", "a&b;c"])
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_value_that_hydra_reads_in_quotes_only_needs_none(value, sweep):
+    prepared = prepare_overrides([f"results_dir={value}", "seed=1"], sweep)
+    assert compose_values(prepared)["results_dir"] == value
+    quoted = prepare_overrides([f'results_dir="{value}"', "seed=1"], sweep)
+    assert prepared == quoted
 
 
 def test_a_misspelt_choice_is_met_with_the_near_one():
