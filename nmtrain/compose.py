@@ -32,7 +32,7 @@ _REFUSALS = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, Va
 _SETTING = re.compile(r"[^=]+=")
 _NO_SETTING = "is not of the form key=value"
 # What Hydra reads outside of quotes: its own signs, and beyond them these only.
-_SIGNS = set(", = ~ ( ) [ ] { } ' \" \\ $".split())
+_SIGNS = set(",=~()[]{}'\"\\$")
 _PLAIN = re.compile(r"[A-Za-z0-9_\s:/\-+.%*@?|]")
 _UNREADABLE = """\
 the value cannot be read; close what is open, and quote what holds , = ~ ( ) [ ] { } or a quote: 'key="a,b"'"""

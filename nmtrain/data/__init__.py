@@ -6,6 +6,7 @@ Importing this package, and describing a data set, imports neither torch nor any
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmtrain.data.corpus import Corpus
@@ -31,6 +32,7 @@ __all__ = [
     "describe_data",
     "headline",
     "load_data",
+    "local_files",
 ]
 
 _SOURCES: dict[str, type[ImageSource | TextSource]] = {
@@ -64,6 +66,15 @@ def headline(name: str, **options: Any) -> str:
         ValueError: as :func:`describe_data`.
     """
     return _source(name, options).headline
+
+
+def local_files(name: str, **options: Any) -> list[Path]:
+    """The local files and folders that the examples are read from; none where they are drawn, or from the hub.
+
+    Raises:
+        ValueError: as :func:`describe_data`.
+    """
+    return _source(name, options).files()
 
 
 def load_data(name: str, *, seed: int, tokenizer: Tokenizer | None = None, **options: Any) -> ImageData | TextData:

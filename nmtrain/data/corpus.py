@@ -52,6 +52,9 @@ class Corpus(TextSource):
         ]
         return lines or [*self._source_faults(), *self._gap_faults()]
 
+    def files(self) -> list[Path]:
+        return [] if self.path is None else self._files()
+
     def shape(self) -> TextShape:
         windows, val = self._sizes()
         noise, spans = corrupted_counts(self.window, self.noise_density, self.mean_span)

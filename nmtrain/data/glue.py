@@ -50,6 +50,12 @@ class Glue(TextSource):
         ]
         return lines or self._folder_faults()
 
+    def files(self) -> list[Path]:
+        if (folder := self._folder()) is None:
+            return []
+        splits = ("train", *TASKS[self.task].splits.values())
+        return [file for split in splits for file in find_split(folder, split).files]
+
     def shape(self) -> TextShape:
         task = TASKS[self.task]
         train_size, val_size = task.train_size, task.val_size

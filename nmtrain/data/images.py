@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nmtrain.data.cache import checksum
 from nmtrain.data.seeds import mix_seed
 from nmtrain.data.source import DataShape
 
@@ -61,6 +62,12 @@ class ImageData:
         self.val_images, self.val_labels = self.val_images.to(device), self.val_labels.to(device)
         self._order = None
         return self
+
+    def digest(self) -> str:
+        """Of all images and labels."""
+        tensors = {"train images": self.train_images, "train labels": self.train_labels}
+        tensors |= {"val images": self.val_images, "val labels": self.val_labels}
+        return checksum({name: tensor.cpu() for name, tensor in tensors.items()})
 
     def updates_per_epoch(self, batch_size: int) -> int:
         """Full batches in one pass over the training images; the remainder of each epoch is left out.

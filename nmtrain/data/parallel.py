@@ -23,6 +23,10 @@ class ParallelFiles:
     source: Path
     target: Path
 
+    @property
+    def files(self) -> tuple[Path, Path]:
+        return self.source, self.target
+
     def count(self) -> int:
         """The number of pairs.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class DataSource(ABC):
     @abstractmethod
     def faults(self) -> list[str]:
         """One line for each option whose value is not allowed. Of local files it sees at most whether they exist."""
+
+    def files(self) -> list[Path]:
+        """The local files and folders that the examples are read from; none where they are drawn, or from the hub."""
+        return []
 
     @abstractmethod
     def shape(self) -> DataShape | TextShape:

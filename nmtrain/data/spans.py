@@ -39,6 +39,10 @@ class SpanCorruption:
         """See :meth:`nmtrain.data.text.Examples.batch`."""
         return self.corrupted(chosen, draw).batch(torch.arange(len(chosen)))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """See :meth:`nmtrain.data.text.Examples.tensors`."""
+        return {"windows": self._windows.values, "lengths": self.lengths}
+
     def corrupted(self, chosen: Tensor, draw: int) -> Pairs:
         """The windows ``chosen`` (int64 ``[B]``) with gaps that depend on ``draw`` alone."""
         generator = torch.Generator().manual_seed(draw)

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nmtrain.data.cache import checksum
 from nmtrain.data.packed import Packed
 from nmtrain.data.seeds import mix_seed
 from nmtrain.data.source import TextShape
@@ -58,6 +59,9 @@ class Examples(Protocol):
     def batch(self, chosen: Tensor, draw: int) -> TextBatch:
         """The examples ``chosen`` (int64 ``[B]``); what is random about them depends on ``draw`` alone."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that batches are made from."""
+
 
 class Pairs:
     """Inputs and targets that never change.
@@ -82,6 +86,11 @@ class Pairs:
         classes = None if self.classes is None else self.classes[chosen]
         return TextBatch(input_ids, mask_of(self.lengths[chosen, 0], input_ids), labels, classes)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """See :meth:`Examples.tensors`."""
+        classes = {} if self.classes is None else {"classes": self.classes}
+        return {"inputs": self.inputs.values, "targets": self.targets.values, "lengths": self.lengths, **classes}
+
 
 class ValSet:
     """One validation set.
@@ -95,7 +104,7 @@ class ValSet:
         self.references = references
         self.lengths = examples.lengths
         self.order = _by_length(examples.lengths)
-        self._examples = examples
+        self.examples = examples
         self._scorer = scorer
 
     def __len__(self) -> int:
@@ -104,7 +113,7 @@ class ValSet:
     def batches(self, batch_size: int) -> Iterator[TextBatch]:
         """All examples once, as :attr:`order` (int64 ``[n]``) has them: short ones first; the last may be smaller."""
         for chosen in self.order.split(batch_size):
-            yield self._examples.batch(chosen)
+            yield self.examples.batch(chosen)
 
     def score(self, predictions: Sequence[str]) -> dict[str, float]:
         """The data set's own metrics; ``predictions`` in the order of :attr:`references`."""
@@ -166,6 +175,11 @@ class TextData:
         if not 1 <= batch_size <= self.shape.train_size:
             raise ValueError(f"batch size {batch_size}: {self.name} allows 1 to {self.shape.train_size} (train_size)")
         return self.shape.train_size // batch_size
+
+    def digest(self) -> str:
+        """Of all examples, as tokens."""
+        sets = {"train": self.train, **{f"val {name}": val.examples for name, val in self.val_sets.items()}}
+        return checksum({f"{s} {name}": tensor for s, part in sets.items() for name, tensor in part.tensors().items()})
 
     def train_batch(self, update: int, batch_size: int) -> TextBatch:
         """The batch of one update. Pure: neither earlier calls nor the global random state change it."""

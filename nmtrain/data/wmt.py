@@ -98,6 +98,11 @@ class WMT(TextSource):
         ]
         return lines or self._place_faults()
 
+    def files(self) -> list[Path]:
+        if (folder := self._folder()) is None:
+            return []
+        return [file for split in ("train", _SPLITS[self.evaluate]) for file in self._split(folder, split).files]
+
     def shape(self) -> TextShape:
         train_total, val_total = self._totals()
         limits = (("train_size", self.train_size, train_total), ("val_size", self.val_size, val_total))

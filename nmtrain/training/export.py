@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from nmtrain.models import build_model, sparsity_rules
 from nmtrain.models.vision import vision_architecture
 from nmtrain.sparsity import verify_sparsity
 from nmtrain.training.folder import RunFolder, write_whole
-from nmtrain.training.task import load_task
+from nmtrain.training.task import load_same_task
+
+logger = logging.getLogger(__name__)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -78,8 +81,13 @@ def evaluate_run(path: Path) -> dict[str, float]:
     """Validation metrics of a run's final model, computed anew."""
     config, model = load_run(path)
     device = "cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu"
+    environment = RunFolder(path).read_json("environment.json") if (path / "environment.json").exists() else {}
+
+    def warn(change: str) -> None:
+        logger.warning("%s; the score may be another", change)
+
     try:
-        task = load_task(config, model.to(device), torch.device(device))
+        task, _ = load_same_task(config, model.to(device), torch.device(device), environment.get("data", {}), warn)
     except ValueError as error:  # of a tokenizer that is gone
         raise RunFolderError(f"{path}: {error}") from error
     with torch.autocast(device, torch.bfloat16, enabled=config.train.precision == "bf16"):
@@ -133,6 +141,8 @@ def _export_text(config: Config, model: Any, out: Path) -> str:
         model.config.id2label = dict(enumerate(shape.labels))
         model.config.label2id = {label: i for i, label in enumerate(shape.labels)}
     model.save_pretrained(out)
+    for weights in out.glob("*.safetensors"):  # which safetensors writes for the owner alone
+        weights.chmod((out / "config.json").stat().st_mode)
     tokenizer.save(out)
     kind = "Seq2SeqLM" if config.model.kind == "text_to_text" else "SequenceClassification"
     return f'transformers.AutoModelFor{kind}.from_pretrained("{out}")'

@@ -44,8 +44,10 @@ class Trainer:
         accelerator: Accelerator,
         folder: RunFolder,
         checkpoint: dict[str, Any] | None,
+        data: dict[str, str],
     ) -> None:
         self.plan, self.config, self.folder, self.task = plan, plan.config, folder, task
+        self.data = data  # digests, see `data_digests`
         self.accelerator = accelerator
         self.total = plan.config.total_updates
         self.model = model
@@ -194,6 +196,7 @@ class Trainer:
             raise TrainingError(f"{len(broken)} weights are not finite after update {self.done}, first {broken[0]}")
         content = {
             "done": self.done,
+            "data": self.data,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "loss_sum": self.loss_sum,

@@ -35,7 +35,7 @@ from nmtrain.training.folder import RunFolder, write_whole
 from nmtrain.training.loop import Trainer, final_states
 from nmtrain.training.plan import Plan, make_plan
 from nmtrain.training.signals import stop_requests
-from nmtrain.training.task import load_task
+from nmtrain.training.task import load_same_task
 
 logger = logging.getLogger(__name__)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -104,7 +104,8 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     warn_of_variables(environment)
     if checkpoint and (folder / "environment.json").exists():
         environment["before"] = environments_before(folder.read_json("environment.json"), environment)
-    folder.write_json("environment.json", environment)
+    else:
+        folder.write_json("environment.json", environment)
     folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())
 
     torch.manual_seed(config.seed)
@@ -113,15 +114,21 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     except ValueError as error:  # of a checkpoint's weights, which the plan does not read
         raise ConfigError(str(error).splitlines()) from error
     sparsify_model(model, plan.rules)
-    task = load_task(config, model, accelerator.device)
+    before = checkpoint.get("data", {}) if checkpoint else {}
+    task, environment["data"] = load_same_task(config, model, accelerator.device, before, _refuse_other_data)
+    folder.write_json("environment.json", environment)
     lengths = task.lengths(config.total_updates)
     if lengths is not None:
         plan = plan.with_lengths(*lengths)
-    trainer = Trainer(plan, model, task, accelerator, folder, checkpoint)
+    trainer = Trainer(plan, model, task, accelerator, folder, checkpoint, environment["data"])
     logger.info("%s %s", f"resuming at update {trainer.done} of" if checkpoint else "training", folder.path)
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     return trainer
+
+
+def _refuse_other_data(change: str) -> None:
+    raise DataError(f"{change}; put back what was there, or force=true starts the run from nothing")
 
 
 def _finish(trainer: Trainer) -> tuple[dict[str, float], int]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nmtrain.config import Config
-from nmtrain.data import load_data
+from nmtrain.data import load_data, local_files
+from nmtrain.data.digest import EXAMPLES, changed_files, file_digests
 from nmtrain.data.images import ImageData
 from nmtrain.schema import TrainConfig
+
+if TYPE_CHECKING:
+    from nmtrain.data.text import TextData
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Task(Protocol):
     """What the loop asks of a task; batches are the task's own affair."""
 
     headline: str  # the metric of `evaluate` that tables show
+
+    @property
+    def data(self) -> ImageData | TextData:
+        """What the batches are made from."""
 
     def batches(self, update: int) -> Iterator[Any]:
         """The micro-batches of one update: a pure function of the run's seed and the update number."""
@@ -66,6 +74,26 @@ def load_task(config: Config, model: nn.Module, device: torch.device) -> Task:
     text = load_data(**config.data, seed=config.seed, tokenizer=build_tokenizer(config.model))
     assert isinstance(text, TextData)
     return (TextToText if config.model.kind == "text_to_text" else TextClassification)(model, text, config.train)
+
+
+def load_same_task(
+    config: Config, model: nn.Module, device: torch.device, before: dict[str, str], refuse: Callable[[str], None]
+) -> tuple[Task, dict[str, str]]:
+    """`load_task`, and what the data are: a digest of each local file that they are read from, and of all examples.
+
+    Args:
+        before: the digests when the run began; empty where they are not known.
+        refuse: is told what is not as it was, files before anything is read of them.
+    """
+    began = f"data={config.data['name']}: {{}} not what this run began with"
+    now = file_digests(local_files(**config.data))
+    if before and (names := changed_files(before, now)):
+        refuse(began.format(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"))
+    task = load_task(config, model, device)
+    now[EXAMPLES] = task.data.digest()
+    if before and before[EXAMPLES] != now[EXAMPLES] and not changed_files(before, now):
+        refuse(began.format("the examples are"))
+    return task, now
 
 
 class ImageClassification:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -217,6 +218,20 @@ def test_a_run_that_starts_from_a_pretrained_folder_resumes_and_exports_its_own_
     assert 0 < (trained[name] - start[name]).abs().max() < 0.01  # one update away
     export_run(config.run_folder, tmp_path / "end")
     assert torch.equal(load_file(tmp_path / "end" / "model.safetensors")[name], trained[name])
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_what_a_run_and_its_export_write_may_be_read_as_every_new_file(mask, make_config, tmp_path):
+    before = os.umask(mask)
+    try:
+        config = make_config("train.updates=1")
+        run(config)
+        export_run(config.run_folder, tmp_path / "out")
+    finally:
+        os.umask(before)
+    files = [file for place in (config.run_folder, tmp_path / "out") for file in place.rglob("*") if file.is_file()]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o666 & ~mask}
+    assert (tmp_path / "out" / "model.safetensors") in files
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,120 @@
+"""Data that change in place between a stop and its resume are noticed, and named."""
+
+import json
+import random
+
+import pytest
+
+from nmtrain.compose import compose_values, prepare_overrides
+from nmtrain.config import check_config
+from nmtrain.errors import DataError
+from nmtrain.training.export import evaluate_run
+from nmtrain.training.run import run
+
+LINE = ["sparsity=1:8", "train.updates=4", "train.batch_size=8", "train.checkpoint_every=2", "train.precision=fp32"]
+T5 = ["model=t5", *(f"model.options.{option}=64" for option in ("d_model", "d_ff")), "measure=off"]
+T5 += [f"model.options.{option}=1" for option in ("num_layers", "num_decoder_layers")]
+
+
+def write_rte(folder):
+    draw = random.Random(0)
+    for split, count in {"train": 40, "validation": 12}.items():
+        rows = [
+            {"sentence1": f"a 1{draw.random()}", "sentence2": "b", "label": draw.randrange(2)} for _ in range(count)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ["data=glue", "data.task=rte", f"data.path={folder}"], ["train.jsonl", "validation.jsonl"]
+
+
+def write_wmt(folder):
+    for split in ("train", "validation"):
+        for language in ("en", "de"):
+            (folder / f"{split}.{language}").write_text("".join(f"{language} a {i}\n" for i in range(20)))
+    names = ["train.en", "train.de", "validation.en", "validation.de"]
+    return ["data=wmt", f"data.path={folder}", "data.input_length=64", "data.target_length=16"], names
+
+
+def write_text(folder):
+    (folder / "sub").mkdir()
+    for name in ("a.txt", "sub/b.txt"):
+        (folder / name).write_text("".join(f"a {i}th line of {name}\n" for i in range(200)))
+    return ["data=text", f"data.path={folder}", "data.window=64"], ["a.txt", "sub/b.txt"]
+
+
+def stopped(config):
+    """The folder of a run as a kill after its checkpoint at update 2 leaves it."""
+    run(config)
+    for path in (config.run_folder / "checkpoints").iterdir():
+        if int(path.name.split("-")[0]) > 2:
+            path.unlink()
+    for name in ("summary.json", "model.safetensors"):
+        (config.run_folder / name).unlink()
+    (config.run_folder / "status.json").write_text('{"state": "running", "reason": null}')
+
+
+@pytest.mark.parametrize("write", [write_rte, write_wmt, write_text])
+def test_a_resume_names_the_file_that_changed_and_goes_on_when_it_is_back(write, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    data, names = write(folder)
+
+    def config(*more):
+        line = [*LINE, *T5, *data, f"data.cache_dir={tmp_path}/cache", f"results_dir={tmp_path}/runs", *more]
+        return check_config(compose_values(prepare_overrides(line)))
+
+    stopped(config())
+    digests = json.loads((config().run_folder / "environment.json").read_text())["data"]
+    assert set(digests) == {"examples", *(str(folder / name) for name in names)}
+    for name in names:
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(before.replace(b"a 1", b"a 7"))  # as many lines, as many bytes
+        with pytest.raises(DataError) as refusal:
+            run(config())
+        assert str(refusal.value) == (
+            f"data={config().data['name']}: {folder / name} is not what this run began with;"
+            " put back what was there, or force=true starts the run from nothing"
+        )
+        (folder / name).write_bytes(before)
+    assert run(config())["status"] == "finished"
+    (folder / names[-1]).write_bytes(before.replace(b"a 1", b"a 7"))
+    assert run(config("force=true"))["status"] == "finished"
+
+
+def test_drawn_data_that_come_out_otherwise_are_noticed_too(make_config, monkeypatch):
+    from nmtrain.data.images import ImageData
+
+    config = make_config("train.updates=4", "train.checkpoint_every=2")
+    stopped(config)
+    monkeypatch.setattr(ImageData, "digest", lambda self: "another")
+    with pytest.raises(DataError, match=r"^data=digits: the examples are not what this run began with; put back"):
+        run(config)
+
+
+def test_eval_says_that_its_data_are_not_those_of_the_run(tmp_path, caplog):
+    data, _ = write_rte(tmp_path)
+    line = [*LINE, *T5, *data, f"data.cache_dir={tmp_path}/cache", f"results_dir={tmp_path}/runs"]
+    config = check_config(compose_values(prepare_overrides(line)))
+    run(config)
+    evaluate_run(config.run_folder)
+    assert "not what this run began with" not in caplog.text
+    file = tmp_path / "validation.jsonl"
+    file.write_bytes(file.read_bytes().replace(b"a 1", b"a 7"))
+    evaluate_run(config.run_folder)
+    assert f"{file} is not what this run began with; the score may be another" in caplog.text
+
+
+def test_a_checkpoint_from_before_digests_is_resumed(make_config):
+    import torch
+
+    from nmtrain.training.checkpoint import load_checkpoint, save_checkpoint
+
+    config = make_config("train.updates=4", "train.checkpoint_every=2")
+    stopped(config)
+    folder = config.run_folder / "checkpoints"
+    content = load_checkpoint(folder)
+    del content["data"]
+    for path in folder.iterdir():
+        path.unlink()
+    save_checkpoint(folder, content["done"], content)
+    assert run(config)["status"] == "finished"
+    assert torch.load(next(folder.glob("*4-*.pt")), weights_only=True)["data"]["examples"]
