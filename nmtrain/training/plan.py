@@ -47,7 +47,8 @@ class Plan:
     rules: list[SparsityRule]
     tensors: list[SparseTensor]
     measured: list[SparseTensor]  # what the noise metrics look at: the same tensors, for a dense run too
-    cost: ForwardCost  # of one sample; of text, of a mean validation sample
+    cost: ForwardCost  # of one sample in eval mode; of text, of a mean validation sample
+    training_cost: ForwardCost  # of one sample in train mode
     bytes: dict[str, int]
     memory: dict[str, int]
     warnings: list[str]
@@ -63,7 +64,7 @@ class Plan:
         """
         assert self.by_length is not None
         cost = self.by_length.mean(length_moments(validation).sum(0).tolist(), len(validation))
-        return replace(self, cost=cost, moments=moments)
+        return replace(self, cost=cost, training_cost=cost, moments=moments)
 
     @cached_property
     def curve(self) -> TrainingCurve | LengthCurve:
@@ -74,7 +75,7 @@ class Plan:
         config, total = self.config, self.config.total_updates
         if self.by_length is not None and self.moments is not None:
             return LengthCurve(self.by_length, tensors, config.recipes, total, self.moments)
-        return TrainingCurve(self.cost, tensors, config.recipes, total, config.train.batch_size)
+        return TrainingCurve(self.training_cost, tensors, config.recipes, total, config.train.batch_size)
 
     @cached_property
     def flops(self) -> dict[str, Any]:
@@ -137,13 +138,14 @@ def make_plan(config: Config) -> Plan:
         rules, tensors, caught = [], [], []
     else:
         rules, tensors = targets, measured
-    cost, by_length = _cost(config, model, inputs, tensors)
+    cost, training_cost, by_length = _costs(config, model, inputs, tensors)
     return Plan(
         config=config,
         rules=rules,
         tensors=tensors,
         measured=measured,
         cost=cost,
+        training_cost=training_cost,
         by_length=by_length,
         bytes=model_bytes(model, tensors),
         memory=_memory(model, rules, inputs, config.optim),
@@ -220,16 +222,19 @@ def _text_inputs(config: Config, samples: int, source: int, target: int) -> dict
     return inputs if config.model.kind == "text_classifier" else inputs | {"decoder_input_ids": tokens(target)}
 
 
-def _cost(
+def _costs(
     config: Config, model: nn.Module, inputs: Inputs, tensors: list[SparseTensor]
-) -> tuple[ForwardCost, LengthCost | None]:
-    """The cost of one sample, for text of a longest one, and of text by length."""
+) -> tuple[ForwardCost, ForwardCost, LengthCost | None]:
+    """The cost of one sample in eval mode and in train mode, for text of a longest one, and of text by length."""
     shape = config.data_shape
     if not isinstance(shape, TextShape):
-        return forward_cost(model, inputs, tensors, config.train.batch_size // config.train.micro_batches), None
+        samples = config.train.batch_size // config.train.micro_batches
+        in_eval, in_training = (forward_cost(model, inputs, tensors, samples, mode) for mode in (False, True))
+        return in_eval, in_training, None
     by_length = length_cost(model, lambda source, target: _text_inputs(config, 1, source, target), tensors)
     longest = torch.tensor([shape.input_length, shape.target_length])
-    return by_length.mean(length_moments(longest).tolist(), 1), by_length
+    cost = by_length.mean(length_moments(longest).tolist(), 1)
+    return cost, cost, by_length
 
 
 def _resolved(config: Config, model: nn.Module) -> tuple[list[SparsityRule], list[SparseTensor]]:
