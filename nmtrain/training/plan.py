@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -27,6 +27,7 @@ from nmtrain.measure import (
     length_moments,
     model_bytes,
 )
+from nmtrain.measure.products import ProductCounter
 from nmtrain.models import build_model, sparsity_rules
 from nmtrain.schema import OptimConfig
 from nmtrain.sparsity import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules, sparsify_model
@@ -130,10 +131,10 @@ def make_plan(config: Config) -> Plan:
     Raises:
         ConfigError: for an unknown model, roles that it lacks, names that match nothing, axes that M does not divide.
     """
-    model, inputs = _built(config)
+    model, inputs, multiplied = _built(config)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        targets, measured = _resolved(config, model)
+        targets, measured = _resolved(config, model, multiplied)
     if config.is_dense:
         rules, tensors, caught = [], [], []
     else:
@@ -156,25 +157,26 @@ def make_plan(config: Config) -> Plan:
 def shape_faults(configs: Iterable[Config]) -> list[str]:
     """What `make_plan` would refuse about several runs, without the rest of its work; a model is built only once."""
     faults: dict[str, None] = {}
-    built: dict[str, nn.Module | None] = {}
+    built: dict[str, tuple[nn.Module, Collection[str]] | None] = {}
     for config in configs:
         train = config.train
         key = repr((config.model, config.data_shape, train.batch_size, train.micro_batches))
         try:
             if key not in built:
                 built[key] = None  # stays, if it cannot be built
-                built[key] = _built(config)[0]
-            if (model := built[key]) is not None:
+                model, _, multiplied = _built(config)
+                built[key] = model, multiplied
+            if (found := built[key]) is not None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # each run gives its own
-                    _resolved(config, model)
+                    _resolved(config, *found)
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     return list(faults)
 
 
-def _built(config: Config) -> tuple[nn.Module, Inputs]:
-    """The model on the meta device and one micro-batch for it, which it can train on."""
+def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
+    """The model on the meta device, one micro-batch that it can train on, and the weights that this multiplies by."""
     shape = config.data_shape
     samples = config.train.batch_size // config.train.micro_batches
     inputs: Inputs
@@ -190,7 +192,8 @@ def _built(config: Config) -> tuple[nn.Module, Inputs]:
         inputs = [torch.zeros(samples, shape.channels, shape.image_size, shape.image_size, device="meta")]
         expected = (samples, shape.num_classes)
     try:
-        outputs = _forward(model.train(), inputs)
+        with ProductCounter(model) as counter:
+            outputs = _forward(model.train(), inputs)
         outputs = outputs if isinstance(outputs, Tensor) else outputs.logits
         fault = f"gives {tuple(outputs.shape)}" if expected and outputs.shape != expected else None
     except Exception as error:  # whatever timm, transformers or torch object to
@@ -205,7 +208,7 @@ def _built(config: Config) -> tuple[nn.Module, Inputs]:
                 f" micro-batches {given} to {f'{expected[1]} classes' if expected else 'text'}: {fault}"
             ]
         )
-    return model, inputs
+    return model, inputs, counter.by_weight
 
 
 def _forward(model: nn.Module, inputs: Inputs) -> Any:
@@ -237,10 +240,15 @@ def _costs(
     return cost, cost, by_length
 
 
-def _resolved(config: Config, model: nn.Module) -> tuple[list[SparsityRule], list[SparseTensor]]:
+def _resolved(
+    config: Config, model: nn.Module, multiplied: Collection[str]
+) -> tuple[list[SparsityRule], list[SparseTensor]]:
     """The rules and sparse tensors that a config asks for, each phase of each tensor tried.
 
     A dense run only measures these tensors; those that M does not divide are not measured.
+
+    Args:
+        multiplied: the names of the weights that products of a forward read.
     """
     mask = config.mask.model_copy(update={"indivisible": "skip"}) if config.is_dense else config.mask
     try:
@@ -264,7 +272,23 @@ def _resolved(config: Config, model: nn.Module) -> tuple[list[SparsityRule], lis
         if config.mask.indivisible == "error" and any("does not divide" in fault for fault in faults):
             faults.append("mask.indivisible=skip leaves tensors dense whose axis M does not divide")
         raise ConfigError(faults)
+    if not config.is_dense and (unread := [tensor for tensor in tensors if tensor.name not in multiplied]):
+        raise ConfigError(_unread_faults(model, unread))
     return rules, tensors
+
+
+def _unread_faults(model: nn.Module, tensors: list[SparseTensor]) -> list[str]:
+    """Of weights whose zeros would spare nothing: those of embeddings, and those that are standardised before use."""
+    names: dict[tuple[str, str], list[str]] = {}  # by the option that asks for them and the class that holds them
+    for tensor in tensors:
+        owner = model.get_submodule(tensor.name.rpartition(".")[0])
+        option = f"mask.names=[{tensor.name}]" if tensor.role == "named" else f"mask.roles=[{tensor.role}]"
+        names.setdefault((option, type(owner).__name__), []).append(tensor.name)
+    return [
+        f"{option}: no matmul or convolution reads {found[0]}{f' (nor {len(found) - 1} more)' if found[1:] else ''} as"
+        f" it is: {owner} looks up its rows or makes another weight of it, for which N:M would not hold"
+        for (option, owner), found in names.items()
+    ]
 
 
 def _memory(model: nn.Module, rules: list[SparsityRule], inputs: Inputs, optim: OptimConfig) -> dict[str, int]:
