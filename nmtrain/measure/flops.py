@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils import parametrize
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
+from nmtrain.measure.products import count_products
 from nmtrain.recipes import Recipe
 from nmtrain.sparsity import NMPattern, SparseTensor, SparsityState
 from nmtrain.sparsity.rules import stock_names
@@ -22,21 +18,32 @@ from nmtrain.sparsity.rules import stock_names
 
 @dataclass(frozen=True)
 class ForwardCost:
-    """Multiply-accumulates (MAC) of one dense forward, per sample.
+    """Multiply-accumulates (MAC) of one dense forward, per sample, and which gradients behind it cost nothing.
+
+    A product has two gradients, one for each of what it multiplies, and either costs what the product does.
 
     Attributes:
         total: of all matmuls and convolutions, attention products included.
         tensors: of each sparse tensor, by `SparseTensor.label`; part of ``total``.
+        unneeded: of the gradients that no backward computes, such as that of the images that a stem reads.
+        unneeded_inputs: part of ``unneeded``, of the gradient of what each sparse tensor is multiplied by; 0 where
+            there is no entry.
     """
 
     total: float
     tensors: dict[str, float]
+    unneeded: float = 0.0
+    unneeded_inputs: dict[str, float] = field(default_factory=dict)
 
 
 def forward_cost(
-    model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any], tensors: Sequence[SparseTensor], samples: int
+    model: nn.Module,
+    inputs: Sequence[Any] | Mapping[str, Any],
+    tensors: Sequence[SparseTensor],
+    samples: int,
+    training: bool = False,
 ) -> ForwardCost:
-    """Run the model once, in eval mode and without gradients, and count what its matmuls and convolutions multiply.
+    """Run the model once and count what its matmuls and convolutions multiply.
 
     Free of charge on the meta device. The model may be stock or sparsified, and is left as it was.
 
@@ -46,6 +53,8 @@ def forward_cost(
             several modules share the cost of all its uses.
         samples: how many samples ``inputs`` holds. Work that a batch shares (SwinV2's table of position biases) is
             divided among them, so give the batch that trains where that matters.
+        training: in train mode, where patch dropout leaves tokens out, and looking for gradients that nothing needs;
+            what `training_flops` takes. Otherwise in eval mode, for `inference_flops`.
 
     Raises:
         ValueError: naming the tensors that the model has not, or that no matmul of this forward used.
@@ -53,61 +62,21 @@ def forward_cost(
     weights = stock_names(model)
     if absent := [tensor.label for tensor in tensors if tensor.name not in weights]:
         raise ValueError(f"the model has no weights {absent}. Available: {sorted(weights)}")
-    training = [(module, module.training) for module in model.modules()]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    counter = FlopCounterMode(display=False)
-    # The counter does not know the CPU's fused attention nor the fast path of nn.MultiheadAttention: plain matmuls do.
-    # A parametrization makes a new tensor at each use; while cached it makes the same one, which can be recognised.
-    with torch.no_grad(), parametrize.cached(), sdpa_kernel(SDPBackend.MATH):
-        by_weight = _CostByWeight(counter, model, {id(weights[tensor.name]) for tensor in tensors})
-        try:
-            model.eval()
-            torch.backends.mha.set_fastpath_enabled(False)
-            with counter, by_weight:
-                model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast_path)
-            for module, mode in training:
-                module.training = mode
-    if unused := [tensor.label for tensor in tensors if not by_weight.flops[id(weights[tensor.name])]]:
+    counted = count_products(model, inputs, training)
+    if unused := [tensor.label for tensor in tensors if tensor.name not in counted.by_weight]:
         raise ValueError(f"no matmul or convolution of this forward used {unused}; give inputs that reach them")
-    macs = {}
-    for tensor in tensors:
-        weight = weights[tensor.name]
-        flops = by_weight.flops[id(weight)] * Fraction(tensor.shape[0], weight.shape[0])
-        macs[tensor.label] = float(flops / (2 * samples))
-    return ForwardCost(float(Fraction(counter.get_total_flops(), 2 * samples)), macs)
 
-
-class _CostByWeight(TorchDispatchMode):
-    """Sums, for each of some weights, what ``counter`` (entered before this) counts for operations that read it.
-
-    Operations are recognised by the storage of their arguments, which views share. Hooks on modules would miss a model
-    that hands ``self.qkv.weight`` to `torch.nn.functional.linear` itself, as timm's SwinV2 does.
-    """
-
-    def __init__(self, counter: FlopCounterMode, model: nn.Module, parameters: set[int]) -> None:
-        super().__init__()
-        self.counter = counter
-        self.flops = dict.fromkeys(parameters, 0)
-        self.storages: list[tuple[torch.UntypedStorage, int]] = []  # held, so that ids stay theirs
-        for name, parameter in stock_names(model).items():
-            if id(parameter) in parameters:
-                module, _, attribute = name.rpartition(".")
-                weight: Tensor = getattr(model.get_submodule(module), attribute)
-                self.storages.append((weight.untyped_storage(), id(parameter)))
-        self.parameter_of = {id(storage): parameter for storage, parameter in self.storages}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        before = self.counter.get_total_flops()
-        result = func(*args, **(kwargs or {}))
-        if counted := self.counter.get_total_flops() - before:
-            read = {id(arg.untyped_storage()) for arg in (*args, *(kwargs or {}).values()) if isinstance(arg, Tensor)}
-            for storage in read & self.parameter_of.keys():
-                self.flops[self.parameter_of[storage]] += counted
-        return result
+    shares = {t: Fraction(t.shape[0], weights[t.name].shape[0] * samples) for t in tensors}
+    forward = {t.label: share * counted.by_weight[t.name] for t, share in shares.items()}
+    cost = ForwardCost(float(Fraction(counted.total, samples)), {label: float(macs) for label, macs in forward.items()})
+    if not training:
+        return cost
+    unneeded = {t.label: forward[t.label] - share * counted.input_gradients[t.name] for t, share in shares.items()}
+    return replace(
+        cost,
+        unneeded=float(Fraction(2 * counted.total - counted.gradients, samples)),
+        unneeded_inputs={label: float(macs) for label, macs in unneeded.items() if macs},
+    )
 
 
 def inference_flops(cost: ForwardCost, tensors: Sequence[SparseTensor]) -> float:
@@ -123,8 +92,9 @@ def update_flops(
 ) -> float:
     """FLOPs of one optimizer update on ``samples`` samples: forward, gradient of the input, gradient of the weight.
 
-    Each of the three costs as much as the forward, dense; ``states`` (by target) say what is skipped. The optimizer's
-    own element-wise work and the search for masks are not matmuls and do not count, nor does recomputing activations.
+    Each of the three costs as much as the forward, dense, unless nothing needs it; ``states`` (by target) say what is
+    skipped. The optimizer's own element-wise work and the search for masks are not matmuls and do not count, nor does
+    recomputing activations.
     """
     return float(2 * samples * _update_macs(cost, tensors, states))
 
@@ -133,19 +103,16 @@ def _update_macs(
     cost: ForwardCost, tensors: Sequence[SparseTensor], states: Mapping[NMPattern, SparsityState]
 ) -> Fraction:
     """Of one sample. Exact, so that sums over updates and products over phases agree to the last digit."""
-    macs = 3 * Fraction(cost.total)
+    macs = 3 * Fraction(cost.total) - Fraction(cost.unneeded)
     for tensor in tensors:
-        macs -= (3 - _forwards(tensor, states[tensor.pattern])) * Fraction(cost.tensors[tensor.label])
+        state = states[tensor.pattern]
+        if state.pattern is None or not state.strict:
+            continue
+        dense_weight_gradient = state.gradient == "straight_through" or state.penalty > 0
+        sparse = (2 if dense_weight_gradient else 3) * Fraction(cost.tensors[tensor.label])
+        sparse -= Fraction(cost.unneeded_inputs.get(tensor.label, 0))
+        macs -= (1 - _density(tensor.fit(state.pattern, state.exact))) * sparse
     return macs
-
-
-def _forwards(tensor: SparseTensor, state: SparsityState) -> Fraction:
-    """The cost of the tensor's three matmuls in one update, in dense forwards."""
-    if state.pattern is None or not state.strict:
-        return Fraction(3)
-    density = _density(tensor.fit(state.pattern, state.exact))
-    dense_weight_gradient = state.gradient == "straight_through" or state.penalty > 0
-    return 2 * density + (1 if dense_weight_gradient else density)
 
 
 def _density(pattern: NMPattern) -> Fraction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -29,30 +29,20 @@ class LengthCost:
 
     def mean(self, moments: Sequence[int], samples: int) -> ForwardCost:
         """The mean cost of samples with these `length_moments` in sum."""
-        labels = self.terms[0].tensors
-        return ForwardCost(
-            _weighted([term.total for term in self.terms], moments, samples),
-            {label: _weighted([term.tensors[label] for term in self.terms], moments, samples) for label in labels},
-        )
+        return _combined(self.terms, [Fraction(moment, samples) for moment in moments])
 
 
 def length_cost(
     model: nn.Module, make_inputs: Callable[[int, int], Mapping[str, Any]], tensors: Sequence[SparseTensor]
 ) -> LengthCost:
-    """Count forwards at six pairs of lengths, from which the polynomial follows exactly.
+    """Count forwards and gradients at six pairs of lengths, from which the polynomial follows exactly.
 
     Args:
         make_inputs: keyword arguments of the model for one sample with so many input and target tokens, unpadded.
     """
-    counted = [forward_cost(model, make_inputs(*lengths), tensors, 1) for lengths in _PROBES]
-    totals = _coefficients([cost.total for cost in counted])
-    by_tensor = {t.label: _coefficients([cost.tensors[t.label] for cost in counted]) for t in tensors}
-    return LengthCost(
-        tuple(
-            ForwardCost(total, {label: coefficients[i] for label, coefficients in by_tensor.items()})
-            for i, total in enumerate(totals)
-        )
-    )
+    counted = [forward_cost(model, make_inputs(*lengths), tensors, 1, training=True) for lengths in _PROBES]
+    units = [[float(probe == i) for probe in range(len(_PROBES))] for i in range(len(_PROBES))]
+    return LengthCost(tuple(_combined(counted, weights) for weights in zip(*map(_coefficients, units), strict=True)))
 
 
 def length_moments(lengths: Tensor) -> Tensor:
@@ -109,5 +99,15 @@ def _coefficients(values: Sequence[float]) -> list[float]:
     return [float(x) for x in (constant, linear, square, target_linear, target_square, product)]
 
 
-def _weighted(coefficients: Sequence[float], moments: Sequence[int], samples: int) -> float:
-    return float(sum(Fraction(c) * m for c, m in zip(coefficients, moments, strict=True)) / samples)
+def _combined(costs: Sequence[ForwardCost], weights: Sequence[float | Fraction]) -> ForwardCost:
+    """The weighted sum of costs, in each of their numbers."""
+
+    def weighted(numbers: Iterable[float]) -> float:
+        return float(sum(Fraction(weight) * Fraction(number) for weight, number in zip(weights, numbers, strict=True)))
+
+    return ForwardCost(
+        weighted(cost.total for cost in costs),
+        {label: weighted(cost.tensors[label] for cost in costs) for label in costs[0].tensors},
+        weighted(cost.unneeded for cost in costs),
+        {label: weighted(cost.unneeded_inputs.get(label, 0) for cost in costs) for label in costs[0].tensors},
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -27,6 +27,7 @@ from nmtrain.measure import (
     length_moments,
     model_bytes,
 )
+from nmtrain.measure.products import ProductCounter
 from nmtrain.models import build_model, sparsity_rules
 from nmtrain.schema import OptimConfig
 from nmtrain.sparsity import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules, sparsify_model
@@ -47,7 +48,8 @@ class Plan:
     rules: list[SparsityRule]
     tensors: list[SparseTensor]
     measured: list[SparseTensor]  # what the noise metrics look at: the same tensors, for a dense run too
-    cost: ForwardCost  # of one sample; of text, of a mean validation sample
+    cost: ForwardCost  # of one sample in eval mode; of text, of a mean validation sample
+    training_cost: ForwardCost  # of one sample in train mode
     bytes: dict[str, int]
     memory: dict[str, int]
     warnings: list[str]
@@ -63,7 +65,7 @@ class Plan:
         """
         assert self.by_length is not None
         cost = self.by_length.mean(length_moments(validation).sum(0).tolist(), len(validation))
-        return replace(self, cost=cost, moments=moments)
+        return replace(self, cost=cost, training_cost=cost, moments=moments)
 
     @cached_property
     def curve(self) -> TrainingCurve | LengthCurve:
@@ -74,7 +76,7 @@ class Plan:
         config, total = self.config, self.config.total_updates
         if self.by_length is not None and self.moments is not None:
             return LengthCurve(self.by_length, tensors, config.recipes, total, self.moments)
-        return TrainingCurve(self.cost, tensors, config.recipes, total, config.train.batch_size)
+        return TrainingCurve(self.training_cost, tensors, config.recipes, total, config.train.batch_size)
 
     @cached_property
     def flops(self) -> dict[str, Any]:
@@ -129,21 +131,22 @@ def make_plan(config: Config) -> Plan:
     Raises:
         ConfigError: for an unknown model, roles that it lacks, names that match nothing, axes that M does not divide.
     """
-    model, inputs = _built(config)
+    model, inputs, multiplied = _built(config)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        targets, measured = _resolved(config, model)
+        targets, measured = _resolved(config, model, multiplied)
     if config.is_dense:
         rules, tensors, caught = [], [], []
     else:
         rules, tensors = targets, measured
-    cost, by_length = _cost(config, model, inputs, tensors)
+    cost, training_cost, by_length = _costs(config, model, inputs, tensors)
     return Plan(
         config=config,
         rules=rules,
         tensors=tensors,
         measured=measured,
         cost=cost,
+        training_cost=training_cost,
         by_length=by_length,
         bytes=model_bytes(model, tensors),
         memory=_memory(model, rules, inputs, config.optim),
@@ -168,25 +171,26 @@ def _batch_norm_warning(config: Config, model: nn.Module) -> list[str]:
 def shape_faults(configs: Iterable[Config]) -> list[str]:
     """What `make_plan` would refuse about several runs, without the rest of its work; a model is built only once."""
     faults: dict[str, None] = {}
-    built: dict[str, nn.Module | None] = {}
+    built: dict[str, tuple[nn.Module, Collection[str]] | None] = {}
     for config in configs:
         train = config.train
         key = repr((config.model, config.data_shape, train.batch_size, train.micro_batches))
         try:
             if key not in built:
                 built[key] = None  # stays, if it cannot be built
-                built[key] = _built(config)[0]
-            if (model := built[key]) is not None:
+                model, _, multiplied = _built(config)
+                built[key] = model, multiplied
+            if (found := built[key]) is not None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # each run gives its own
-                    _resolved(config, model)
+                    _resolved(config, *found)
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     return list(faults)
 
 
-def _built(config: Config) -> tuple[nn.Module, Inputs]:
-    """The model on the meta device and one micro-batch for it, which it can train on."""
+def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
+    """The model on the meta device, one micro-batch that it can train on, and the weights that this multiplies by."""
     shape = config.data_shape
     samples = config.train.batch_size // config.train.micro_batches
     inputs: Inputs
@@ -202,7 +206,8 @@ def _built(config: Config) -> tuple[nn.Module, Inputs]:
         inputs = [torch.zeros(samples, shape.channels, shape.image_size, shape.image_size, device="meta")]
         expected = (samples, shape.num_classes)
     try:
-        outputs = _forward(model.train(), inputs)
+        with ProductCounter(model) as counter:
+            outputs = _forward(model.train(), inputs)
         outputs = outputs if isinstance(outputs, Tensor) else outputs.logits
         fault = f"gives {tuple(outputs.shape)}" if expected and outputs.shape != expected else None
     except Exception as error:  # whatever timm, transformers or torch object to
@@ -217,7 +222,7 @@ def _built(config: Config) -> tuple[nn.Module, Inputs]:
                 f" micro-batches {given} to {f'{expected[1]} classes' if expected else 'text'}: {fault}"
             ]
         )
-    return model, inputs
+    return model, inputs, counter.by_weight
 
 
 def _forward(model: nn.Module, inputs: Inputs) -> Any:
@@ -234,22 +239,30 @@ def _text_inputs(config: Config, samples: int, source: int, target: int) -> dict
     return inputs if config.model.kind == "text_classifier" else inputs | {"decoder_input_ids": tokens(target)}
 
 
-def _cost(
+def _costs(
     config: Config, model: nn.Module, inputs: Inputs, tensors: list[SparseTensor]
-) -> tuple[ForwardCost, LengthCost | None]:
-    """The cost of one sample, for text of a longest one, and of text by length."""
+) -> tuple[ForwardCost, ForwardCost, LengthCost | None]:
+    """The cost of one sample in eval mode and in train mode, for text of a longest one, and of text by length."""
     shape = config.data_shape
     if not isinstance(shape, TextShape):
-        return forward_cost(model, inputs, tensors, config.train.batch_size // config.train.micro_batches), None
+        samples = config.train.batch_size // config.train.micro_batches
+        in_eval, in_training = (forward_cost(model, inputs, tensors, samples, mode) for mode in (False, True))
+        return in_eval, in_training, None
     by_length = length_cost(model, lambda source, target: _text_inputs(config, 1, source, target), tensors)
     longest = torch.tensor([shape.input_length, shape.target_length])
-    return by_length.mean(length_moments(longest).tolist(), 1), by_length
+    cost = by_length.mean(length_moments(longest).tolist(), 1)
+    return cost, cost, by_length
 
 
-def _resolved(config: Config, model: nn.Module) -> tuple[list[SparsityRule], list[SparseTensor]]:
+def _resolved(
+    config: Config, model: nn.Module, multiplied: Collection[str]
+) -> tuple[list[SparsityRule], list[SparseTensor]]:
     """The rules and sparse tensors that a config asks for, each phase of each tensor tried.
 
     A dense run only measures these tensors; those that M does not divide are not measured.
+
+    Args:
+        multiplied: the names of the weights that products of a forward read.
     """
     mask = config.mask.model_copy(update={"indivisible": "skip"}) if config.is_dense else config.mask
     try:
@@ -266,7 +279,10 @@ def _resolved(config: Config, model: nn.Module) -> tuple[list[SparsityRule], lis
         if config.mask.indivisible == "error" and any("does not divide" in fault for fault in faults):
             faults.append("mask.indivisible=skip leaves tensors dense whose axis M does not divide")
         raise ConfigError(faults) from error
-    if faults := [] if config.is_dense else _phase_faults(config, tensors):
+    if config.is_dense:
+        return rules, tensors
+    unread = [tensor for tensor in tensors if tensor.name not in multiplied]
+    if faults := _phase_faults(config, tensors) + _unread_faults(model, unread):
         raise ConfigError(faults)
     return rules, tensors
 
@@ -283,6 +299,20 @@ def _phase_faults(config: Config, tensors: list[SparseTensor]) -> list[str]:
             except ValueError as error:
                 faults[f"recipe.patterns={written(config.values['recipe'].get('patterns'))}: {error}"] = None
     return list(faults)
+
+
+def _unread_faults(model: nn.Module, tensors: list[SparseTensor]) -> list[str]:
+    """Of weights whose zeros would spare nothing: those of embeddings, and those that are standardised before use."""
+    names: dict[tuple[str, str], list[str]] = {}  # by the option that asks for them and the class that holds them
+    for tensor in tensors:
+        owner = model.get_submodule(tensor.name.rpartition(".")[0])
+        option = f"mask.names=[{tensor.name}]" if tensor.role == "named" else f"mask.roles=[{tensor.role}]"
+        names.setdefault((option, type(owner).__name__), []).append(tensor.name)
+    return [
+        f"{option}: no matmul or convolution reads {found[0]}{f' (nor {len(found) - 1} more)' if found[1:] else ''} as"
+        f" it is: {owner} looks up its rows or makes another weight of it, for which N:M would not hold"
+        for (option, owner), found in names.items()
+    ]
 
 
 def _memory(model: nn.Module, rules: list[SparsityRule], inputs: Inputs, optim: OptimConfig) -> dict[str, int]:
