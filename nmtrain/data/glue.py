@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nmtrain.data.glue_tasks import TASKS, score, to_class, written
+from nmtrain.data.glue_tasks import TASKS, is_label, score, to_class, written
 from nmtrain.data.hub import load_from_hub
 from nmtrain.data.source import TextShape, TextSource, choice_faults, path_faults, whole_number_faults
 from nmtrain.data.splits import examples, find_split
@@ -74,7 +74,7 @@ class Glue(TextSource):
         for name, split in task.splits.items():
             pairs, truth, more = self._examples(split, read(split), tokenizer)
             references = [task.labels[index] for index in (pairs.classes if pairs.classes is not None else ())]
-            val_sets[name] = ValSet(pairs, references, partial(score, self.task, truth))
+            val_sets[name] = ValSet(pairs, references, partial(score, self.task, truth), partial(is_label, self.task))
             cut += more
         return TextData(
             name=f"glue/{self.task}",

@@ -89,10 +89,18 @@ class ValSet:
     Args:
         references: the target texts.
         scorer: the data set's own metrics, from one prediction for each reference.
+        is_label: whether a prediction is one that a reference could be; None for free text.
     """
 
-    def __init__(self, examples: Pairs, references: list[str], scorer: Scorer) -> None:
+    def __init__(
+        self,
+        examples: Pairs,
+        references: list[str],
+        scorer: Scorer,
+        is_label: Callable[[str], bool] | None = None,
+    ) -> None:
         self.references = references
+        self.is_label = is_label
         self.lengths = examples.lengths
         self.order = _by_length(examples.lengths)
         self._examples = examples

@@ -94,12 +94,14 @@ class TextToText(_TextTask):
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> dict[str, float]:
         """``loss``, ``perplexity`` and ``token_accuracy``, teacher-forced, over the tokens of all validation targets;
-        and what the data score, of each validation set, from what the model itself writes."""
+        and what the data score, of each validation set, from what the model itself writes. ``invalid``, where there
+        are labels, is the share of what it wrote that is none of them; a ranking can choose nothing else."""
         model.eval()
         metrics = self._teacher_forced(model, batch_size)
         if self.headline not in metrics:
             with parametrize.cached():  # sparse weights are made once, not at every token
-                metrics |= _scores(self.data, lambda val: self._predictions(val, batch_size))
+                writes = self.train.score_by == "generation"
+                metrics |= _scores(self.data, lambda val: self._predictions(val, batch_size), count_invalid=writes)
         model.train()
         return metrics
 
@@ -208,13 +210,17 @@ def _in_order(val: ValSet, texts: list[str]) -> list[str]:
     return [text for _, text in sorted(zip(val.order.tolist(), texts, strict=True))]
 
 
-def _scores(data: TextData, predictions: Callable[[ValSet], list[str]]) -> dict[str, float]:
+def _scores(
+    data: TextData, predictions: Callable[[ValSet], list[str]], count_invalid: bool = False
+) -> dict[str, float]:
     """The metrics of each validation set, named after it; the headline is their mean where there are several."""
-    metrics = {
-        f"{metric}_{name}" if name else metric: value
-        for name, val in data.val_sets.items()
-        for metric, value in val.score(predictions(val)).items()
-    }
+    metrics: dict[str, float] = {}
+    for name, val in data.val_sets.items():
+        given = predictions(val)
+        scores = val.score(given)
+        if count_invalid and val.is_label is not None:
+            scores["invalid"] = fmean(not val.is_label(text) for text in given)
+        metrics |= {f"{metric}_{name}" if name else metric: value for metric, value in scores.items()}
     if data.headline not in metrics:
         metrics[data.headline] = fmean(metrics[f"{data.headline}_{name}"] for name in data.val_sets)
     return metrics

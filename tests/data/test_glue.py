@@ -1,11 +1,13 @@
 import math
+import shutil
 
 import datasets
+import numpy as np
 import pytest
 import torch
 
 from nmtrain.data import describe_data, headline, load_data
-from nmtrain.data.glue_tasks import TASKS, score, to_class, written
+from nmtrain.data.glue_tasks import TASKS, is_label, score, to_class, written
 from nmtrain.data.source import TextShape
 from nmtrain.data.tokens import ByteTokenizer
 from nmtrain.errors import DataError
@@ -142,9 +144,17 @@ def test_matthews_by_hand():
     # 2 of each kind right, 1 of each kind wrong: (2*2 - 1*1) / sqrt(3 * 3 * 3 * 3)
     truth = [1, 1, 1, 0, 0, 0]
     assert score("cola", truth, words("cola", [1, 1, 0, 0, 0, 1])) == {"matthews": pytest.approx(1 / 3)}
-    garbled = ["acceptable", "acceptable", "?", "unacceptable", "unacceptable", "?"]
-    assert score("cola", truth, garbled) == {"matthews": pytest.approx(1 / 3)}
     assert score("cola", truth, words("cola", [1] * 6)) == {"matthews": 0.0}
+
+
+def test_matthews_counts_what_is_no_label_as_a_class_of_its_own():
+    # Of s answers c are right; answers and truth have p_k and t_k of class k:
+    # (c s - sum p_k t_k) / sqrt((s^2 - sum p_k^2) (s^2 - sum t_k^2)), here (16 * 20 - 160) / sqrt(256 * 200).
+    truth = [1, 0] * 10
+    given = ["?", "", "Acceptable", "unaccept", *words("cola", truth[4:])]
+    assert score("cola", truth, given)["matthews"] == pytest.approx(math.sqrt(0.5), abs=1e-12)
+    assert score("cola", truth, ["?"] * 20) == {"matthews": 0.0}
+    assert score("cola", truth, words("cola", [1 - label for label in truth])) == {"matthews": -1.0}
 
 
 def test_f1_by_hand():
@@ -164,11 +174,63 @@ def test_correlations_by_hand():
     )
 
 
-def test_what_is_no_similarity_is_the_middle_of_the_scale():
-    truth = [0.0, 1.0, 5.0]
-    assert score("stsb", truth, ["0", "similar", "1e9"]) == score("stsb", truth, ["0.0", "2.5", "5.0"])
-    assert score("stsb", truth, ["0", "nan", "-3"]) == score("stsb", truth, ["0.0", "2.5", "0.0"])
-    assert score("stsb", truth, ["a", "b", "c"]) == {"pearson": 0.0, "spearman": 0.0, "score": 0.0}
+def test_what_is_no_similarity_counts_as_minus_one_and_nothing_is_cut():
+    truth = [0.0, 1.2, 2.4, 3.6, 5.0]
+    values = score("stsb", truth, ["0.0", "1.2", "alike", "3.6", "5.0"])
+    # Deviations (-2.44, -1.24, -0.04, 1.16, 2.56) and (-1.76, -0.56, -2.76, 1.84, 3.24); ranks 1 to 5 and 2 3 1 4 5.
+    assert (
+        values["pearson"]
+        == pytest.approx(15.528 / math.sqrt(15.392 * 24.912), abs=1e-6)
+        == pytest.approx(0.793, abs=5e-4)
+    )
+    assert values["spearman"] == pytest.approx(1 - 6 * 6 / 120)
+    for junk in ("", "nan", "inf", "3,6"):
+        assert score("stsb", truth, ["0.0", "1.2", junk, "3.6", "5.0"]) == values
+    # Deviations (-2, -1, 3) and (-34, -32, 66) for 0, 2 and 100.
+    assert score("stsb", [0.0, 1.0, 5.0], ["0", "2", "100"])["pearson"] == pytest.approx(298 / math.sqrt(14 * 6536))
+    assert score("stsb", [0.0, 1.0, 5.0], ["a", "b", "c"]) == {"pearson": 0.0, "spearman": 0.0, "score": 0.0}
+
+
+def test_what_is_a_label():
+    assert [is_label("rte", text) for text in ("entailment", " entailment ", "Entailment", "", "0")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert [is_label("stsb", text) for text in ("2.2", "2.23", "-7", "1e9", "", "nan", "inf", "2,2")] == [
+        *[True] * 4,
+        *[False] * 4,
+    ]
+
+
+def test_similarities_become_words_by_a_product_in_single_precision_as_in_t5():
+    labels = np.arange(501) / 100
+    rounded = np.round(labels.astype(np.float32) * np.float32(5)).astype(int).tolist()
+    assert [to_class("stsb", label) for label in labels.tolist()] == rounded
+    assert [to_class("stsb", label) for label in labels.astype(np.float32).tolist()] == rounded
+    assert TASKS["stsb"].labels[to_class("stsb", float(np.float32(4.7)))] == "4.8"
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv", "saved"])
+def test_similarities_are_the_same_in_every_format(format, load, tmp_path):
+    labels = [0.1, 0.7, 1.7, 2.9, 4.7, 4.9, 3.14]
+    texts = {"sentence1": ["a"] * 7, "sentence2": ["b"] * 7}
+    single = datasets.Features(dict.fromkeys(texts, datasets.Value("string")) | {"label": datasets.Value("float32")})
+    vals = []
+    for name, kind, features in (("single", "parquet", single), ("double", format, None)):
+        folder = write("stsb", tmp_path / name, kind)
+        dataset = datasets.Dataset.from_dict(texts | {"label": labels}, features=features)
+        if kind == "saved":
+            shutil.rmtree(folder / "validation")
+            dataset.save_to_disk(folder / "validation")
+        else:
+            getattr(dataset, {"jsonl": "to_json"}.get(kind, f"to_{kind}"))(folder / f"validation.{kind}")
+        vals.append(load(task="stsb", path=str(folder)).val_sets[""])
+    assert vals[0].references == vals[1].references == ["0.0", "0.8", "1.6", "2.8", "4.8", "4.8", "3.2"]
+    given = ["0.1", "0.9", "1.2", "3", "4", "5", "2"]
+    assert vals[0].score(given) == vals[1].score(given)
 
 
 def test_similarities_half_way_between_fifths_go_to_the_even_one_as_in_t5(load, tmp_path):
