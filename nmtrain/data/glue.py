@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 from nmtrain.data.glue_tasks import TASKS, is_label, score, to_class, written
 from nmtrain.data.hub import load_from_hub
 from nmtrain.data.source import TextShape, TextSource, choice_faults, path_faults, whole_number_faults
-from nmtrain.data.splits import examples, find_split
+from nmtrain.data.splits import Table, examples, find_split, fingerprint, text_of
 from nmtrain.errors import DataError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from nmtrain.data.text import Pairs, TextData
     from nmtrain.data.tokens import Tokenizer
 
@@ -107,13 +105,13 @@ class Glue(TextSource):
                 lines.append(str(error))
         return lines
 
-    def _reader(self) -> Callable[[str], Dataset]:
+    def _reader(self) -> Callable[[str], Table]:
         """What reads a split by its name."""
         if folder := self._folder():
             return lambda split: find_split(folder, split).read(self.cache_dir)
         return load_from_hub(_REPOSITORY, self.task, f"data=glue data.task={self.task}", self.cache_dir).__getitem__
 
-    def _examples(self, split: str, dataset: Dataset, tokenizer: Tokenizer) -> tuple[Pairs, list[float], int]:
+    def _examples(self, split: str, table: Table, tokenizer: Tokenizer) -> tuple[Pairs, list[float], int]:
         """Inputs and label words as tokens; the labels as they are in the data; and how many inputs were cut."""
         import torch
 
@@ -122,19 +120,27 @@ class Glue(TextSource):
         from nmtrain.data.text import Pairs
 
         task, what = TASKS[self.task], f"glue/{self.task} ({split})"
-        truth = [label for (label,) in examples(dataset, ("label",), what)]
+        truth = [label for (label,) in examples(table, ("label",), what)]
         classes = [to_class(self.task, label) for label in truth]
         if None in classes:
             example = classes.index(None)
             raise DataError(f"{what}: example {example} has the label {truth[example]!r}, which is none of this task")
         inputs, was_cut = encoded(
-            lambda: (written(self.task, texts) for texts in examples(dataset, task.columns, what)),
+            lambda: (written(self.task, texts) for texts in self._texts(table, what)),
             tokenizer,
             self.input_length,
             f"glue-{self.task}-{split}",
-            {"dataset": dataset._fingerprint, "form": written(self.task, task.columns)},
+            {"dataset": fingerprint(table), "form": written(self.task, task.columns)},
             self.cache_dir,
         )
         words = [[*word, tokenizer.end] for word in tokenizer.encode(task.labels)]
         targets = Packed.of(words[index] for index in classes if index is not None)
         return Pairs(inputs, targets, tokenizer.pad, torch.tensor(classes)), truth, int(was_cut.sum())
+
+    def _texts(self, table: Table, what: str) -> Iterator[tuple[str, ...]]:
+        columns = TASKS[self.task].columns
+        for number, values in enumerate(examples(table, columns, what)):
+            yield tuple(
+                text_of(value, f"{what}: example {number}, {column!r},")
+                for column, value in zip(columns, values, strict=True)
+            )

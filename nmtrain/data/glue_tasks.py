@@ -60,9 +60,9 @@ TASKS = {
 }
 
 
-def written(name: str, texts: Sequence[str | None]) -> str:
-    """The input: "mrpc sentence1: ... sentence2: ...". A missing text is an empty one."""
-    parts = [f"{column}: {text or ''}" for column, text in zip(TASKS[name].columns, texts, strict=True)]
+def written(name: str, texts: Sequence[str]) -> str:
+    """The input: "mrpc sentence1: ... sentence2: ..."."""
+    parts = [f"{column}: {text}" for column, text in zip(TASKS[name].columns, texts, strict=True)]
     return " ".join([name, *parts])
 
 

@@ -98,7 +98,7 @@ def test_long_inputs_are_cut(load, tmp_path):
 
 def test_inputs_are_in_the_words_of_t5():
     assert written("cola", ["It rains."]) == "cola sentence: It rains."
-    assert written("qqp", ["Who?", None]) == "qqp question1: Who? question2: "
+    assert written("qqp", ["Who?", ""]) == "qqp question1: Who? question2: "
     assert written("mnli", ["H.", "P."]) == "mnli hypothesis: H. premise: P."
     assert TASKS["stsb"].labels[:3] == ("0.0", "0.2", "0.4")
     assert TASKS["stsb"].labels[-1] == "5.0"
@@ -247,6 +247,44 @@ def test_similarities_are_scored_before_rounding(load, tmp_path):
     val = load(task="stsb", path=str(folder)).val_sets[""]
     assert val.references == ["0.0", "0.2", "0.2"]
     assert val.score(["0", "0.2", "0.2"])["pearson"] < 0.9
+
+
+@pytest.mark.parametrize("format", ["parquet", "jsonl", "csv", "saved"])
+def test_words_dates_and_numbers_reach_the_tokenizer_as_written(format, load, tmp_path):
+    one = ["null", "NA", "None", "n/a", "nan", "2019-01-01", "1e5", "007", "True", "x", "y", "z"]
+    two = ["2019-01-01"] * 12
+    table = datasets.Dataset.from_dict({"sentence1": one, "sentence2": two, "label": [0, 1] * 6})
+    folder = write("rte", tmp_path / "set", format)
+    if format == "saved":
+        shutil.rmtree(folder / "train")
+        table.save_to_disk(folder / "train")
+    else:
+        getattr(table, {"jsonl": "to_json"}.get(format, f"to_{format}"))(folder / f"train.{format}")
+    inputs = load(task="rte", path=str(folder)).train.inputs
+    texts = [TOKENS.decode(inputs[index]) for index in range(12)]
+    assert texts == [f"rte sentence1: {text} sentence2: 2019-01-01" for text in one]
+
+
+def test_a_missing_text_is_empty_and_a_missing_label_is_named(load, tmp_path):
+    folder = write("rte", tmp_path / "set", "csv")
+    (folder / "train.csv").write_text("sentence1,sentence2,label\n,null,1\n")
+    data = load(task="rte", path=str(folder))
+    assert TOKENS.decode(data.train.inputs[0]) == "rte sentence1:  sentence2: null"
+    (folder / "train.csv").write_text("sentence1,sentence2,label\na,b,1\na,b,\n")
+    with pytest.raises(
+        DataError, match=r"glue/rte \(train\): example 1 has the label None, which is none of this task"
+    ):
+        load(task="rte", path=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("7", "is 7, which is no text"), ('"\\ud83d"', "is no text: 'utf-8' codec can't encode")]
+)
+def test_what_is_no_text_is_named(text, message, load, tmp_path):
+    folder = write("sst2", tmp_path / "set", "jsonl")
+    (folder / "train.jsonl").write_text(f'{{"sentence": "a", "label": 0}}\n{{"sentence": {text}, "label": 0}}\n')
+    with pytest.raises(DataError, match=rf"^glue/sst2 \(train\): example 1, 'sentence', {message}"):
+        load(task="sst2", path=str(folder))
 
 
 def test_hidden_labels_are_refused(load, tmp_path):
