@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
+import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -29,7 +32,10 @@ class Tokenizer(Protocol):
         """Equal for tokenizers that give equal ids; part of the names of cache files."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text: with a start token where the model expects one, without the end token, not cut."""
+        """The ids of each text: with a start token where the model expects one, without the end token, not cut.
+
+        A special token's name in a text, such as ``</s>``, is text.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text up to the first end token; special tokens are left out."""
@@ -85,6 +91,9 @@ class ByteTokenizer:
         ByT5Tokenizer(extra_ids=_SENTINELS).save_pretrained(str(folder))
 
 
+_SENTINEL = re.compile("▁?<extra_id_[0-9]+>")  # T5's and mT5's, whose vocabulary does not mark them as special
+
+
 class PretrainedTokenizer:
     """The tokenizer of a checkpoint: a name on the hub, or a local folder. Never runs code that comes with it.
 
@@ -102,6 +111,7 @@ class PretrainedTokenizer:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(
             name_or_path, trust_remote_code=False, local_files_only=local_files_only
         )
+        self._reader = _without_special_words(self._tokenizer) if self._tokenizer.is_fast else self._tokenizer
         if not any(map(_is_text, self._tokenizer.get_vocab())):
             # Where there is a config.json and nothing else, transformers makes a tokenizer that knows no word.
             raise OSError(f"{name_or_path} has no tokenizer with a vocabulary (such as tokenizer.json)")
@@ -121,16 +131,19 @@ class PretrainedTokenizer:
         """See :meth:`Tokenizer.fingerprint`."""
         fast = getattr(self._tokenizer, "backend_tokenizer", None)
         content = fast.to_str() if fast is not None else repr(sorted(self._tokenizer.get_vocab().items()))
-        written = f"{type(self._tokenizer).__name__} {self.end} {content}"
+        written = f"{type(self._tokenizer).__name__} {self.end} special words are text {content}"
         return hashlib.blake2b(written.encode(), digest_size=16).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See :meth:`Tokenizer.encode`."""
         if not texts:  # which transformers cannot take
             return []
-        # `verbose` would warn of texts longer than the model was trained for; they are cut and counted later.
-        rows = self._tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
+        rows = self._read(list(texts))["input_ids"]
         return [row[:-1] for row in rows] if self._ends_itself else rows
+
+    def _read(self, *texts: list[str], **options: Any) -> Any:
+        # `verbose` would warn of texts longer than the model was trained for; they are cut and counted later.
+        return self._reader(*texts, split_special_tokens=True, return_attention_mask=False, verbose=False, **options)
 
     def decode(self, ids: Sequence[int]) -> str:
         """See :meth:`Tokenizer.decode`."""
@@ -148,6 +161,35 @@ class PretrainedTokenizer:
     def save(self, folder: Path) -> None:
         """See :meth:`Tokenizer.save`."""
         self._tokenizer.save_pretrained(str(folder))
+
+
+def _without_special_words(tokenizer: Any) -> Any:
+    """A copy of a fast tokenizer whose model finds no special token in a text.
+
+    Not to look for them (``split_special_tokens``) is not enough: the vocabularies of T5's kind hold them as pieces
+    with the best of all scores. The pieces that merges make are none of them.
+    """
+    copied = copy.deepcopy(tokenizer)
+    model = copied.backend_tokenizer.model
+    state = json.loads(model.__getstate__())
+    if "merges" in state:
+        return copied
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+
+    def hidden(piece: str) -> str:
+        # U+FFFF is no character, and so in no text.
+        return f"\uffff{piece}" if piece in special or _SENTINEL.fullmatch(piece) else piece
+
+    vocabulary = state["vocab"]
+    if isinstance(vocabulary, dict):
+        state["vocab"] = {hidden(piece): index for piece, index in vocabulary.items()}
+    else:
+        state["vocab"] = [(hidden(piece), score) for piece, score in vocabulary]
+    if state.get("unk_token") is not None:
+        state["unk_token"] = hidden(state["unk_token"])
+    model.__setstate__(json.dumps(state).encode())
+    copied.backend_tokenizer.model = model
+    return copied
 
 
 def _is_text(piece: str) -> bool:
