@@ -1,4 +1,4 @@
-"""The nine tasks of GLUE (Wang et al., 2019) as text to text, in the words of T5 (Raffel et al., 2020, appendix D)."""
+"""The nine tasks of GLUE (Wang et al., 2019), and the words that T5 puts them in (Raffel et al., 2020, appendix D)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Task:
     """One task. Sizes are those of the hub's copy.
 
     Args:
-        columns: of the texts, in the order in which the input has them.
+        columns: of the texts, in the order in which T5's input has them.
         labels: the target words, by class.
         splits: the split of each validation set.
         metrics: what :func:`score` computes; where there are two, "score" is their mean.
@@ -27,6 +27,11 @@ class Task:
     val_size: int
     metrics: tuple[str, ...] = ("accuracy",)
     splits: dict[str, str] = field(default_factory=lambda: dict(_SINGLE))
+
+    @property
+    def pair(self) -> tuple[str, ...]:
+        """``columns`` in the order in which classifiers are given them: a premise before its hypothesis."""
+        return self.columns[::-1] if "premise" in self.columns else self.columns
 
     @property
     def headline(self) -> str:
@@ -74,7 +79,7 @@ def to_class(name: str, label: object) -> int | None:
     """
     if isinstance(label, bool) or not isinstance(label, int | float) or not 0 <= label <= _HIGHEST + 1:
         return None
-    number = round(_float32(_float32(label) * 5)) if name == "stsb" else label
+    number = round(float32(float32(label) * 5)) if name == "stsb" else label
     return int(number) if number == int(number) and number < len(TASKS[name].labels) else None
 
 
@@ -98,7 +103,7 @@ def score(name: str, truth: Sequence[float], predictions: Sequence[str]) -> dict
     if name == "stsb":
         given = [_similarity(prediction) for prediction in predictions]
         values = _correlations(
-            [_float32(label) for label in truth], [_NO_LABEL if value is None else value for value in given]
+            [float32(label) for label in truth], [_NO_LABEL if value is None else value for value in given]
         )
     else:
         classes = {label: index for index, label in enumerate(task.labels)}
@@ -143,7 +148,7 @@ def _similarity(prediction: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _float32(value: float) -> float:
+def float32(value: float) -> float:
     """The nearest number of single precision."""
     import numpy as np
 

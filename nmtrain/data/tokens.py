@@ -9,11 +9,22 @@ import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+
+class Framed(NamedTuple):
+    """One example as a classifier reads it."""
+
+    ids: list[int]  # with all special tokens
+    types: list[int] | None  # of each token; None of tokenizers that give none
+    is_cut: bool
 
 
 class Tokenizer(Protocol):
-    """What data sources and tasks ask of a tokenizer. A model reads ``encode(text) + [end]``."""
+    """What data sources and tasks ask of a tokenizer.
+
+    A model of text to text reads ``encode(text) + [end]``, a classifier what :meth:`frame` gives.
+    """
 
     @property
     def vocab_size(self) -> int:
@@ -35,6 +46,14 @@ class Tokenizer(Protocol):
         """The ids of each text: with a start token where the model expects one, without the end token, not cut.
 
         A special token's name in a text, such as ``</s>``, is text.
+        """
+
+    def frame(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[Framed]:
+        """Single texts or pairs, each as this tokenizer is meant to put them; the longer text of a pair is cut first.
+
+        Args:
+            texts: all of one text, or all of two.
+            longest: the most tokens of an example, special ones included.
         """
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -70,6 +89,19 @@ class ByteTokenizer:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See :meth:`Tokenizer.encode`."""
         return [[byte + _SPECIAL for byte in text.encode()] for text in texts]
+
+    def frame(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[Framed]:
+        """See :meth:`Tokenizer.frame`; as ByT5 puts a pair: an end token behind either text, and no types."""
+        framed = []
+        for parts in map(self.encode, texts):
+            room = longest - len(parts)
+            is_cut = sum(map(len, parts)) > room
+            if is_cut and len(parts) == 2:
+                second = min(len(parts[1]), max(room - len(parts[0]), room // 2))
+                parts = [parts[0][: room - second], parts[1][:second]]
+            ids = [token for part in parts for token in (*part[:room], self.end)]
+            framed.append(Framed(ids, None, is_cut))
+        return framed
 
     def decode(self, ids: Sequence[int]) -> str:
         """See :meth:`Tokenizer.decode`; bytes that are no valid UTF-8 are left out."""
@@ -140,6 +172,23 @@ class PretrainedTokenizer:
             return []
         rows = self._read(list(texts))["input_ids"]
         return [row[:-1] for row in rows] if self._ends_itself else rows
+
+    def frame(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[Framed]:
+        """See :meth:`Tokenizer.frame`: what the tokenizer itself makes of them."""
+        if not texts:
+            return []
+        framed = self._framed(texts)
+        too_long = [number for number, example in enumerate(framed) if len(example.ids) > longest]
+        if too_long:
+            cut = self._framed([texts[number] for number in too_long], truncation="longest_first", max_length=longest)
+            for number, example in zip(too_long, cut, strict=True):
+                framed[number] = example._replace(is_cut=True)
+        return framed
+
+    def _framed(self, texts: Sequence[tuple[str, ...]], **options: Any) -> list[Framed]:
+        rows = self._read(*(list(column) for column in zip(*texts, strict=True)), **options)
+        types = rows.get("token_type_ids", [None] * len(texts))
+        return [Framed(*row, False) for row in zip(rows["input_ids"], types, strict=True)]
 
     def _read(self, *texts: list[str], **options: Any) -> Any:
         # `verbose` would warn of texts longer than the model was trained for; they are cut and counted later.

@@ -61,11 +61,16 @@ def load_task(config: Config, model: nn.Module, device: torch.device) -> Task:
         return ImageClassification(images.to(device), config.train)
     from nmtrain.data.text import TextData
     from nmtrain.models.language import build_tokenizer
-    from nmtrain.training.text_task import TextClassification, TextToText
+    from nmtrain.training.text_task import TextClassification, TextRegression, TextToText
 
-    text = load_data(**config.data, seed=config.seed, tokenizer=build_tokenizer(config.model))
+    classifies = config.model.kind == "text_classifier"
+    text = load_data(
+        **config.data, seed=config.seed, tokenizer=build_tokenizer(config.model), for_classifier=classifies
+    )
     assert isinstance(text, TextData)
-    return (TextToText if config.model.kind == "text_to_text" else TextClassification)(model, text, config.train)
+    if not classifies:
+        return TextToText(model, text, config.train)
+    return (TextRegression if text.shape.is_regression else TextClassification)(model, text, config.train)
 
 
 class ImageClassification:
