@@ -263,9 +263,8 @@ def _model_faults(
         if isinstance(shape, TextShape) and not shape.labels:
             faults.append(f"train.score_by=ranking: data={data['name']} has no labels to rank; allowed: generation")
     if train is not None and isinstance(shape, TextShape) and shape.is_regression and train.label_smoothing:
-        faults.append(
-            f"train.label_smoothing={train.label_smoothing}: has no effect on the regression that stsb is here"
-        )
+        smoothing = train.label_smoothing
+        faults.append(f"train.label_smoothing={smoothing}: has no effect on the regression that this task is here")
     if isinstance(data, dict) and data.get("form", "auto") != "auto" and model.kind == "text_to_text":
         faults.append(f"data.form={data['form']}: has no effect with model.kind=text_to_text")
     if shape is not None and model.reads_text != isinstance(shape, TextShape):

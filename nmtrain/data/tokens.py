@@ -94,13 +94,13 @@ class ByteTokenizer:
         """See :meth:`Tokenizer.frame`; as ByT5 puts a pair: an end token behind either text, and no types."""
         framed = []
         for parts in map(self.encode, texts):
-            room = longest - len(parts)
+            room = longest - len(parts)  # what the end tokens leave
             is_cut = sum(map(len, parts)) > room
-            if is_cut and len(parts) == 2:
-                second = min(len(parts[1]), max(room - len(parts[0]), room // 2))
-                parts = [parts[0][: room - second], parts[1][:second]]
-            ids = [token for part in parts for token in (*part[:room], self.end)]
-            framed.append(Framed(ids, None, is_cut))
+            if len(parts) == 2:
+                first, second = parts
+                kept = min(len(second), max(room - len(first), room // 2))
+                parts = [first[: room - kept], second[:kept]]
+            framed.append(Framed([token for part in parts for token in (*part[:room], self.end)], None, is_cut))
         return framed
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -306,6 +306,46 @@ def test_sizes_of_the_hub_need_no_data():
     assert describe_data("glue", task="mnli").val_size == 19647
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_classifiers_are_given_texts_without_a_prefix_and_pairs_in_the_usual_order(task, load, tmp_path):
+    write(task, tmp_path / "glue" / task)
+    options = {"task": task, "path": str(tmp_path / "glue")}
+    data = load(for_classifier=True, **options)
+    assert data.shape == describe_data("glue", True, **options)
+    columns = ("premise", "hypothesis") if task == "mnli" else TASKS[task].columns
+    source = rows(task, 12)
+    inputs = data.train.inputs
+    expected = ["\x01".join(row[column] for column in columns) + "\x01" for row in source]
+    assert ["".join(chr(max(id - 3, 1)) for id in inputs[index]) for index in range(12)] == expected
+    classes = data.train.classes
+    if task == "stsb":
+        assert (data.shape.labels, data.shape.is_regression, data.shape.outputs) == ((), True, 1)
+        assert torch.equal(classes, torch.tensor(source["label"]))
+        assert classes.dtype == torch.float32
+    else:
+        assert (data.shape.labels, data.shape.is_regression) == (TASKS[task].labels, False)
+        assert data.shape.outputs == len(TASKS[task].labels)
+        assert classes.tolist() == source["label"]
+    assert data.train_batch(0, 4).token_types is None  # of bytes
+
+
+def test_classifiers_may_be_given_the_words_of_t5(load, tmp_path):
+    options = {"task": "stsb", "path": str(write("stsb", tmp_path / "set"))}
+    assert describe_data("glue", True, form="t5", **options) == describe_data("glue", **options)
+    one, other = load(for_classifier=True, form="t5", **options), load(**options)
+    assert torch.equal(one.train_batch(0, 4).input_ids, other.train_batch(0, 4).input_ids)
+    assert one.shape.outputs == 26
+
+
+def test_long_pairs_lose_the_end_of_the_longer_text_and_are_counted(load, tmp_path):
+    folder = write("rte", tmp_path / "set")
+    table = {"sentence1": ["abcdefgh", "ab"], "sentence2": ["xyz", "xy"], "label": [0, 1]}
+    datasets.Dataset.from_dict(table).to_parquet(folder / "train.parquet")
+    data = load(task="rte", path=str(folder), input_length=10, for_classifier=True)
+    assert [TOKENS.decode(data.train.inputs[0][start:]) for start in (0, 6)] == ["abcde", "xyz"]
+    assert data.cut == 1 + 5
+
+
 def refusal(**options) -> list[str]:
     with pytest.raises(ValueError, match=r"^data\.") as raised:
         describe_data("glue", **options)

@@ -1,4 +1,5 @@
 import hashlib
+import random
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -183,6 +184,39 @@ def test_words_that_were_added_stay_whole(tmp_path):
     theirs.add_tokens(["covid-19"])
     theirs.save_pretrained(tmp_path)
     assert PretrainedTokenizer(str(tmp_path)).encode(["a covid-19"]) == [[2, 5, 6]]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bert", "roberta", "t5"])
+@pytest.mark.parametrize("texts", [1, 2])
+def test_a_classifier_reads_what_the_tokenizer_itself_makes_of_texts(kind, texts, request):
+    ours = ByteTokenizer() if kind == "bytes" else request.getfixturevalue(kind)
+    theirs = ByT5Tokenizer() if kind == "bytes" else ours._tokenizer
+    draw = random.Random(0)
+    examples = [
+        tuple(" ".join(draw.choices(["a", "good", "film", "not"], k=draw.randrange(9))) for _ in range(texts))
+        for _ in range(100)
+    ]
+    columns = [list(column) for column in zip(*examples, strict=True)]
+    for longest in (8, 11, 60):
+        framed = ours.frame(examples, longest)
+        expected = theirs(*columns, truncation=True, max_length=longest)
+        assert [example.ids for example in framed] == expected["input_ids"]
+        whole = theirs(*columns)["input_ids"]
+        assert [example.is_cut for example in framed] == [len(ids) > longest for ids in whole]
+        if kind == "bert":
+            assert [example.types for example in framed] == expected["token_type_ids"]
+        else:
+            assert {example.types for example in framed} == {None}
+
+
+def test_pairs_by_hand(bert, roberta):
+    assert bert.frame([("a good film", "good")], 20) == [([2, 5, 6, 7, 3, 6, 3], [0, 0, 0, 0, 0, 1, 1], False)]
+    assert bert.frame([("a good film", "good")], 6) == [([2, 5, 6, 3, 6, 3], [0, 0, 0, 0, 1, 1], True)]
+    a, b = (roberta.encode([letter])[0][-1] for letter in "ab")
+    assert roberta.frame([("a", "b")], 20) == [([0, a, 2, 2, b, 2], None, False)]
+    assert ByteTokenizer().frame([("a", "b")], 20) == [([100, 1, 101, 1], None, False)]
+    assert bert.frame([("a [SEP]", "a")], 20)[0].ids == [2, 5, 8, 10, 9, 3, 5, 3]
+    assert bert.frame([], 20) == ByteTokenizer().frame([], 20) == []
 
 
 def test_saving_a_pretrained_tokenizer_keeps_it(t5, tmp_path):
