@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, Protocol
@@ -138,6 +138,7 @@ class TextData:
         val_sets: by name; a single one is named "".
         seed: the run's seed. A training batch is a function of ``(seed, update, batch_size)`` and of nothing else.
         cut: how many examples, of all sets, were longer than the shape allows.
+        signatures: of metrics that have settings of their own, such as sacreBLEU's, by metric.
 
     Raises:
         DataError: where the numbers of examples are not those of ``shape``, by which the run was planned.
@@ -154,6 +155,7 @@ class TextData:
         val_sets: dict[str, ValSet],
         seed: int,
         cut: int,
+        signatures: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.shape = shape
@@ -163,6 +165,7 @@ class TextData:
         self.val_sets = val_sets
         self.seed = seed
         self.cut = cut
+        self.signatures = dict(signatures or {})
         counted = (len(train.lengths), sum(len(val) for val in val_sets.values()))
         if counted != (shape.train_size, shape.val_size):
             wanted = f"{shape.train_size} and {shape.val_size}"

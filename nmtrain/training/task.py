@@ -29,6 +29,7 @@ class Task(Protocol):
     """What the loop asks of a task; batches are the task's own affair."""
 
     headline: str  # the metric of `evaluate` that tables show
+    signatures: dict[str, str]  # what settings metrics were computed with, of those that have any
 
     def batches(self, update: int) -> Iterator[Any]:
         """The micro-batches of one update: a pure function of the run's seed and the update number."""
@@ -80,6 +81,7 @@ class ImageClassification:
 
     def __init__(self, data: ImageData, train: TrainConfig) -> None:
         self.data, self.train = data, train
+        self.signatures: dict[str, str] = {}
 
     def batches(self, update: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Equal parts of the update's batch."""

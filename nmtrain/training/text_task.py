@@ -40,7 +40,7 @@ class _TextTask:
 
     def __init__(self, model: Any, data: TextData, train: TrainConfig) -> None:
         self.model, self.data, self.train = model, data, train
-        self.headline = data.headline
+        self.headline, self.signatures = data.headline, data.signatures
 
     def lengths(self, total: int) -> tuple[Tensor, Tensor]:
         """int64 ``[total + 1, 6]`` length moments of all training samples before each

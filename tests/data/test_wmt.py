@@ -152,6 +152,22 @@ def test_chinese_is_scored_by_character():
     assert _score("de", ["我们喜欢学习语言"], ["我们喜欢学习语文"])["bleu"] == 0
 
 
+def test_the_tokenisation_of_bleu_can_be_chosen_and_stands_in_its_signature(folder, load):
+    write_plain(folder)
+    # 13a leaves the dash in its word: 3 of 4 words, 2 of 3 pairs, 1 of 2 triples are right; no four counts as half a one.
+    # To intl it is a word: 5 of 6 words, 3 of 5 pairs, 1 of 4 triples, and of 3 fours half a one.
+    given, wanted = ["a-b c d e"], ["a-x c d e"]
+    assert _score("de", wanted, given)["bleu"] == pytest.approx(100 * (3 / 4 * 2 / 3 * 1 / 2 * 1 / 2) ** 0.25)
+    intl = _score("de", wanted, given, "intl")
+    assert intl["bleu"] == pytest.approx(100 * (5 / 6 * 3 / 5 * 1 / 4 * 1 / 6) ** 0.25)
+    assert intl["chrf"] == _score("de", wanted, given)["chrf"]
+    signatures = load().signatures
+    assert signatures["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert signatures["chrf"].startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
+    assert "|tok:intl|" in load(tokenize="intl").signatures["bleu"]
+    assert refusal(tokenize="moses") == ["data.tokenize: 'moses' is not allowed; allowed: 13a, intl, char, zh, none"]
+
+
 def test_val_set_scores_in_the_order_of_references(folder, load):
     write_plain(folder)
     data = load()
