@@ -154,7 +154,7 @@ def test_chinese_is_scored_by_character():
 
 def test_the_tokenisation_of_bleu_can_be_chosen_and_stands_in_its_signature(folder, load):
     write_plain(folder)
-    # 13a leaves the dash in its word: 3 of 4 words, 2 of 3 pairs, 1 of 2 triples are right; no four counts as half a one.
+    # 13a leaves the dash in its word: 3 of 4 words, 2 of 3 pairs, 1 of 2 triples are right; no four is half a one.
     # To intl it is a word: 5 of 6 words, 3 of 5 pairs, 1 of 4 triples, and of 3 fours half a one.
     given, wanted = ["a-b c d e"], ["a-x c d e"]
     assert _score("de", wanted, given)["bleu"] == pytest.approx(100 * (3 / 4 * 2 / 3 * 1 / 2 * 1 / 2) ** 0.25)
