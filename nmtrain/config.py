@@ -262,11 +262,6 @@ def _model_faults(
             faults.append(f"train.beams={train.beams}: has no effect with train.score_by=ranking")
         if isinstance(shape, TextShape) and not shape.labels:
             faults.append(f"train.score_by=ranking: data={data['name']} has no labels to rank; allowed: generation")
-    if train is not None and isinstance(shape, TextShape) and shape.is_regression and train.label_smoothing:
-        smoothing = train.label_smoothing
-        faults.append(f"train.label_smoothing={smoothing}: has no effect on the regression that this task is here")
-    if isinstance(data, dict) and data.get("form", "auto") != "auto" and model.kind == "text_to_text":
-        faults.append(f"data.form={data['form']}: has no effect with model.kind=text_to_text")
     if shape is not None and model.reads_text != isinstance(shape, TextShape):
         holds = "text" if isinstance(shape, TextShape) else "images"
         fitting = data_names(text=model.reads_text)
@@ -276,4 +271,9 @@ def _model_faults(
         )
     elif isinstance(shape, TextShape) and model.kind == "text_classifier" and not shape.outputs:
         faults.append(f"data={data['name']}: has no labels for model.kind=text_classifier to tell apart")
+    if train is not None and isinstance(shape, TextShape) and shape.is_regression and train.label_smoothing:
+        smoothing = train.label_smoothing
+        faults.append(f"train.label_smoothing={smoothing}: has no effect on the regression that this task is here")
+    if isinstance(data, dict) and data.get("form", "auto") != "auto" and model.kind == "text_to_text":
+        faults.append(f"data.form={data['form']}: has no effect with model.kind=text_to_text")
     return faults

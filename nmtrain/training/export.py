@@ -138,9 +138,10 @@ def _export_text(config: Config, model: Any, out: Path) -> str:
     shape = config.data_shape
     assert isinstance(shape, TextShape)
     tokenizer = build_tokenizer(config.model)
-    if config.model.kind == "text_classifier" and shape.labels:
-        model.config.id2label = dict(enumerate(shape.labels))
-        model.config.label2id = {label: i for i, label in enumerate(shape.labels)}
+    labels = shape.labels or ("LABEL_0",)  # as transformers calls the one number of a regression
+    if config.model.kind == "text_classifier":
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {label: i for i, label in enumerate(labels)}
     model.save_pretrained(out)
     tokenizer.save(out)
     kind = "Seq2SeqLM" if config.model.kind == "text_to_text" else "SequenceClassification"
