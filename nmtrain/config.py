@@ -135,7 +135,7 @@ def check_config(values: dict[str, Any]) -> Config:
     except ValidationError as error:
         faults += [line for fault in error.errors() for line in describe(fault, Root)]
         valid = _valid_sections(values)
-    shape = _check_data(values.get("data"), faults)
+    shape = _check_data(values.get("data"), valid.get("model"), faults)
     recipes = _check_recipes(values, valid, faults)
     faults += _cross_checks(valid, values.get("data"), shape)
     if faults or shape is None:
@@ -160,14 +160,15 @@ def check_config(values: dict[str, Any]) -> Config:
     )
 
 
-def _check_data(data: Any, faults: list[str]) -> DataShape | TextShape | None:
+def _check_data(data: Any, model: ModelConfig | None, faults: list[str]) -> DataShape | TextShape | None:
     if not isinstance(data, dict):
         return None  # the schema has said so
     if not isinstance(data.get("name"), str):
         faults.append(no_such_name("data", data, data_names()))
         return None
     try:
-        return describe_data(**data)
+        options = {option: value for option, value in data.items() if option != "name"}
+        return describe_data(data["name"], model is not None and model.kind == "text_classifier", **options)
     except ValueError as error:
         faults += str(error).splitlines()
         return None
@@ -268,6 +269,11 @@ def _model_faults(
             f"data={data['name']}: holds {holds}, which model={model.name} ({model.kind}) does not read."
             f" Available: {fitting}"
         )
-    elif isinstance(shape, TextShape) and model.kind == "text_classifier" and not shape.labels:
+    elif isinstance(shape, TextShape) and model.kind == "text_classifier" and not shape.outputs:
         faults.append(f"data={data['name']}: has no labels for model.kind=text_classifier to tell apart")
+    if train is not None and isinstance(shape, TextShape) and shape.is_regression and train.label_smoothing:
+        smoothing = train.label_smoothing
+        faults.append(f"train.label_smoothing={smoothing}: has no effect on the regression that this task is here")
+    if isinstance(data, dict) and data.get("form", "auto") != "auto" and model.kind == "text_to_text":
+        faults.append(f"data.form={data['form']}: has no effect with model.kind=text_to_text")
     return faults

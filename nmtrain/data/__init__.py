@@ -50,13 +50,16 @@ def data_names(text: bool | None = None) -> list[str]:
     return sorted(name for name, kind in _SOURCES.items() if text is None or issubclass(kind, TextSource) == text)
 
 
-def describe_data(name: str, **options: Any) -> DataShape | TextShape:
+def describe_data(name: str, for_classifier: bool = False, /, **options: Any) -> DataShape | TextShape:
     """Check ``options`` and say what the data will look like; at most, the examples of local files are counted.
+
+    Args:
+        for_classifier: as an encoder with a classifier's head is given text; not as text to text.
 
     Raises:
         ValueError: for an unknown name, unknown options or values that are not allowed; one line for each fault.
     """
-    return _source(name, options).shape()
+    return _source(name, options, for_classifier).shape()
 
 
 def headline(name: str, **options: Any) -> str:
@@ -77,19 +80,22 @@ def local_files(name: str, **options: Any) -> list[Path]:
     return _source(name, options).files()
 
 
-def load_data(name: str, *, seed: int, tokenizer: Tokenizer | None = None, **options: Any) -> ImageData | TextData:
+def load_data(
+    name: str, *, seed: int, tokenizer: Tokenizer | None = None, for_classifier: bool = False, **options: Any
+) -> ImageData | TextData:
     """Load a data set, on the CPU. ``seed`` is the run's: it fixes the order and the augmentation of the batches.
 
     What the examples are depends on ``options`` alone, never on ``seed``.
 
     Args:
         tokenizer: makes text into ids; needed for text, and for nothing else.
+        for_classifier: see :func:`describe_data`.
 
     Raises:
         ValueError: as :func:`describe_data`.
         DataError: where files cannot be read or reached.
     """
-    source = _source(name, options)
+    source = _source(name, options, for_classifier)
     if isinstance(source, TextSource):
         if tokenizer is None:
             raise ValueError(f"data={name} is text, which needs a tokenizer")
@@ -99,7 +105,7 @@ def load_data(name: str, *, seed: int, tokenizer: Tokenizer | None = None, **opt
     return source.load(seed)
 
 
-def _source(name: str, options: dict[str, Any]) -> ImageSource | TextSource:
+def _source(name: str, options: dict[str, Any], for_classifier: bool = False) -> ImageSource | TextSource:
     if name not in _SOURCES:
         raise ValueError(f"data.name: {name!r} is not a data source. Available: [{', '.join(data_names())}]")
     known = [field.name for field in fields(_SOURCES[name])]
@@ -112,4 +118,4 @@ def _source(name: str, options: dict[str, Any]) -> ImageSource | TextSource:
     lines += source.faults()
     if lines:
         raise ValueError("\n".join(lines))
-    return source
+    return source.for_classifier() if for_classifier and isinstance(source, TextSource) else source

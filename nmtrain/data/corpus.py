@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nmtrain.data.seeds import mix_seed
 from nmtrain.data.source import TextShape, TextSource, fault, path_faults, positive_fraction_faults, whole_number_faults
+from nmtrain.data.utf8 import text_size
 from nmtrain.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ _AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Corpus(TextSource):
-    """All ``.txt`` files of a folder, or one file, as one text in windows of ``window`` bytes.
+    """All ``.txt`` files of a folder, or one file, in UTF-8, as one text in windows of ``window`` bytes.
 
     Windows at equal distances are for validation; their gaps are the same in every run. Those of the training windows
     are drawn anew in each update. The built-in sample, ``path=null``, is help text of Python's language reference: it
@@ -108,17 +110,21 @@ class Corpus(TextSource):
         if self.path is None:
             return _sample()
         try:
-            return b"\n".join(file.read_bytes() for file in self._files())
+            return b"\n".join(file.read_bytes().removeprefix(codecs.BOM_UTF8) for file in self._files())
         except OSError as error:
             raise DataError(f"data.path={self.path}: {error}") from None
 
     def _sizes(self) -> tuple[int, int]:
-        """How many windows there are, from the sizes of the files, and how many of them are for validation."""
+        """How many windows there are, and how many of them are for validation.
+
+        Raises:
+            ValueError: naming the file that cannot be read, or is no text.
+        """
         if self.path is None:
             size = len(_sample())
         else:
-            files = self._files()
-            size = sum(file.stat().st_size for file in files) + len(files) - 1
+            sizes = [_text_size(file) for file in self._files()]
+            size = sum(sizes) + len(sizes) - 1
         windows = size // self.window
         return windows, max(1, round(windows * self.val_fraction))
 
@@ -131,7 +137,10 @@ class Corpus(TextSource):
             return [f"{where}: there is no such file or folder"]
         elif not self._files():
             return [f"{where}: there is no .txt file in this folder"]
-        windows, val = self._sizes()
+        try:
+            windows, val = self._sizes()
+        except ValueError as error:
+            return [str(error)]
         if windows < 2:
             return [f"{where}: the text is too short for two windows of data.window={self.window} bytes"]
         if val == windows:
@@ -154,6 +163,13 @@ def corrupted_counts(length: int, noise_density: float, mean_span: float) -> tup
         return 0, 0
     noise = min(max(int(length * noise_density + 0.5), 1), length - 1)
     return noise, min(max(int(noise / mean_span + 0.5), 1), noise, length - noise)
+
+
+def _text_size(file: Path) -> int:
+    try:
+        return text_size(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"data.path: {file} cannot be read: {error}") from error
 
 
 def _sample() -> bytes:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nmtrain.data.cache import cached, default_cache_folder
 from nmtrain.data.packed import Packed
-from nmtrain.data.text import encode
+from nmtrain.data.text import encode, frame
 from nmtrain.data.tokens import Tokenizer
 
 
@@ -34,7 +34,38 @@ def encoded(
         packed, cut = encode(texts(), tokenizer, longest)
         return {"values": packed.values, "offsets": packed.offsets, "cut": cut.to(torch.uint8)}
 
+    stored = _cached(make, tokenizer, longest, name, content, cache_dir)
+    return Packed(stored["values"], stored["offsets"]), stored["cut"].bool()
+
+
+def framed(
+    texts: Callable[[], Iterable[tuple[str, ...]]],
+    tokenizer: Tokenizer,
+    longest: int,
+    name: str,
+    content: dict[str, object],
+    cache_dir: str | None,
+) -> tuple[Packed, Packed | None, Tensor]:
+    """What :func:`nmtrain.data.text.frame` makes of ``texts()``, as :func:`encoded`."""
+
+    def make() -> dict[str, Tensor]:
+        packed, types, cut = frame(texts(), tokenizer, longest)
+        kept = {} if types is None else {"types": types.values}
+        return kept | {"values": packed.values, "offsets": packed.offsets, "cut": cut.to(torch.uint8)}
+
+    stored = _cached(make, tokenizer, longest, name, content | {"framed": True}, cache_dir)
+    types = Packed(stored["types"], stored["offsets"]) if "types" in stored else None
+    return Packed(stored["values"], stored["offsets"]), types, stored["cut"].bool()
+
+
+def _cached(
+    make: Callable[[], dict[str, Tensor]],
+    tokenizer: Tokenizer,
+    longest: int,
+    name: str,
+    content: dict[str, object],
+    cache_dir: str | None,
+) -> dict[str, Tensor]:
     key = content | {"tokenizer": tokenizer.fingerprint, "longest": longest}
     folder = default_cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
-    stored = cached(make, name, key, folder)
-    return Packed(stored["values"], stored["offsets"]), stored["cut"].bool()
+    return cached(make, name, key, folder)

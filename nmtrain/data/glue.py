@@ -1,22 +1,23 @@
-"""``data=glue``: the nine tasks of GLUE as text to text, from a local folder or from the Hugging Face hub."""
+"""``data=glue``: the nine tasks of GLUE, from a local folder or from the Hugging Face hub."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nmtrain.data.glue_tasks import TASKS, score, to_class, written
+from nmtrain.data.glue_tasks import TASKS, is_label, score, to_class, written
 from nmtrain.data.hub import load_from_hub
 from nmtrain.data.source import TextShape, TextSource, choice_faults, path_faults, whole_number_faults
-from nmtrain.data.splits import examples, find_split
+from nmtrain.data.splits import Table, examples, find_split, fingerprint, text_of
 from nmtrain.errors import DataError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from torch import Tensor
 
+    from nmtrain.data.packed import Packed
     from nmtrain.data.text import Pairs, TextData
     from nmtrain.data.tokens import Tokenizer
 
@@ -30,11 +31,16 @@ class Glue(TextSource):
 
     ``path`` is the task's folder, or one that has it as a sub-folder; :func:`nmtrain.data.splits.find_split` says what
     files it may hold. Null is the hub's copy.
+
+    Text to text, an example is one string in T5's words, and its label is a word. A classifier is given one text or a
+    pair as its tokenizer puts them, and learns the similarities of stsb as a regression; with ``form="t5"`` it is given
+    T5's string and words, too.
     """
 
     task: str = "sst2"
     path: str | None = None
     input_length: int = 128
+    form: str = "auto"
     cache_dir: str | None = None
 
     @property
@@ -46,6 +52,7 @@ class Glue(TextSource):
             *choice_faults("task", self.task, TASKS),
             *path_faults("path", self.path),
             *whole_number_faults("input_length", self.input_length, 8, 100_000),
+            *choice_faults("form", self.form, ("auto", "t5")),
             *path_faults("cache_dir", self.cache_dir),
         ]
         return lines or self._folder_faults()
@@ -55,6 +62,9 @@ class Glue(TextSource):
             return []
         splits = ("train", *TASKS[self.task].splits.values())
         return [file for split in splits for file in find_split(folder, split).files]
+
+    def for_classifier(self) -> TextSource:
+        return _GlueForClassifier(**asdict(self)) if self.form == "auto" else self
 
     def shape(self) -> TextShape:
         task = TASKS[self.task]
@@ -75,12 +85,12 @@ class Glue(TextSource):
 
         shape, task = self.shape(), TASKS[self.task]
         read = self._reader()
-        train, _, cut = self._examples("train", read("train"), tokenizer)
+        train, _, _, cut = self._examples("train", read("train"), tokenizer)
         val_sets = {}
         for name, split in task.splits.items():
-            pairs, truth, more = self._examples(split, read(split), tokenizer)
-            references = [task.labels[index] for index in (pairs.classes if pairs.classes is not None else ())]
-            val_sets[name] = ValSet(pairs, references, partial(score, self.task, truth))
+            pairs, truth, references, more = self._examples(split, read(split), tokenizer)
+            scorer, known = partial(score, self.task, truth), partial(is_label, self.task)
+            val_sets[name] = ValSet(pairs, references, scorer, known)
             cut += more
         return TextData(
             name=f"glue/{self.task}",
@@ -113,34 +123,94 @@ class Glue(TextSource):
                 lines.append(str(error))
         return lines
 
-    def _reader(self) -> Callable[[str], Dataset]:
+    def _reader(self) -> Callable[[str], Table]:
         """What reads a split by its name."""
         if folder := self._folder():
             return lambda split: find_split(folder, split).read(self.cache_dir)
         return load_from_hub(_REPOSITORY, self.task, f"data=glue data.task={self.task}", self.cache_dir).__getitem__
 
-    def _examples(self, split: str, dataset: Dataset, tokenizer: Tokenizer) -> tuple[Pairs, list[float], int]:
-        """Inputs and label words as tokens; the labels as they are in the data; and how many inputs were cut."""
-        import torch
-
-        from nmtrain.data.encoded import encoded
+    def _examples(self, split: str, table: Table, tokenizer: Tokenizer) -> tuple[Pairs, list[float], list[str], int]:
+        """The examples as tokens; their labels as they are in the data, and as words; how many inputs were cut."""
         from nmtrain.data.packed import Packed
         from nmtrain.data.text import Pairs
 
-        task, what = TASKS[self.task], f"glue/{self.task} ({split})"
-        truth = [label for (label,) in examples(dataset, ("label",), what)]
-        classes = [to_class(self.task, label) for label in truth]
-        if None in classes:
-            example = classes.index(None)
-            raise DataError(f"{what}: example {example} has the label {truth[example]!r}, which is none of this task")
+        what = f"glue/{self.task} ({split})"
+        truth = [label for (label,) in examples(table, ("label",), what)]
+        classes = [self._class(label, f"{what}: example {number}") for number, label in enumerate(truth)]
+        inputs, types, was_cut = self._inputs(split, table, tokenizer, what)
+        words = TASKS[self.task].labels
+        tokens = [[*word, tokenizer.end] for word in tokenizer.encode(words)]
+        targets = Packed.of(tokens[index] for index in classes)
+        pairs = Pairs(inputs, targets, tokenizer.pad, self._answers(truth, classes), types)
+        return pairs, truth, [words[index] for index in classes], int(was_cut.sum())
+
+    def _class(self, label: object, what: str) -> int:
+        index = to_class(self.task, label)
+        if index is None:
+            raise DataError(f"{what} has the label {label!r}, which is none of this task")
+        return index
+
+    def _inputs(
+        self, split: str, table: Table, tokenizer: Tokenizer, what: str
+    ) -> tuple[Packed, Packed | None, Tensor]:
+        """Tokens, their types, and which examples were cut."""
+        from nmtrain.data.encoded import encoded
+
+        columns = TASKS[self.task].columns
         inputs, was_cut = encoded(
-            lambda: (written(self.task, texts) for texts in examples(dataset, task.columns, what)),
+            lambda: (written(self.task, texts) for texts in _texts(table, columns, what)),
             tokenizer,
             self.input_length,
             f"glue-{self.task}-{split}",
-            {"dataset": dataset._fingerprint, "form": written(self.task, task.columns)},
+            {"dataset": fingerprint(table), "form": written(self.task, columns)},
             self.cache_dir,
         )
-        words = [[*word, tokenizer.end] for word in tokenizer.encode(task.labels)]
-        targets = Packed.of(words[index] for index in classes if index is not None)
-        return Pairs(inputs, targets, tokenizer.pad, torch.tensor(classes)), truth, int(was_cut.sum())
+        return inputs, None, was_cut
+
+    def _answers(self, truth: list[float], classes: list[int]) -> Tensor:
+        """What :attr:`nmtrain.data.text.Pairs.classes` holds."""
+        import torch
+
+        return torch.tensor(classes)
+
+
+@dataclass(frozen=True)
+class _GlueForClassifier(Glue):
+    """The task as classifiers are given it."""
+
+    @property
+    def _is_regression(self) -> bool:
+        return self.task == "stsb"
+
+    def shape(self) -> TextShape:
+        shape = super().shape()
+        return replace(shape, labels=(), is_regression=True) if self._is_regression else shape
+
+    def _inputs(
+        self, split: str, table: Table, tokenizer: Tokenizer, what: str
+    ) -> tuple[Packed, Packed | None, Tensor]:
+        from nmtrain.data.encoded import framed
+
+        columns = TASKS[self.task].pair
+        return framed(
+            lambda: _texts(table, columns, what),
+            tokenizer,
+            self.input_length,
+            f"glue-{self.task}-{split}-framed",
+            {"dataset": fingerprint(table), "columns": columns},
+            self.cache_dir,
+        )
+
+    def _answers(self, truth: list[float], classes: list[int]) -> Tensor:
+        import torch
+
+        return torch.tensor(truth, dtype=torch.float32) if self._is_regression else super()._answers(truth, classes)
+
+
+def _texts(table: Table, columns: tuple[str, ...], what: str) -> Iterator[tuple[str, ...]]:
+    """The texts of each example; a missing one is empty."""
+    for number, values in enumerate(examples(table, columns, what)):
+        yield tuple(
+            text_of(value, f"{what}: example {number}, {column!r},")
+            for column, value in zip(columns, values, strict=True)
+        )

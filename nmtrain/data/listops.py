@@ -95,7 +95,7 @@ class ListOps(TextSource):
             headline=self.headline,
             tokenizer=tokenizer,
             train=pairs["train"],
-            val_sets={"": ValSet(pairs[self.evaluate], targets, exact_match(targets))},
+            val_sets={"": ValSet(pairs[self.evaluate], targets, exact_match(targets), _is_digit)},
             seed=seed,
             cut=cut,
         )
@@ -127,6 +127,10 @@ class ListOps(TextSource):
             return []
         allowed = f"at most {available // _SPARE} with val_size and test_size, a tenth of the {available} expressions"
         return [fault("train_size", self.train_size, f"{allowed} of max_length, max_depth and max_arguments")]
+
+
+def _is_digit(prediction: str) -> bool:
+    return prediction.strip() in _DIGITS
 
 
 def _expression(options: ListOps, numbers: random.Random) -> tuple[str, int]:

@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from nmtrain.data.splits import examples
+from nmtrain.data.splits import Table, examples, fingerprint, text_of
+from nmtrain.data.utf8 import text_size
 from nmtrain.errors import DataError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class ParallelFiles:
         counts = []
         for file in (self.source, self.target):
             try:
+                text_size(file)
                 counts.append(sum(1 for _ in _lines(file)))
             except (OSError, ValueError) as error:
                 raise ValueError(f"data.path: {file} cannot be read: {error}") from error
@@ -69,13 +67,13 @@ class ParallelFiles:
 
 @dataclass(frozen=True)
 class ParallelColumns:
-    """A data set with a column ``translation`` of both languages, or with a column for each language.
+    """A table with a column ``translation`` of both languages, or with a column for each language.
 
     Args:
         what: the beginning of messages.
     """
 
-    dataset: Dataset
+    table: Table
     source: str
     target: str
     what: str
@@ -86,23 +84,29 @@ class ParallelColumns:
         Raises:
             DataError: where there is neither kind of column, or a text is missing.
         """
-        total = len(self.dataset)
-        chosen = self.dataset if size == total else self.dataset.select(list(spread(total, size)))
-        if "translation" in self.dataset.column_names:
-            both = examples(chosen, ("translation",), self.what)
-            pairs = ((row.get(self.source), row.get(self.target)) for (row,) in both)
-        else:
-            columns = examples(chosen, (self.source, self.target), self.what)
-            pairs = ((source, target) for source, target in columns)
-        for source, target in pairs:
-            if not isinstance(source, str) or not isinstance(target, str):
-                missing = self.target if isinstance(source, str) else self.source
-                raise DataError(f"{self.what}: there is a pair without a text in {missing!r}: {source or target!r}")
-            yield source, target
+        total = len(self.table)
+        chosen = list(spread(total, size))
+        both = "translation" in self.table.column_names
+        columns = ("translation",) if both else (self.source, self.target)
+        values = examples(self.table, columns, self.what, None if size == total else chosen)
+        for number, value in zip(chosen, values, strict=True):
+            if both:
+                pair = value[0] if isinstance(value[0], dict) else {}
+                value = (pair.get(self.source), pair.get(self.target))
+            yield self._checked(number, *value)
+
+    def _checked(self, number: int, source: object, target: object) -> tuple[str, str]:
+        for language, text, other in ((self.source, source, target), (self.target, target, source)):
+            if text is None:
+                raise DataError(
+                    f"{self.what}: there is a pair without a text in {language!r}: {other!r} (example {number})"
+                )
+        what = f"{self.what}: example {number}"
+        return text_of(source, f"{what}, {self.source!r},"), text_of(target, f"{what}, {self.target!r},")
 
     def fingerprint(self) -> str:
-        """Of the data set, as `datasets` knows it."""
-        return self.dataset._fingerprint
+        """See :func:`nmtrain.data.splits.fingerprint`."""
+        return fingerprint(self.table)
 
 
 def spread(total: int, size: int) -> Iterator[int]:
@@ -111,6 +115,6 @@ def spread(total: int, size: int) -> Iterator[int]:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    with open(file, encoding="utf-8", newline="\n") as lines:  # no other character ends a line in these files
+    with open(file, encoding="utf-8-sig", newline="\n") as lines:  # no other character ends a line in these files
         for line in lines:
             yield line.rstrip("\r\n")

@@ -33,7 +33,13 @@ class TextShape:
     val_size: int  # of all validation sets together
     input_length: int  # longest input; longer ones are cut
     target_length: int  # longest target; longer ones are cut
-    labels: tuple[str, ...]  # the words that a target is one of; () for free text
+    labels: tuple[str, ...]  # the words that a target is one of; () for free text and for numbers
+    is_regression: bool = False  # the targets are numbers
+
+    @property
+    def outputs(self) -> int:
+        """What a classifier's head puts out: one for each label, one for a number, 0 where there is neither."""
+        return 1 if self.is_regression else len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,10 @@ class TextSource(DataSource):
 
     @abstractmethod
     def shape(self) -> TextShape: ...
+
+    def for_classifier(self) -> TextSource:
+        """The same data as a classifier is given them, where that makes a difference."""
+        return self
 
     @abstractmethod
     def load(self, seed: int, tokenizer: Tokenizer) -> TextData:

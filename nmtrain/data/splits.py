@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
+from nmtrain.data.rows import FileRows, count_rows
 from nmtrain.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,10 +18,12 @@ _FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "c
 _SAVED = "state.json"  # what `save_to_disk` of `datasets` leaves in the folder of each split
 _READ_AT_ONCE = 1000
 
+Table = Union["Dataset", FileRows]  # with `column_names`; `examples` gives its values
+
 
 @dataclass(frozen=True)
 class LocalSplit:
-    """The files of one split. ``format`` is what `datasets` calls it, or "saved" for a folder of ``save_to_disk``."""
+    """The files of one split. ``format`` is "parquet", "json", "csv", or "saved" for a folder of ``save_to_disk``."""
 
     format: str
     files: tuple[Path, ...]
@@ -35,22 +37,26 @@ class LocalSplit:
         total = 0
         for file in self.files:
             try:
-                total += _COUNTERS[self.format](file)
-            except (OSError, ValueError, csv.Error) as error:
+                total += _count(self.format, file)
+            except (OSError, ValueError) as error:
                 raise ValueError(f"data.path: {file} cannot be read: {error}") from error
         if total < 1:
             raise ValueError(f"data.path: there is no example in {', '.join(str(file) for file in self.files)}")
         return total
 
-    def read(self, cache_dir: str | None) -> Dataset:
-        """The examples.
+    def read(self, cache_dir: str | None) -> Table:
+        """The examples; of CSV and JSON the first is tried.
 
         Args:
-            cache_dir: where `datasets` keeps its copy; None is its own folder.
+            cache_dir: where `datasets` keeps its copy of Parquet; None is its own folder.
 
         Raises:
             DataError: where a file cannot be read.
         """
+        if self.format in ("csv", "json"):
+            rows = FileRows(self.format, self.files)
+            next(iter(rows), None)
+            return rows
         import datasets
 
         from nmtrain.data.hub import no_bars_in_logs
@@ -95,22 +101,59 @@ def find_split(folder: Path, split: str) -> LocalSplit:
     return LocalSplit(format, tuple(files))
 
 
-def examples(dataset: Dataset, columns: tuple[str, ...], what: str) -> Iterator[tuple[Any, ...]]:
+def examples(
+    table: Table, columns: tuple[str, ...], what: str, chosen: Sequence[int] | None = None
+) -> Iterator[tuple[Any, ...]]:
     """The values of ``columns`` of each example.
 
+    Args:
+        what: the beginning of messages.
+        chosen: the numbers of the examples to take, in rising order; None is all.
+
     Raises:
-        DataError: where a column is missing; the message begins with ``what``.
+        DataError: where a column is missing, or a file cannot be read.
     """
-    if missing := [column for column in columns if column not in dataset.column_names]:
-        raise DataError(f"{what}: there is no column {', '.join(missing)} among {', '.join(dataset.column_names)}")
+    if missing := [column for column in columns if column not in table.column_names]:
+        raise DataError(f"{what}: there is no column {', '.join(missing)} among {', '.join(table.column_names)}")
+    if isinstance(table, FileRows):
+        wanted = None if chosen is None else set(chosen)
+        for number, row in enumerate(table):
+            if wanted is None or number in wanted:
+                yield tuple(row.get(column) for column in columns)
+        return
+    dataset = table if chosen is None else table.select(chosen)
     for batch in dataset.select_columns(list(columns)).iter(batch_size=_READ_AT_ONCE):
         yield from zip(*(batch[column] for column in columns), strict=True)
 
 
-def _count_parquet(file: Path) -> int:
-    from pyarrow.parquet import read_metadata
+def fingerprint(table: Table) -> str:
+    """Of the content: of files their own, else what `datasets` knows it by."""
+    return table.fingerprint if isinstance(table, FileRows) else table._fingerprint
 
-    return read_metadata(file).num_rows
+
+def text_of(value: object, what: str) -> str:
+    """A text, where it is one; a missing one is empty.
+
+    Raises:
+        DataError: where it is none, or has half a character; the message begins with ``what``.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{what} is {value!r}, which is no text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can write half of a surrogate pair
+        raise DataError(f"{what} is no text: {error}") from error
+    return value
+
+
+def _count(format: str, file: Path) -> int:
+    if format == "parquet":
+        from pyarrow.parquet import read_metadata
+
+        return read_metadata(file).num_rows
+    return _count_saved(file) if format == "saved" else count_rows(format, file)
 
 
 def _count_saved(folder: Path) -> int:
@@ -121,25 +164,3 @@ def _count_saved(folder: Path) -> int:
         with pyarrow.memory_map(str(folder / part["filename"])) as source, pyarrow.ipc.open_stream(source) as batches:
             total += sum(batch.num_rows for batch in batches)
     return total
-
-
-def _count_json(file: Path) -> int:
-    """Lines of objects, or one list of objects."""
-    with open(file, encoding="utf-8") as lines:
-        first = next((line for line in lines if line.strip()), "")
-        if not first.lstrip().startswith("["):
-            return bool(first) + sum(1 for line in lines if line.strip())
-    return len(json.loads(file.read_text(encoding="utf-8")))
-
-
-def _count_csv(file: Path) -> int:
-    with open(file, encoding="utf-8", newline="") as lines:
-        return sum(1 for row in csv.reader(lines) if row) - 1  # the header
-
-
-_COUNTERS: dict[str, Callable[[Path], int]] = {
-    "parquet": _count_parquet,
-    "json": _count_json,
-    "csv": _count_csv,
-    "saved": _count_saved,
-}

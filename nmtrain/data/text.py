@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -36,17 +37,21 @@ class TextBatch:
     input_ids: Tensor  # int64 [B, L_in]
     attention_mask: Tensor  # int64 [B, L_in]: 1 at tokens, 0 at padding
     labels: Tensor  # int64 [B, L_out], -100 at padding
-    classes: Tensor | None  # int64 [B], index into the shape's labels; None for free text
+    classes: Tensor | None  # int64 [B], index into the shape's labels; of a regression float32 [B]; None for free text
+    token_types: Tensor | None = None  # int64 [B, L_in], 0 at padding; None where the tokenizer gives none
 
     def to(self, device: torch.device | str) -> TextBatch:
         """The same batch on ``device``."""
-        classes = None if self.classes is None else self.classes.to(device)
-        return TextBatch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), classes)
+        return self._each(lambda tensor: tensor.to(device))
 
     def part(self, first: int, end: int) -> TextBatch:
         """The examples ``[first, end)``, as wide as the whole batch."""
-        classes = None if self.classes is None else self.classes[first:end]
-        return TextBatch(self.input_ids[first:end], self.attention_mask[first:end], self.labels[first:end], classes)
+        return self._each(lambda tensor: tensor[first:end])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TextBatch:
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: None if t is None else change(t) for name, t in tensors.items()}
+        return TextBatch(**changed)
 
 
 class Examples(Protocol):
@@ -69,14 +74,18 @@ class Pairs:
     Args:
         inputs, targets: with their end tokens.
         pad: the id behind the end of an input.
-        classes: int64 ``[n]``, or None for free text.
+        classes: int64 ``[n]``, of a regression float32 ``[n]``, or None for free text.
+        types: of the tokens of ``inputs``, or None.
     """
 
-    def __init__(self, inputs: Packed, targets: Packed, pad: int, classes: Tensor | None = None) -> None:
+    def __init__(
+        self, inputs: Packed, targets: Packed, pad: int, classes: Tensor | None = None, types: Packed | None = None
+    ) -> None:
         self.inputs = inputs
         self.targets = targets
         self.pad = pad
         self.classes = classes
+        self.types = types
         self.lengths = torch.stack([inputs.lengths, targets.lengths], dim=1)
 
     def batch(self, chosen: Tensor, draw: int = 0) -> TextBatch:
@@ -84,12 +93,14 @@ class Pairs:
         input_ids = self.inputs.padded(chosen, self.pad, _INPUT_MULTIPLE)
         labels = self.targets.padded(chosen, IGNORED, _TARGET_MULTIPLE)
         classes = None if self.classes is None else self.classes[chosen]
-        return TextBatch(input_ids, mask_of(self.lengths[chosen, 0], input_ids), labels, classes)
+        types = None if self.types is None else self.types.padded(chosen, 0, _INPUT_MULTIPLE)
+        return TextBatch(input_ids, mask_of(self.lengths[chosen, 0], input_ids), labels, classes, types)
 
     def tensors(self) -> dict[str, Tensor]:
         """See :meth:`Examples.tensors`."""
-        classes = {} if self.classes is None else {"classes": self.classes}
-        return {"inputs": self.inputs.values, "targets": self.targets.values, "lengths": self.lengths, **classes}
+        more = {"classes": self.classes, "types": None if self.types is None else self.types.values}
+        own = {"inputs": self.inputs.values, "targets": self.targets.values, "lengths": self.lengths}
+        return own | {name: tensor for name, tensor in more.items() if tensor is not None}
 
 
 class ValSet:
@@ -98,10 +109,18 @@ class ValSet:
     Args:
         references: the target texts.
         scorer: the data set's own metrics, from one prediction for each reference.
+        is_label: whether a prediction is one that a reference could be; None for free text.
     """
 
-    def __init__(self, examples: Pairs, references: list[str], scorer: Scorer) -> None:
+    def __init__(
+        self,
+        examples: Pairs,
+        references: list[str],
+        scorer: Scorer,
+        is_label: Callable[[str], bool] | None = None,
+    ) -> None:
         self.references = references
+        self.is_label = is_label
         self.lengths = examples.lengths
         self.order = _by_length(examples.lengths)
         self.examples = examples
@@ -129,6 +148,7 @@ class TextData:
         val_sets: by name; a single one is named "".
         seed: the run's seed. A training batch is a function of ``(seed, update, batch_size)`` and of nothing else.
         cut: how many examples, of all sets, were longer than the shape allows.
+        signatures: of metrics that have settings of their own, such as sacreBLEU's, by metric.
 
     Raises:
         DataError: where the numbers of examples are not those of ``shape``, by which the run was planned.
@@ -145,6 +165,7 @@ class TextData:
         val_sets: dict[str, ValSet],
         seed: int,
         cut: int,
+        signatures: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.shape = shape
@@ -154,6 +175,7 @@ class TextData:
         self.val_sets = val_sets
         self.seed = seed
         self.cut = cut
+        self.signatures = dict(signatures or {})
         counted = (len(train.lengths), sum(len(val) for val in val_sets.values()))
         if counted != (shape.train_size, shape.val_size):
             wanted = f"{shape.train_size} and {shape.val_size}"
@@ -217,6 +239,24 @@ def encode(texts: Iterable[str], tokenizer: Tokenizer, longest: int) -> tuple[Pa
                 yield [*tokens[: longest - 1], tokenizer.end]
 
     return Packed.of(sequences()), torch.tensor(cut, dtype=torch.bool)
+
+
+def frame(texts: Iterable[tuple[str, ...]], tokenizer: Tokenizer, longest: int) -> tuple[Packed, Packed | None, Tensor]:
+    """What :meth:`Tokenizer.frame` makes of texts: ids; types, where there are any; which were cut, bool ``[n]``."""
+    cut: list[bool] = []
+    types = array("b")
+
+    def sequences() -> Iterator[list[int]]:
+        remaining = iter(texts)
+        while some := list(islice(remaining, _ENCODED_AT_ONCE)):
+            for example in tokenizer.frame(some, longest):
+                cut.append(example.is_cut)
+                types.extend(example.types or ())
+                yield example.ids
+
+    ids = Packed.of(sequences())
+    packed_types = Packed(torch.tensor(types, dtype=torch.int32), ids.offsets) if types else None
+    return ids, packed_types, torch.tensor(cut, dtype=torch.bool)
 
 
 def widths(lengths: Tensor) -> tuple[int, ...]:

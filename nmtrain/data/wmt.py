@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nmtrain.data.hub import load_from_hub
 from nmtrain.data.parallel import ParallelColumns, ParallelFiles
@@ -60,6 +60,7 @@ _LANGUAGES = {
 }
 _SPLITS = {"val": "validation", "test": "test"}
 _MOST = 10**9
+_TOKENIZERS = ("13a", "intl", "char", "zh", "none")  # of sacreBLEU, those that need nothing more
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class WMT(TextSource):
     ``path`` is a folder with plain text, ``train.en`` and ``train.de``, ``validation.en`` and ``validation.de``, whose
     lines correspond; or with files as :func:`nmtrain.data.splits.find_split` says, with a column ``translation`` of
     both languages or a column for each. Null is the hub's copy of ``edition``. Where there are more pairs than
-    ``train_size`` or ``val_size``, those at equal distances are taken.
+    ``train_size`` or ``val_size``, those at equal distances are taken. ``tokenize`` is sacreBLEU's.
     """
 
     pair: str = "en-de"
@@ -80,6 +81,7 @@ class WMT(TextSource):
     val_size: int | None = None
     input_length: int = 128
     target_length: int = 128
+    tokenize: str | None = None
     cache_dir: str | None = None
 
     headline = "bleu"
@@ -94,6 +96,7 @@ class WMT(TextSource):
             *([] if self.val_size is None else whole_number_faults("val_size", self.val_size, 1, _MOST)),
             *whole_number_faults("input_length", self.input_length, 8, 100_000),
             *whole_number_faults("target_length", self.target_length, 8, 100_000),
+            *([] if self.tokenize is None else choice_faults("tokenize", self.tokenize, _TOKENIZERS)),
             *path_faults("cache_dir", self.cache_dir),
         ]
         return lines or self._place_faults()
@@ -136,7 +139,11 @@ class WMT(TextSource):
             headline=self.headline,
             tokenizer=tokenizer,
             train=train,
-            val_sets={"": ValSet(val, references, partial(_score, self._target, references))},
+            val_sets={"": ValSet(val, references, partial(_score, self._target, references, tokenize=self.tokenize))},
+            signatures={
+                name: str(metric.get_signature())
+                for name, metric in _metrics(self._target, references, self.tokenize).items()
+            },
             seed=seed,
             cut=train_cut + val_cut,
         )
@@ -241,15 +248,23 @@ class WMT(TextSource):
         return Pairs(inputs, targets, tokenizer.pad), int((inputs_cut | targets_cut).sum())
 
 
-def _score(language: str, references: list[str], predictions: Sequence[str]) -> dict[str, float]:
-    """sacreBLEU and chrF with their default settings, 0 to 100; Chinese is split into characters for BLEU."""
-    from sacrebleu import corpus_bleu, corpus_chrf
+def _score(
+    language: str, references: list[str], predictions: Sequence[str], tokenize: str | None = None
+) -> dict[str, float]:
+    """sacreBLEU and chrF, 0 to 100, with their default settings but for ``tokenize``.
 
-    tokenize = "zh" if language == "zh" else None
-    return {
-        "bleu": corpus_bleu(predictions, [references], tokenize=tokenize).score,
-        "chrf": corpus_chrf(predictions, [references]).score,
-    }
+    Args:
+        language: of the texts: unless ``tokenize`` says another way, Chinese is split into characters for BLEU.
+    """
+    metrics = _metrics(language, references, tokenize)
+    return {name: metric.corpus_score(predictions, None).score for name, metric in metrics.items()}
+
+
+def _metrics(language: str, references: list[str], tokenize: str | None) -> dict[str, Any]:
+    from sacrebleu.metrics import BLEU, CHRF
+
+    tokenize = tokenize or ("zh" if language == "zh" else "13a")
+    return {"bleu": BLEU(tokenize=tokenize, references=[references]), "chrf": CHRF(references=[references])}
 
 
 def _pair_faults(value: object) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +64,13 @@ def language_architecture(model: ModelConfig, shape: TextShape) -> PretrainedCon
 
     options: dict[str, Any] = dict(model.options)
     if model.kind == "text_classifier":
-        if "num_labels" in options:
-            raise ValueError(f"model.options.num_labels={options['num_labels']}: the data say it ({len(shape.labels)})")
-        options |= {"num_labels": len(shape.labels)}
+        problem = "regression" if shape.is_regression else "single_label_classification"
+        said = {"num_labels": shape.outputs, "problem_type": problem}
+        if given := sorted(said.keys() & options.keys()):
+            raise ValueError(
+                "\n".join(f"model.options.{key}={options[key]}: the data say it ({said[key]})" for key in given)
+            )
+        options |= said
     source = model.pretrained or (None if model.name in _SHAPES else model.name)
     if source is not None:
         option = "model.pretrained" if model.pretrained else "model.name"
@@ -151,6 +156,12 @@ def build_language_model(model: ModelConfig, shape: TextShape, pretrained: bool 
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(f"model.name={model.name}: is no {model.kind} of transformers: {reason}") from error
     return built
+
+
+def reads_token_types(model: PreTrainedModel) -> bool:
+    """Whether a model tells the two texts of a pair apart by the types of their tokens."""
+    takes = "token_type_ids" in signature(model.forward).parameters
+    return takes and getattr(model.config, "type_vocab_size", 2) > 1
 
 
 def _from_hub(load: Any, source: str, option: str) -> Any:

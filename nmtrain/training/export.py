@@ -57,7 +57,7 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
         values = yaml.safe_load(file.read_text())
         if not isinstance(values, dict):
             raise ValueError("no keys and values")
-        config = check_config(values)
+        config = check_config(_completed(values))
         model = build_model(config.model, config.data_shape, pretrained=False)
         file = folder / "model.safetensors"
         tensors = load_file(file)
@@ -75,6 +75,15 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
     except (ValueError, KeyError, RuntimeError, SafetensorError, yaml.YAMLError) as error:
         raise RunFolderError(f"{file}: does not hold what this run left: {error}") from error
     return config, model
+
+
+def _completed(values: dict[str, Any]) -> dict[str, Any]:
+    """The config of a run from before ``data.form``, when classifiers were given T5's string and words."""
+    model, data = values.get("model"), values.get("data")
+    if not isinstance(model, dict) or not isinstance(data, dict):
+        return values
+    is_concerned = model.get("kind") == "text_classifier" and data.get("name") == "glue"
+    return values | {"data": {"form": "t5"} | data} if is_concerned else values
 
 
 def evaluate_run(path: Path) -> dict[str, float]:
@@ -137,9 +146,10 @@ def _export_text(config: Config, model: Any, out: Path) -> str:
     shape = config.data_shape
     assert isinstance(shape, TextShape)
     tokenizer = build_tokenizer(config.model)
+    labels = shape.labels or ("LABEL_0",)  # as transformers calls the one number of a regression
     if config.model.kind == "text_classifier":
-        model.config.id2label = dict(enumerate(shape.labels))
-        model.config.label2id = {label: i for i, label in enumerate(shape.labels)}
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {label: i for i, label in enumerate(labels)}
     model.save_pretrained(out)
     for weights in out.glob("*.safetensors"):  # which safetensors writes for the owner alone
         weights.chmod((out / "config.json").stat().st_mode)

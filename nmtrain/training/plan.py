@@ -201,7 +201,7 @@ def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
         raise ConfigError(str(error).splitlines()) from error
     if isinstance(shape, TextShape):
         inputs = _text_inputs(config, samples, shape.input_length, shape.target_length)
-        expected = (samples, len(shape.labels)) if config.model.kind == "text_classifier" else None
+        expected = (samples, shape.outputs) if config.model.kind == "text_classifier" else None
     else:
         inputs = [torch.zeros(samples, shape.channels, shape.image_size, shape.image_size, device="meta")]
         expected = (samples, shape.num_classes)

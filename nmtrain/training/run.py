@@ -162,6 +162,7 @@ def _summary(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, flo
         "epochs": config.total_updates / config.updates_per_epoch,
         "headline": trainer.task.headline,
         "metrics": {f"val/{name}": value for name, value in metrics.items()},
+        **({"signatures": trainer.task.signatures} if trainer.task.signatures else {}),
         "flops": plan.flops,
         "bytes": plan.bytes | {"exported": (trainer.folder / "model.safetensors").stat().st_size},
         "density": plan.density,

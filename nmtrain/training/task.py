@@ -33,6 +33,7 @@ class Task(Protocol):
     """What the loop asks of a task; batches are the task's own affair."""
 
     headline: str  # the metric of `evaluate` that tables show
+    signatures: dict[str, str]  # what settings metrics were computed with, of those that have any
 
     @property
     def data(self) -> ImageData | TextData:
@@ -69,11 +70,16 @@ def load_task(config: Config, model: nn.Module, device: torch.device) -> Task:
         return ImageClassification(images.to(device), config.train)
     from nmtrain.data.text import TextData
     from nmtrain.models.language import build_tokenizer
-    from nmtrain.training.text_task import TextClassification, TextToText
+    from nmtrain.training.text_task import TextClassification, TextRegression, TextToText
 
-    text = load_data(**config.data, seed=config.seed, tokenizer=build_tokenizer(config.model))
+    classifies = config.model.kind == "text_classifier"
+    text = load_data(
+        **config.data, seed=config.seed, tokenizer=build_tokenizer(config.model), for_classifier=classifies
+    )
     assert isinstance(text, TextData)
-    return (TextToText if config.model.kind == "text_to_text" else TextClassification)(model, text, config.train)
+    if not classifies:
+        return TextToText(model, text, config.train)
+    return (TextRegression if text.shape.is_regression else TextClassification)(model, text, config.train)
 
 
 def load_same_task(
@@ -103,6 +109,7 @@ class ImageClassification:
 
     def __init__(self, data: ImageData, train: TrainConfig) -> None:
         self.data, self.train = data, train
+        self.signatures: dict[str, str] = {}
 
     def batches(self, update: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Equal parts of the update's batch."""

@@ -1,4 +1,4 @@
-"""Learning from text: text to text by an encoder-decoder, or one of several labels by an encoder."""
+"""Learning from text: text to text by an encoder-decoder, or one of several labels or a number by an encoder."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 
 from nmtrain.data.text import IGNORED, TextBatch, TextData, ValSet, widths
 from nmtrain.measure import length_moments
+from nmtrain.models.language import reads_token_types
 from nmtrain.schema import TrainConfig
 from nmtrain.training.task import Work
 
@@ -39,7 +40,7 @@ class _TextTask:
 
     def __init__(self, model: Any, data: TextData, train: TrainConfig) -> None:
         self.model, self.data, self.train = model, data, train
-        self.headline = data.headline
+        self.headline, self.signatures = data.headline, data.signatures
 
     def lengths(self, total: int) -> tuple[Tensor, Tensor]:
         """int64 ``[total + 1, 6]`` length moments of all training samples before each
@@ -94,12 +95,14 @@ class TextToText(_TextTask):
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> dict[str, float]:
         """``loss``, ``perplexity`` and ``token_accuracy``, teacher-forced, over the tokens of all validation targets;
-        and what the data score, of each validation set, from what the model itself writes."""
+        and what the data score, of each validation set, from what the model itself writes. ``invalid``, where there
+        are labels, is the share of what it wrote that is none of them; a ranking can choose nothing else."""
         model.eval()
         metrics = self._teacher_forced(model, batch_size)
         if self.headline not in metrics:
             with parametrize.cached():  # sparse weights are made once, not at every token
-                metrics |= _scores(self.data, lambda val: self._predictions(val, batch_size))
+                writes = self.train.score_by == "generation"
+                metrics |= _scores(self.data, lambda val: self._predictions(val, batch_size), count_invalid=writes)
         model.train()
         return metrics
 
@@ -162,40 +165,61 @@ class TextClassification(_TextTask):
 
     _columns = 1  # targets are classes, not tokens
 
+    def __init__(self, model: Any, data: TextData, train: TrainConfig) -> None:
+        super().__init__(model, data, train)
+        self._reads_types = reads_token_types(model)
+
     def batches(self, update: int) -> Iterator[_Part]:
         batch = self.data.train_batch(update, self.train.batch_size)
         return self._parts(batch, torch.tensor(self.train.batch_size))
 
     def loss(self, model: nn.Module, part: _Part) -> Tensor:
         logits = self._logits(model, part.batch)
-        summed = F.cross_entropy(
-            logits, _classes(part.batch), reduction="sum", label_smoothing=self.train.label_smoothing
-        )
-        return summed / part.count
+        return self._summed_loss(logits, _classes(part.batch), self.train.label_smoothing) / part.count
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> dict[str, float]:
-        """``loss`` over all validation samples, and what the data score of the most likely labels."""
+        """``loss`` over all validation samples, and what the data score of the model's answers."""
         model.eval()
         loss = torch.zeros((), dtype=torch.float64)
 
         def predictions(val: ValSet) -> list[str]:
-            chosen: list[str] = []
+            answers: list[str] = []
             for batch in val.batches(batch_size):
                 batch = batch.to(self.model.device)
                 logits = self._logits(model, batch)
-                loss.add_(F.cross_entropy(logits, _classes(batch), reduction="sum").double().cpu())
-                chosen += [self.data.shape.labels[i] for i in logits.argmax(1).tolist()]
-            return _in_order(val, chosen)
+                loss.add_(self._summed_loss(logits, _classes(batch), 0.0).double().cpu())
+                answers += self._answers(logits)
+            return _in_order(val, answers)
 
         scores = _scores(self.data, predictions)
         model.train()
         return {"loss": float(loss) / self.data.shape.val_size, **scores}
 
-    @staticmethod
-    def _logits(model: nn.Module, batch: TextBatch) -> Tensor:
-        logits: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.float()
+    def _logits(self, model: nn.Module, batch: TextBatch) -> Tensor:
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if batch.token_types is not None and self._reads_types:
+            inputs["token_type_ids"] = batch.token_types
+        logits: Tensor = model(**inputs).logits.float()
         return logits
+
+    def _summed_loss(self, logits: Tensor, classes: Tensor, label_smoothing: float) -> Tensor:
+        return F.cross_entropy(logits, classes, reduction="sum", label_smoothing=label_smoothing)
+
+    def _answers(self, logits: Tensor) -> list[str]:
+        """The most likely labels."""
+        return [self.data.shape.labels[i] for i in logits.argmax(1).tolist()]
+
+
+class TextRegression(TextClassification):
+    """Squared error of one number, for an encoder with a head of one output."""
+
+    def _summed_loss(self, logits: Tensor, numbers: Tensor, label_smoothing: float) -> Tensor:
+        return F.mse_loss(logits.squeeze(1), numbers, reduction="sum")
+
+    def _answers(self, logits: Tensor) -> list[str]:
+        """The numbers themselves, to the last digit."""
+        return [str(number) for number in logits.squeeze(1).tolist()]
 
 
 def _classes(batch: TextBatch) -> Tensor:
@@ -208,13 +232,17 @@ def _in_order(val: ValSet, texts: list[str]) -> list[str]:
     return [text for _, text in sorted(zip(val.order.tolist(), texts, strict=True))]
 
 
-def _scores(data: TextData, predictions: Callable[[ValSet], list[str]]) -> dict[str, float]:
+def _scores(
+    data: TextData, predictions: Callable[[ValSet], list[str]], count_invalid: bool = False
+) -> dict[str, float]:
     """The metrics of each validation set, named after it; the headline is their mean where there are several."""
-    metrics = {
-        f"{metric}_{name}" if name else metric: value
-        for name, val in data.val_sets.items()
-        for metric, value in val.score(predictions(val)).items()
-    }
+    metrics: dict[str, float] = {}
+    for name, val in data.val_sets.items():
+        given = predictions(val)
+        scores = val.score(given)
+        if count_invalid and val.is_label is not None:
+            scores["invalid"] = fmean(not val.is_label(text) for text in given)
+        metrics |= {f"{metric}_{name}" if name else metric: value for metric, value in scores.items()}
     if data.headline not in metrics:
         metrics[data.headline] = fmean(metrics[f"{data.headline}_{name}"] for name in data.val_sets)
     return metrics

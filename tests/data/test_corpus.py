@@ -117,6 +117,35 @@ def test_a_single_file_and_the_cache(load, corpus, tmp_path):
     assert set("".join(windows(other.train, torch.arange(10)))) == set("Wein")
 
 
+def test_a_byte_order_mark_is_no_text(load, corpus, tmp_path):
+    size = describe_data("text", path=str(corpus), window=64)
+    before = load().train_batch(0, 8)
+    for name in ("b.txt", "more/a.txt"):
+        (corpus / name).write_bytes(b"\xef\xbb\xbf" + (corpus / name).read_bytes())
+    assert describe_data("text", path=str(corpus), window=64) == size
+    after = load(cache_dir=str(tmp_path / "other"))
+    assert after.shape == size
+    assert torch.equal(after.train_batch(0, 8).input_ids, before.input_ids)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("latin-1", r"byte 401 \(0xe4\) is no UTF-8"), ("utf-16", r"byte 0 \(0xff\)"), ("utf-16-le", "byte 1 is NUL")],
+)
+def test_text_in_other_encodings_is_refused_when_planning_with_file_and_byte(encoding, message, corpus):
+    (corpus / "b.txt").write_bytes(("Wein" * 100 + "Käse").encode(encoding))
+    with pytest.raises(ValueError, match=rf"^data\.path: .*b\.txt cannot be read: {message}"):
+        describe_data("text", path=str(corpus), window=64)
+
+
+def test_characters_that_the_edge_of_a_window_cuts_are_no_fault(load, corpus):
+    (corpus / "b.txt").write_text("ä" * 400)
+    for path in (corpus / "more").iterdir():
+        path.unlink()
+    data = load(window=33, val_fraction=0.1)
+    assert set("".join(windows(data.train, torch.arange(data.shape.train_size)))) == {"ä"}
+
+
 def refusal(**options) -> str:
     with pytest.raises(ValueError, match=r"^data\.") as raised:
         describe_data("text", **options)

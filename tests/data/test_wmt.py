@@ -114,6 +114,29 @@ def test_only_line_feeds_end_a_line(folder, load):
     assert texts(load().train)[7] == ("translate English to German: train 7", "ein\rWort")
 
 
+def test_a_byte_order_mark_is_no_text_and_other_line_ends_are(folder, load):
+    write_plain(folder)
+    (folder / "train.en").write_bytes(b"\xef\xbb\xbf" + "one\r\ntwo\u2028more\n\nfour".encode())
+    (folder / "train.de").write_text("eins\nzwei\ndrei\nvier\n")
+    assert [source.removeprefix("translate English to German: ") for source, _ in texts(load().train)] == [
+        "one",
+        "two\u2028more",
+        "",
+        "four",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"), [("latin-1", r"byte 20002 \(0xf6\) is no UTF-8"), ("utf-16-le", "byte 1 is NUL")]
+)
+def test_other_encodings_are_refused_when_planning_with_file_and_byte(encoding, message, folder):
+    write_plain(folder)
+    (folder / "train.de").write_bytes(("ja\n" * 20_000)[:20_000].encode(encoding) + "Größe\n".encode(encoding))
+    assert len(refusal(path=str(folder))) == 1
+    with pytest.raises(ValueError, match=rf"^data\.path: .*train\.de cannot be read: {message}"):
+        describe_data("wmt", path=str(folder))
+
+
 def test_bleu_and_chrf_by_hand():
     # Of 5 words 4 are right, of 4 pairs 3, of 3 triples 2, of 2 fours 1: (4/5 * 3/4 * 2/3 * 1/2) ** (1/4)
     assert _score("de", ["a b c d f"], ["a b c d e"])["bleu"] == pytest.approx(100 * 0.2**0.25)
@@ -127,6 +150,22 @@ def test_bleu_and_chrf_by_hand():
 def test_chinese_is_scored_by_character():
     assert _score("zh", ["我们喜欢学习语言"], ["我们喜欢学习语文"])["bleu"] > 50
     assert _score("de", ["我们喜欢学习语言"], ["我们喜欢学习语文"])["bleu"] == 0
+
+
+def test_the_tokenisation_of_bleu_can_be_chosen_and_stands_in_its_signature(folder, load):
+    write_plain(folder)
+    # 13a leaves the dash in its word: 3 of 4 words, 2 of 3 pairs, 1 of 2 triples are right; no four is half a one.
+    # To intl it is a word: 5 of 6 words, 3 of 5 pairs, 1 of 4 triples, and of 3 fours half a one.
+    given, wanted = ["a-b c d e"], ["a-x c d e"]
+    assert _score("de", wanted, given)["bleu"] == pytest.approx(100 * (3 / 4 * 2 / 3 * 1 / 2 * 1 / 2) ** 0.25)
+    intl = _score("de", wanted, given, "intl")
+    assert intl["bleu"] == pytest.approx(100 * (5 / 6 * 3 / 5 * 1 / 4 * 1 / 6) ** 0.25)
+    assert intl["chrf"] == _score("de", wanted, given)["chrf"]
+    signatures = load().signatures
+    assert signatures["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert signatures["chrf"].startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
+    assert "|tok:intl|" in load(tokenize="intl").signatures["bleu"]
+    assert refusal(tokenize="moses") == ["data.tokenize: 'moses' is not allowed; allowed: 13a, intl, char, zh, none"]
 
 
 def test_val_set_scores_in_the_order_of_references(folder, load):
@@ -146,7 +185,24 @@ def test_sizes_of_the_hub_need_no_data():
 def test_a_pair_without_a_text_is_named(folder, load):
     write_json(folder)
     (folder / "train.jsonl").write_text(json.dumps({"translation": {"en": "a", "de": None}}) + "\n")
-    with pytest.raises(DataError, match=r"wmt/en-de \(train\): there is a pair without a text in 'de': 'a'"):
+    with pytest.raises(DataError, match=r"wmt/en-de \(train\): there is a pair without a text in 'de': 'a' \(ex.* 0\)"):
+        load()
+    (folder / "train.jsonl").write_text('{"translation": {"en": "a", "de": "b"}}\n{"translation": null}\n')
+    with pytest.raises(DataError, match=r"without a text in 'en': None \(example 1\)"):
+        load()
+    (folder / "train.jsonl").write_text('{"translation": {"en": 3, "de": "b"}}\n')
+    with pytest.raises(DataError, match=r"^wmt/en-de \(train\): example 0, 'en', is 3, which is no text"):
+        load()
+
+
+def test_only_an_empty_field_of_csv_is_a_missing_text(folder, load):
+    write_columns(folder)
+    rows = [("null", "NA"), ("None", "n/a"), ("2019-01-01", "nan"), ("007", "1e5")]
+    (folder / "train.csv").write_text("en,de\n" + "".join(f"{en},{de}\n" for en, de in rows))
+    assert texts(load().train) == [(f"translate English to German: {en}", de) for en, de in rows]
+    (folder / "train.csv").write_text("en,de\n" + "a,b\n" * 6 + "c,\n")
+    load(train_size=2)  # the first and the fourth
+    with pytest.raises(DataError, match=r"there is a pair without a text in 'de': 'c' \(example 6\)"):
         load()
 
 

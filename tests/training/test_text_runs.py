@@ -124,6 +124,17 @@ def test_generation_scores_what_the_model_writes(make_config, monkeypatch):
     assert task.evaluate(model, 16)["accuracy"] == 1.0  # each answer at its own question, in whatever order
 
 
+def test_the_share_of_answers_that_are_no_label_is_a_metric(make_config, monkeypatch):
+    model, task = task_of(make_config())
+    written = iter(["12", "", " 7 ", *["3"] * 57])
+    monkeypatch.setattr(task, "_generated", lambda batch: [next(written) for _ in range(len(batch.input_ids))])
+    assert task.evaluate(model, 16)["invalid"] == 2 / 60
+    model, task = task_of(make_config("train.score_by=ranking"))
+    assert "invalid" not in task.evaluate(model, 16)  # a ranking can choose nothing else
+    model, task = task_of(make_config(model="bert"))
+    assert "invalid" not in task.evaluate(model, 16)
+
+
 def test_evaluation_by_generation_uses_the_masks_that_train(make_config):
     config = make_config("recipe=ste", "train.updates=2")
     run(config)

@@ -67,6 +67,7 @@ def test_glue_from_a_local_folder(task, fields, label, metrics, model, tmp_path)
     )
     assert {f"val/{metric}" for metric in metrics} <= summary["metrics"].keys()
     assert f"val/{summary['headline']}" in summary["metrics"]
+    assert "signatures" not in summary
 
 
 def test_wmt_from_plain_parallel_text_with_a_beam(tmp_path):
@@ -79,6 +80,8 @@ def test_wmt_from_plain_parallel_text_with_a_beam(tmp_path):
     summary, _ = trained(tmp_path, "model=t5", *T5, *data, "train.beams=2")
     assert summary["headline"] == "bleu"
     assert 0 <= summary["metrics"]["val/bleu"] <= 100
+    assert summary["signatures"].keys() == {"bleu", "chrf"}
+    assert "|tok:13a|" in summary["signatures"]["bleu"]
 
 
 def test_span_corruption_of_local_text_is_scored_by_perplexity_and_learns(tmp_path):
