@@ -43,7 +43,7 @@ def test_windows_are_the_text_of_all_files_in_order(load):
     data = load()
     whole = ("Käse" * 100 + "\n" + LINES).encode()
     count = len(whole) // 64
-    val = data.val_sets[""]._examples
+    val = data.val_sets[""].examples
     held_out = [window(val.inputs[i], val.targets[i]) for i in range(len(val.inputs))]
     train = windows(data.train, torch.arange(data.shape.train_size))
     expected = [whole[index * 64 : (index + 1) * 64].decode(errors="ignore") for index in range(count)]

@@ -51,7 +51,7 @@ def pairs(examples) -> list[tuple[str, str]]:
 
 
 def val_pairs(data) -> list[tuple[str, str]]:
-    return pairs(data.val_sets[""]._examples)
+    return pairs(data.val_sets[""].examples)
 
 
 def test_the_evaluator_of_these_tests_is_right():
