@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from nmtrain.report.cost import cost_table, equal_flops_table
+from nmtrain.report.cost import cost_table
+from nmtrain.report.equal_flops import equal_flops_table
 from nmtrain.report.folders import read_runs
 from nmtrain.report.frame import build_frames
 from nmtrain.report.sections import build_sections

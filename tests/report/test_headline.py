@@ -10,7 +10,8 @@ import pytest
 
 from nmtrain.report import closing_table, write_report
 from nmtrain.report.advice import advice
-from nmtrain.report.cost import cost_table, equal_flops_table
+from nmtrain.report.cost import cost_table
+from nmtrain.report.equal_flops import equal_flops_table
 from nmtrain.report.folders import read_runs
 from nmtrain.report.frame import build_frames
 from nmtrain.report.headline import headline_of
