@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from nmtrain.report.grouping import column_order
 from nmtrain.report.headline import Headline
 from nmtrain.report.quality import pattern_cell, row_results, run_marks, signature_note
 from nmtrain.report.scores import NOT_A_NUMBER, TEST, Scores, best_of, standing
@@ -50,6 +51,7 @@ def equal_flops_table(section: Section, curves: pd.DataFrame) -> Table | None:
     without: list[str] = []
     for pattern in patterns_of(section.runs):
         results = [result for group in section.groups for result in row_results(group, pattern)]
+        results.sort(key=lambda result: column_order((result.variant, result.label)))
         without += [
             f"{result.label} at {pattern} ({result.scores.lost_text})" for result in results if not len(result.finished)
         ]

@@ -27,8 +27,8 @@ def test_booktabs_table_line_by_line():
         r"1:8 & 1:8 & 1:8 \\",
         r"\bottomrule",
         r"\multicolumn{3}{@{}p{\linewidth}@{}}{\scriptsize 50 \% of it.} \\",
-        r"\multicolumn{3}{@{}p{\linewidth}@{}}{\scriptsize $\approx$ 95 \% interval meets that of the best (bold): "
-        r"no difference shown.} \\",
+        r"\multicolumn{3}{@{}p{\linewidth}@{}}{\scriptsize $\approx$ no difference to the best (bold) "
+        r"shown by the test that the notes name.} \\",
         r"\end{tabular}",
     ]
 
