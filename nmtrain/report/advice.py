@@ -37,6 +37,8 @@ def _row_advice(group: Group, pattern: str) -> str:
     best = best_of((result.scores for result in ranked), headline)
     lost = [f"{result.label} ({result.scores.lost_text})" for result in results if result.scores.lost]
     left_out = f" Left out: {', '.join(lost)}." if lost else ""
+    wrong = [result.label for result in sparse if (result.finished["penalty_times"] > 1).any()]
+    left_out += f" Trained with too much of its penalty, see the notices: {', '.join(wrong)}." if wrong else ""
     if best is None:
         return f"no recipe can be ranked by its final {headline.label}." + left_out
     first = next(result for result in ranked if result.scores is best)

@@ -140,6 +140,8 @@ def _training_data(section: Section, curves: pd.DataFrame) -> pd.DataFrame:
     by = ["pattern", "recipe", "length", "update"]
     drawn = []
     for group in section.groups:
+        if not group.has_results:
+            continue
         runs = finished(group.runs)
         runs = runs.assign(pattern=runs["sparsity"].fillna(DENSE), recipe=runs["label"])
         found = points.merge(runs[["folder", "pattern", "recipe"]], on="folder").assign(length=group.title)
@@ -147,7 +149,7 @@ def _training_data(section: Section, curves: pd.DataFrame) -> pd.DataFrame:
         final = [
             (result.pattern, result.label, group.title, result.runs["updates"].max(), result.quality.half_width)
             for result in group.results.values()
-            if result.quality.n
+            if len(result.finished)
         ]
         drawn.append(means.merge(pd.DataFrame(final, columns=[*by, "half_width"]), on=by, how="left"))
     return pd.concat(drawn).sort_values(by, kind="stable", ignore_index=True)
@@ -272,7 +274,7 @@ def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
 
 
 def _cost_data(group: Group) -> pd.DataFrame:
-    results = [result for result in ordered_results(group) if result.quality.n]
+    results = [result for result in ordered_results(group) if len(result.finished)]
     fronts = {cost: on_front(group, cost) for cost in ("inference_flops", "bytes")}
     return pd.DataFrame(
         {

@@ -32,18 +32,18 @@ def device(environment: Environment) -> str | None:
 
 
 def _over_time(environment: Environment, told: Callable[[Environment], str]) -> str | None:
-    texts = [told(one) for one in (*environment.get("before", ()), environment)]
+    texts = [told(one) for one in (*(environment.get("before") or ()), environment)]
     return ", then ".join(text for text, _ in groupby(texts) if text) or None
 
 
 def _one_code(environment: Environment) -> str:
-    version = environment.get("versions", {}).get("nmtrain")
+    version = (environment.get("versions") or {}).get("nmtrain")
     commit = environment.get("git_commit")
     return ", ".join(part for part in (version, commit and f"commit {commit}") if part)
 
 
 def _one_set_of_libraries(environment: Environment) -> str:
-    versions = environment.get("versions", {})
+    versions = environment.get("versions") or {}
     return ", ".join(f"{name} {versions[name]}" for name in _LIBRARIES if versions.get(name))
 
 
@@ -53,5 +53,5 @@ def penalty_times(config: Mapping[str, Any], summary: Mapping[str, Any], environ
     times = config.get("train", {}).get("micro_batches", 1)
     if recipe["name"] != "sr_ste" or not recipe.get("penalty", True) or times == 1:
         return 1
-    wrote = (summary, *environment.get("before", ()))  # whoever trained last wrote the summary
-    return 1 if all(_PENALTY_ONCE in one.get("fixes", ()) for one in wrote) else times
+    trained = (summary, *(environment.get("before") or ()))  # what trained last wrote the summary
+    return 1 if all(_PENALTY_ONCE in (one.get("fixes") or ()) for one in trained) else times

@@ -129,13 +129,13 @@ def _difference_row(group: Group, pattern: str, columns: list[tuple[str, str]], 
 
 def _difference_cell(result: Result, base: Result, headline: Headline) -> Cell:
     lost = [result.scores.lost_text, f"{base.label}: {base.scores.lost_text}" if base.scores.lost else ""]
-    marks = result.scores.marks or base.scores.marks
+    marks = run_marks(result.scores if result.scores.lost else base.scores, result.runs, base.runs)
     found = difference(result.scores.by_seed, base.scores.by_seed)
     if found is None:
         return Cell("–", ", ".join(filter(None, lost)), marks=marks, anchor=result.anchor)
     interval = f" ± {headline.text(found.half_width)}" if found.tested else ""
     detail = ", ".join(filter(None, [p_value(found.p), _compared(found), *lost]))
-    is_shown = found.shown and not marks
+    is_shown = found.shown and result.scores.rankable and base.scores.rankable
     return Cell(headline.signed(found.mean) + interval, detail, found.mean, is_shown, marks, result.anchor)
 
 

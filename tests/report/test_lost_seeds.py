@@ -261,6 +261,16 @@ def test_a_setting_in_which_every_run_diverged_is_shown_by_the_metric_of_its_dat
     assert "no recipe can be ranked by its final Matthews correlation. Left out: SDGF stepwise (1 of 1 seeds" in report
 
 
+def test_a_length_at_which_every_run_diverged_is_a_table_without_figures(run, runs, tmp_path):
+    run("sdgf", "1:8", 0, 0.8)
+    run("sdgf", "1:8", 0, name="longer", config={"train.epochs": 30.0}, **DIVERGED)
+    write_report([runs], tmp_path / "out")
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "**Accuracy: vit on glyphs, ff sparse (train.epochs=30)**" in report
+    assert "**Cost: vit on glyphs, ff sparse (train.epochs=3)**" in report
+    assert "**Cost: vit on glyphs, ff sparse (train.epochs=30)**" not in report
+
+
 def test_runs_that_only_failed_make_no_table(run, runs):
     run("sdgf", "1:8", 0, **DISK_FULL)
     assert closing_table([runs]).startswith("0 of 1 runs are finished and counted.")

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from nmtrain.report import write_report
+from nmtrain.report.advice import advice
 from nmtrain.report.folders import read_runs
 from nmtrain.report.frame import build_frames
 from nmtrain.report.notices import notices
@@ -38,11 +39,13 @@ def test_what_cannot_change_a_result_is_no_mixture(run, table, said):
     assert len(said()) == 1
 
 
-def test_recipes_compared_across_versions_are_named_though_no_mean_is_mixed(run, table, said):
+def test_recipes_compared_across_versions_are_named_though_no_mean_is_mixed(run, table, sections, said):
     run("sr_ste", environment={"versions": TORCH})
     run("sdgf", accuracy=0.8, environment={"versions": TORCH | {"torch": "2.15.0"}})
     run("dense", environment={"versions": TORCH | {"torch": "2.15.0"}})
     assert table()["1:4", "SR-STE"].marks == "?"
+    ((group,),) = (section.groups for section in sections())
+    assert difference_table(group, "").rows[0][1].marks == "◊"
     assert said()[1:] == [
         "Compared, though trained by 2 sets of library versions (vit on glyphs): torch 2.11.0: sr_ste-1of4-s0; "
         "torch 2.15.0: dense-dense-s0, sdgf_stepwise-1of4-s0."
@@ -77,11 +80,14 @@ MICRO = {"train.micro_batches": 4}
 FIXED = {"fixes": ["penalty-once"]}
 
 
-def test_a_penalty_that_was_added_once_per_micro_batch_is_marked_and_named(run, table, said):
+def test_a_penalty_that_was_added_once_per_micro_batch_is_marked_and_named(run, table, sections, said):
     run("sr_ste", "1:4", 0, config={**MICRO, "train.batch_size": 64})
     run("sdgf", "1:4", 0, 0.8, config={**MICRO, "train.batch_size": 64})
     cells = table()
     assert (cells["1:4", "SR-STE"].marks, cells["1:4", "SDGF stepwise"].marks) == ("?¶", "")
+    ((group,),) = (section.groups for section in sections())
+    assert difference_table(group, "").rows[0][1].marks == "¶"
+    assert advice(group)[0].text.endswith("Trained with too much of its penalty, see the notices: SR-STE.")
     assert said()[1:] == [
         "Trained by a version that added the penalty of SR-STE once per micro-batch, where once per update is right: "
         "sr_ste-1of4-s0 (4 times the penalty). Repeat them (force=true); they are marked ¶."

@@ -72,6 +72,13 @@ def test_odd_runs_make_a_report_all_the_same(run, runs, tmp_path):
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+def test_runs_that_all_ended_in_a_nan_make_a_report(run, runs, tmp_path):
+    for seed in range(2):
+        run("sdgf", "1:4", seed, math.nan)
+    write_report([runs], tmp_path / "out")
+    assert "NaN ! (n = 0, 2 of 2 seeds NaN)" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_a_report_without_a_finished_run_lists_what_there_is(run, runs, tmp_path):
     run(status="failed", reason="out of memory")
     result = write_report([runs], tmp_path / "out")
