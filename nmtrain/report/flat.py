@@ -23,7 +23,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Flat:
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value
 
 
 def without(flat: Flat, keys: Iterable[str]) -> Flat:
