@@ -59,7 +59,7 @@ def _metrics(folders: Sequence[RunFolder], settings: Sequence[Flat | None]) -> l
             headline = folder.summary.get("headline", DEFAULT)
             headlines[key].add(headline)
             if signature := signature_of(folder.summary):
-                signatures[key, headline].add(_VERSION.sub("", signature))
+                signatures[key, headline].add(method_of(signature))
     found: list[Flat] = []
     for key, folder in zip(keys, folders, strict=True):
         if folder.summary is None:
@@ -70,7 +70,7 @@ def _metrics(folders: Sequence[RunFolder], settings: Sequence[Flat | None]) -> l
             headline = folder.summary.get("headline", DEFAULT)
             signature = signature_of(folder.summary) if len(signatures[key, headline]) > 1 else None
         found.append({} if headline == DEFAULT else {"headline": headline})
-        found[-1] |= {"signature": _VERSION.sub("", signature)} if signature else {}
+        found[-1] |= {"signature": method_of(signature)} if signature else {}
     return found
 
 
@@ -86,6 +86,11 @@ def signature_of(summary: Mapping[str, Any]) -> str | None:
     headline = summary.get("headline", DEFAULT)
     signatures = summary.get("signatures") or {}
     return signatures.get(headline) or signatures.get(f"val/{headline}")
+
+
+def method_of(signature: str) -> str:
+    """How sacreBLEU scored, whatever its version."""
+    return _VERSION.sub("", signature)
 
 
 def _identity(folder: RunFolder, is_dense: bool) -> dict[str, Any]:

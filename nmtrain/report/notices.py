@@ -8,6 +8,7 @@ import pandas as pd
 
 from nmtrain.report.folders import name_some
 from nmtrain.report.headline import headline_of
+from nmtrain.report.identity import method_of
 
 _NOT_COUNTED = {
     "failed": "failed",
@@ -46,9 +47,9 @@ def notices(runs: pd.DataFrame) -> list[str]:
     for name, found in lost.groupby("headline"):
         what = f"a final {headline_of(str(name)).label} that is NaN or missing"
         said.append(f"Finished with {what}: {name_some(list(found['folder']))}.")
-    babbling = counted[counted["no_label"] > _MANY]
-    if len(babbling):
-        shares = zip(babbling["folder"], babbling["no_label"], strict=True)
+    astray = counted[counted["no_label"] > _MANY]
+    if len(astray):
+        shares = zip(astray["folder"], astray["no_label"], strict=True)
         listed = name_some([f"{folder} ({100 * share:.1f} %)" for folder, share in shares])
         said.append(f"More than {100 * _MANY:.0f} % of the answers are no label: {listed}.")
     wrong = counted[counted["penalty_times"] > 1]
@@ -115,9 +116,9 @@ def _telling(texts: list[str]) -> dict[str, list[str]]:
 def _signatures(counted: pd.DataFrame) -> Iterable[str]:
     """Runs of one setting that were scored in several ways stand in tables of their own."""
     known = counted[counted["signature"].notna()]
-    alike = ["model", "data", "headline"]
-    for (model, data, _), runs in known.groupby(alike, sort=False):
-        if runs["signature"].nunique() > 1:
-            folders = runs.groupby("signature")["folder"]
-            listed = "; ".join(f"{signature}: {name_some(list(found))}" for signature, found in folders)
+    known = known.assign(method=known["signature"].map(method_of))
+    for (model, data, _), runs in known.groupby(["model", "data", "headline"], sort=False):
+        if runs["method"].nunique() > 1:
+            folders = runs.groupby("method")["folder"]
+            listed = "; ".join(f"{method}: {name_some(list(found))}" for method, found in folders)
             yield f"Scored by several signatures of sacreBLEU, which do not compare ({model} on {data}): {listed}."
