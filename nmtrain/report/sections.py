@@ -7,9 +7,9 @@ from functools import cached_property
 
 import pandas as pd
 
-from nmtrain.report.flat import Flat, below, describe, differing
+from nmtrain.report.flat import Flat, below, describe, differing, without
 from nmtrain.report.frame import Frames, slug
-from nmtrain.report.grouping import LENGTH, column_order, pattern_order, unusual
+from nmtrain.report.grouping import LENGTH, SPARSE_ONLY, column_order, pattern_order, unusual
 from nmtrain.report.headline import Headline, headline_of
 from nmtrain.report.scores import DIVERGED, Scores, scores_of
 from nmtrain.report.statistics import Estimate
@@ -49,7 +49,7 @@ class Result:
 class Group:
     """Runs of one config, but for seed, recipe and pattern: one main table. Dense runs stand beside the others.
 
-    ``runs`` are finished or lost; ``setting`` is what their configs have in common (of the dense, without a mask).
+    ``runs`` are finished or lost; ``setting`` is what their configs have in common.
     """
 
     slug: str
@@ -159,10 +159,12 @@ def build_sections(frames: Frames) -> list[Section]:
     sections = []
     for name, family in zip(names, families, strict=True):
         like = [other for other, named in zip(families, names, strict=True) if named == name]
-        settings = [frames.settings[other["group"].iloc[0]] for other in like]
         first = family.iloc[0]
+        is_dense = first["recipe"] == DENSE
         setting = frames.settings[first["group"]]
-        keys = {*differing(settings), *unusual(setting, first["recipe"] == DENSE)}
+        settings = [frames.settings[other["group"].iloc[0]] for other in like]
+        unread = SPARSE_ONLY if is_dense else ()
+        keys = {*differing([without(one, unread) for one in settings]), *unusual(setting, is_dense)}
         described = describe(setting, sorted(keys.difference(LENGTH)))
         title = f"{name} ({described})" if described else name
         mark = f"-{family['family'].iloc[0]}" if len(like) > 1 else ""

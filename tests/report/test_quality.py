@@ -196,6 +196,11 @@ def test_a_title_names_what_is_not_as_shipped_even_where_nothing_else_was_traine
 def test_a_title_of_dense_runs_leaves_the_mask_out(run, sections):
     run("dense", config={"mask.axis": "output", "optim.lr": 0.01})
     assert [section.title for section in sections()] == ["vit on glyphs, dense only (optim.lr=0.01)"]
+    run("dense", name="other", config={"optim.lr": 0.02})
+    assert [section.title for section in sections()] == [
+        "vit on glyphs, dense only (optim.lr=0.01)",
+        "vit on glyphs, dense only (optim.lr=0.02)",
+    ]
 
 
 def test_the_order_of_roles_and_how_a_pattern_is_written_split_no_table(run, table, sections):
