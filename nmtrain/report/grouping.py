@@ -84,7 +84,10 @@ class Keys:
 def setting_of(config: Mapping[str, Any]) -> Flat:
     """The part of a config that all runs of a group share."""
     given = without(flatten(config), VARIED + NOT_RESULT)
-    setting = shipped_settings(given) | {key: value for key, value in given.items() if value != {}}
+    default = without(shipped_settings(given), ("model.options",))  # what is not said there is up to the library
+    setting = default | {key: value for key, value in given.items() if value != {}}
+    if given.get("data.name") == "glue" and setting.get("model.kind") == "text_classifier":
+        setting["data.form"] = given.get("data.form", "t5")  # the only one, before there was the key
     setting = without(setting, NOT_RESULT)
     if setting.get("train.updates") is not None:
         setting.pop("train.epochs", None)  # overridden

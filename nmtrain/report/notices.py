@@ -78,7 +78,7 @@ def _mixtures(counted: pd.DataFrame) -> Iterable[str]:
         listed = "; ".join(f"{code} ({count} runs)" for code, count in versions.items())
         yield f"Trained by {len(versions)} versions of the code: {listed}."
     for column, what, then in (
-        ("libraries", "sets of library versions", ""),
+        ("libraries", "sets of library versions or variables", ""),
         ("device", "devices", " What was measured stands apart, the final values do not"),
     ):
         yield from _compared(counted, column, what, then)

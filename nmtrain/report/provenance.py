@@ -22,7 +22,7 @@ def code(environment: Environment) -> str:
 
 
 def libraries(environment: Environment) -> str | None:
-    """``torch 2.15.0, timm 1.0.31``; None where nothing was recorded."""
+    """``torch 2.15.0, timm 1.0.31``, and variables that may change a result; None where nothing was recorded."""
     return _over_time(environment, _one_set_of_libraries)
 
 
@@ -44,7 +44,9 @@ def _one_code(environment: Environment) -> str:
 
 def _one_set_of_libraries(environment: Environment) -> str:
     versions = environment.get("versions") or {}
-    return ", ".join(f"{name} {versions[name]}" for name in _LIBRARIES if versions.get(name))
+    variables = environment.get("variables") or {}
+    parts = [f"{name} {versions[name]}" for name in _LIBRARIES if versions.get(name)]
+    return ", ".join(parts + [f"{name}={variables[name]}" for name in sorted(variables)])
 
 
 def penalty_times(config: Mapping[str, Any], summary: Mapping[str, Any], environment: Environment) -> int:

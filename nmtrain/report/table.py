@@ -14,7 +14,7 @@ MARKS = {
     "↓": "finished for less than 95 % of the budget: what it spent stands beside it",
     "†": "interpolated inside longer runs, whose learning rate had not come down yet",
     "‡": "interpolated, and the model was not yet at its pattern at that point: not comparable, not ranked",
-    "◊": "the runs were trained by different versions of the code or of libraries (see the notices)",
+    "◊": "the runs were trained by different code, versions of libraries or variables (see the notices)",
     "△": "the runs were trained on different devices (see the notices and the list of runs)",
     "¶": "trained by code that added the penalty of SR-STE once per micro-batch, not once per update: too much of it",
     "§": "a seed was run more than once; its runs are averaged and count once",

@@ -150,7 +150,17 @@ def test_shipped_settings_are_those_that_hydra_composes():
     """Read as plain YAML; for every model, with the data and the training that its file chooses."""
     for model in groups()["model"]:
         composed = compose_values([f"model={model}"])
-        assert unusual(setting_of(composed), False) == [], model
+        for values in (composed, config_module.check_config(composed).values):  # which config.yaml holds
+            assert unusual(setting_of(values), False) == [], model
+
+
+def test_classifiers_of_before_had_glue_in_the_form_of_t5():
+    older, newer = compose_values(["model=bert", "data=glue"]), compose_values(["model=bert", "data=glue"])
+    older["data"].pop("form", None)
+    newer["data"]["form"] = "auto"
+    assert setting_of(older)["data.form"] == "t5"
+    assert keys_of(setting_of(older), False) != keys_of(setting_of(newer), False)
+    assert setting_of(compose_values(["model=t5", "data=glue"])).get("data.form") != "t5"  # it reads no other
 
 
 def test_a_setting_that_is_not_as_shipped_is_unusual():

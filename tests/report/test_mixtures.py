@@ -27,9 +27,16 @@ def test_other_versions_of_a_library_in_one_mean_are_marked_and_named(run, table
     run(seed=1, environment={"versions": versions | {library: "2.15.0"}})
     assert table()["1:4", "SR-STE"].marks == "◊"
     assert said()[1:] == [
-        "Compared, though trained by 2 sets of library versions (vit on glyphs): "
+        "Compared, though trained by 2 sets of library versions or variables (vit on glyphs): "
         f"{library} 2.11.0: sr_ste-1of4-s0; {library} 2.15.0: sr_ste-1of4-s1."
     ]
+
+
+def test_other_variables_of_the_environment_are_marked_and_named(run, table, said):
+    run(seed=0, environment={"versions": TORCH, "variables": {}})
+    run(seed=1, environment={"versions": TORCH, "variables": {"NVIDIA_TF32_OVERRIDE": "1"}})
+    assert table()["1:4", "SR-STE"].marks == "◊"
+    assert "NVIDIA_TF32_OVERRIDE=1: sr_ste-1of4-s1" in said()[1]
 
 
 def test_what_cannot_change_a_result_is_no_mixture(run, table, said):
@@ -47,8 +54,8 @@ def test_recipes_compared_across_versions_are_named_though_no_mean_is_mixed(run,
     ((group,),) = (section.groups for section in sections())
     assert difference_table(group, "").rows[0][1].marks == "◊"
     assert said()[1:] == [
-        "Compared, though trained by 2 sets of library versions (vit on glyphs): torch 2.11.0: sr_ste-1of4-s0; "
-        "torch 2.15.0: dense-dense-s0, sdgf_stepwise-1of4-s0."
+        "Compared, though trained by 2 sets of library versions or variables (vit on glyphs): torch 2.11.0: "
+        "sr_ste-1of4-s0; torch 2.15.0: dense-dense-s0, sdgf_stepwise-1of4-s0."
     ]
 
 
