@@ -1,4 +1,4 @@
-"""Which recipe for which density, said only as far as the intervals carry it."""
+"""Which recipe for which density, said only as far as the tests carry it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from nmtrain.report.grouping import density_of
 from nmtrain.report.headline import Headline
-from nmtrain.report.quality import best_of, rankable, row_results
+from nmtrain.report.quality import row_results
+from nmtrain.report.scores import beats, best_of
 from nmtrain.report.sections import DENSE, Group, Result
-from nmtrain.report.statistics import separate
+from nmtrain.report.statistics import difference
 
 
 @dataclass(frozen=True)
@@ -30,46 +31,50 @@ def advice(group: Group) -> list[Advice]:
 
 
 def _row_advice(group: Group, pattern: str) -> str:
-    results = row_results(group, pattern)
-    sparse = [result for result in results if result.variant != DENSE and rankable(result.quality)]
-    best = best_of((result.quality for result in sparse), group.headline)
-    lost = [result.label for result in results if result.quality.lost]
-    left_out = f" Left out, with a NaN: {', '.join(lost)}." if lost else ""
+    results, headline = row_results(group, pattern), group.headline
+    sparse = [result for result in results if result.variant != DENSE]
+    ranked = [result for result in sparse if result.scores.rankable]
+    best = best_of((result.scores for result in ranked), headline)
+    lost = [f"{result.label} ({result.scores.lost_text})" for result in results if result.scores.lost]
+    left_out = f" Left out: {', '.join(lost)}." if lost else ""
+    wrong = [result.label for result in sparse if (result.finished["penalty_times"] > 1).any()]
+    left_out += f" Trained with too much of its penalty, see the notices: {', '.join(wrong)}." if wrong else ""
     if best is None:
-        return f"no recipe has a final {group.headline.label}." + left_out
-    first = next(result for result in sparse if result.quality is best)
+        return f"no recipe can be ranked by its final {headline.label}." + left_out
+    first = next(result for result in ranked if result.scores is best)
     if len(sparse) == 1:
-        return f"only {first.label} was trained (n = {best.n}); there is nothing to compare it with.{left_out}"
+        return f"only {first.label} was trained (n = {best.quality.n}); there is nothing to compare it with.{left_out}"
+    if len(ranked) == 1:
+        return f"only {first.label} lost no seed (n = {best.quality.n}); there is nothing to compare it with.{left_out}"
     dense = next((result for result in results if result.variant == DENSE), None)
-    compared = _comparison(first, sparse, group.headline)
-    return f"{compared} {_against_dense(first, dense, group.headline)}".rstrip() + left_out
+    compared = _comparison(first, ranked, headline)
+    return f"{compared} {_against_dense(first, dense, headline)}".rstrip() + left_out
 
 
 def _comparison(best: Result, results: list[Result], headline: Headline) -> str:
     others = [result for result in results if result is not best]
-    level = [result for result in others if not separate(result.quality, best.quality)]
+    level = [result for result in others if not beats(best.scores, result.scores, headline)]
     below = [result for result in others if result not in level]
     if not level:
         second = max(below, key=lambda result: headline.gain(result.quality.mean))
         return f"{_said(best, headline)} is best; next is {_said(second, headline)}."
     extreme, beyond = ("Lowest", "below") if headline.lower_is_better else ("Highest", "above")
     highest = f"{extreme} mean: {_said(best, headline)}"
+    # The others are compared with the best, and not with each other.
+    between = f" between {best.label} and {'each of ' if len(level) > 1 else ''}{_listed(level)}"
     if not below:
-        return f"no difference shown ({_counts(results)}). {highest}."
-    return (
-        f"no difference shown between {_listed([best, *level])} ({_counts([best, *level])}). "
-        f"{highest}; it is {beyond} {_listed(below)}."
-    )
+        return f"no difference shown{between if len(level) > 1 else ''} ({_counts(results)}). {highest}."
+    return f"no difference shown{between} ({_counts([best, *level])}). {highest}; it is {beyond} {_listed(below)}."
 
 
 def _against_dense(best: Result, dense: Result | None, headline: Headline) -> str:
-    if dense is None or not rankable(dense.quality):
+    if dense is None or not dense.scores.rankable:
         return ""
-    if not separate(best.quality, dense.quality):
+    found = difference(best.scores.by_seed, dense.scores.by_seed)
+    if found is None or not found.shown:
         return f"No difference to dense shown ({_counts([best, dense])})."
-    points = best.quality.mean - dense.quality.mean
-    distance = f"{headline.text(abs(points))}{' points' if headline.percent else ''}"
-    return f"{best.label} is {distance} {'above' if points > 0 else 'below'} {_said(dense, headline)}."
+    distance = f"{headline.text(abs(found.mean))}{' points' if headline.percent else ''}"
+    return f"{best.label} is {distance} {'above' if found.mean > 0 else 'below'} {_said(dense, headline)}."
 
 
 def _said(result: Result, headline: Headline) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 
 from nmtrain.report.advice import Advice, advice
-from nmtrain.report.cost import cost_table, equal_flops_table
+from nmtrain.report.cost import cost_table
 from nmtrain.report.drawing import Drawing, draw_cost, draw_noise, draw_quality, draw_training
+from nmtrain.report.equal_flops import equal_flops_table
 from nmtrain.report.frame import Frames
-from nmtrain.report.glue_average import glue_tables
+from nmtrain.report.glue_average import glue_tables, why_no_average
 from nmtrain.report.processes import submit
 from nmtrain.report.quality import difference_table, quality_table
 from nmtrain.report.sections import Group, Section, patterns_with_noise, runs_with_noise
@@ -61,24 +62,28 @@ def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, po
     noise = _noise_to_draw(sections, frames)
     chapters = []
     for section in sections:
-        training = _training_part(section, frames, folder, pool)
+        training = [_training_part(section, frames, folder, pool)] if section.has_results else []
         parts = []
         for group in section.groups:
             part = Part(group.title or f"Final {group.headline.label} and cost")
-            _add_noise(part, group, section.title, frames.noise, noise, folder, pool)
-            short = [draw_quality, draw_cost] if group.patterns else [draw_cost]
-            part.pending[:0] = [submit(pool, draw, group, section.title, folder) for draw in short]
+            if group.has_results:
+                _add_noise(part, group, section.title, frames.noise, noise, folder, pool)
+                short = [draw_quality, draw_cost] if group.patterns else [draw_cost]
+                part.pending[:0] = [submit(pool, draw, group, section.title, folder) for draw in short]
             _add_tables(part, group, section.title)
             parts.append(part)
-        chapters.append(Chapter(section.slug, section.title, [*parts, training]))
-    if averages := glue_tables(sections):
-        chapters.append(Chapter("glue-average", "GLUE average", [Part("Mean over tasks", tables=averages)]))
+        chapters.append(Chapter(section.slug, section.title, [*parts, *training]))
+    averages, reason = glue_tables(sections), why_no_average(sections)
+    if averages or reason:
+        part = Part("Mean over tasks", tables=averages, notes=[reason] if reason else [])
+        chapters.append(Chapter("glue-average", "GLUE average", [part]))
     return chapters
 
 
 def _add_tables(part: Part, group: Group, section: str) -> None:
     differences = difference_table(group, section)
-    tables = (quality_table(group, section), differences, cost_table(group, section))
+    cost = cost_table(group, section) if group.has_results else None
+    tables = (quality_table(group, section), differences, cost)
     part.advice += advice(group)
     part.tables += [table for table in tables if table is not None]
     if differences is None:
@@ -118,7 +123,7 @@ def _training_part(section: Section, frames: Frames, folder: Path, pool: Executo
     if table is not None:
         part.tables.append(table)
     else:
-        part.notes.append("No training budget is reached by two recipes, so there is no table at equal training FLOPs.")
+        part.notes.append("There is no table at equal training FLOPs: it needs finished runs of two recipes.")
     return part
 
 

@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from nmtrain.report.cost import evaluations, on_front, ordered_results
+from nmtrain.report.cost import on_front, ordered_results
 from nmtrain.report.drawing import Drawing
+from nmtrain.report.equal_flops import evaluations
 from nmtrain.report.headline import Headline
 from nmtrain.report.quality import table_title
-from nmtrain.report.sections import DENSE, Group, Section, columns_of, patterns_of
+from nmtrain.report.sections import DENSE, Group, Result, Section, columns_of, finished, patterns_of
 from nmtrain.report.style import RC, line_style
 from nmtrain.report.table import si_prefix
 
@@ -103,7 +104,8 @@ def mean_over_seeds(frame: pd.DataFrame, by: list[str], values: list[str]) -> pd
 @styled()
 def draw_training(section: Section, curves: pd.DataFrame, folder: Path) -> Drawing:
     """The headline metric along training against the FLOPs spent so far: panels by pattern, curves by recipe."""
-    columns, patterns = columns_of(section.runs), patterns_of(section.runs) or [DENSE]
+    runs = finished(section.runs)
+    columns, patterns = columns_of(runs), patterns_of(runs) or [DENSE]
     headline = section.headline
     data = _training_data(section, curves)
     factor, prefix = si_prefix(data["training_flops"].max())
@@ -126,6 +128,7 @@ def draw_training(section: Section, curves: pd.DataFrame, folder: Path) -> Drawi
         f"The axis {'ends' if headline.lower_is_better else 'starts'} where the recipes begin to differ; all points "
         "are in the data."
     )
+    caption += _lost([result for group in section.groups for result in ordered_results(group)])
     title = f"{headline.title} and training FLOPs: {section.title}"
     return save(figure, f"{section.slug}-training", title, caption, data, folder)
 
@@ -137,12 +140,16 @@ def _training_data(section: Section, curves: pd.DataFrame) -> pd.DataFrame:
     by = ["pattern", "recipe", "length", "update"]
     drawn = []
     for group in section.groups:
-        runs = group.runs.assign(pattern=group.runs["sparsity"].fillna(DENSE), recipe=group.runs["label"])
+        if not group.has_results:
+            continue
+        runs = finished(group.runs)
+        runs = runs.assign(pattern=runs["sparsity"].fillna(DENSE), recipe=runs["label"])
         found = points.merge(runs[["folder", "pattern", "recipe"]], on="folder").assign(length=group.title)
         means = mean_over_seeds(found, by, ["flops", name]).rename(columns={"flops": "training_flops"})
         final = [
             (result.pattern, result.label, group.title, result.runs["updates"].max(), result.quality.half_width)
             for result in group.results.values()
+            if len(result.finished)
         ]
         drawn.append(means.merge(pd.DataFrame(final, columns=[*by, "half_width"]), on=by, how="left"))
     return pd.concat(drawn).sort_values(by, kind="stable", ignore_index=True)
@@ -181,6 +188,16 @@ def label_x(axes: Any, used: int, label: str) -> None:
         ax.tick_params(labelbottom=True)
 
 
+def _lost(results: Sequence[Result]) -> str:
+    """What a figure does not show of the seeds that were lost."""
+    named = [
+        f"{result.label}{'' if result.pattern == DENSE else f' at {result.pattern}'} ({result.scores.lost_text})"
+        for result in results
+        if result.scores.lost
+    ]
+    return f" Not in it are the lost seeds of {', '.join(named)}." if named else ""
+
+
 @styled()
 def draw_quality(group: Group, section: str, folder: Path) -> Drawing:
     """The final headline metric over the patterns, densest first, a line per recipe; dense is a level across them."""
@@ -211,8 +228,10 @@ def draw_quality(group: Group, section: str, folder: Path) -> Drawing:
     ax.set_ylabel(headline.axis)
     caption = (
         f"Final {headline.label} of the projected model (mean over seeds, bars: 95 % intervals; no bar: n = 1). A "
-        "dense model has no pattern: it is the same at each."
+        "dense model has no pattern: it is the same at each. What differs is tested in the tables: bars that meet do "
+        "not decide it."
     )
+    caption += _lost(ordered_results(group))
     title = table_title(f"{headline.title} by pattern", section, group)
     return save(figure, f"{group.slug}-patterns", title, caption, data, folder)
 
@@ -249,12 +268,13 @@ def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
         "costs where pruned weights are skipped. Thin lines join the patterns of a recipe; the broad grey line "
         "and the grey discs are the Pareto front of the means."
     )
+    caption += _lost(ordered_results(group))
     title = table_title(f"{headline.title} and inference cost", section, group)
     return save(figure, f"{group.slug}-inference", title, caption, data, folder)
 
 
 def _cost_data(group: Group) -> pd.DataFrame:
-    results = ordered_results(group)
+    results = [result for result in ordered_results(group) if len(result.finished)]
     fronts = {cost: on_front(group, cost) for cost in ("inference_flops", "bytes")}
     return pd.DataFrame(
         {

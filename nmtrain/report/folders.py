@@ -141,6 +141,8 @@ def read_run(path: Path) -> RunFolder:
         if type(config["seed"]) is not int:
             raise ValueError(f"seed = {config['seed']}: must be an integer")
         target = None if config["recipe"]["name"] == "dense" else str(NMPattern.parse(config["sparsity"]))
+        for pattern in (config["mask"].get("patterns") or {}).values():
+            NMPattern.parse(pattern)
         file = path / "environment.json"
         environment = _read_json(file) if file.exists() else {}
         file = path / "summary.json"

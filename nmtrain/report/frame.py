@@ -1,8 +1,8 @@
 """The data frames that every table and figure of a report comes from.
 
 ``runs`` has one row per run folder, ``curves`` one per evaluation, ``noise`` one per noise measurement (the average
-over tensors). ``runs`` holds every folder that was found; ``counted`` says which rows have results. ``quality`` is the
-value of the metric that ``headline`` names.
+over tensors). ``runs`` holds every folder that was found; ``counted`` says which rows have results, ``lost`` how a run
+failed whose seed is missing from its cell. ``quality`` is the value of the metric that ``headline`` names.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,14 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 
+from nmtrain.report import provenance
+from nmtrain.report.defaults import shipped_options
+from nmtrain.report.flat import Flat, flatten, without
 from nmtrain.report.folders import RunFolder, common_folder, lookup
-from nmtrain.report.grouping import Flat, column_labels, data_label, density_of, flatten, keys_of, setting_of, without
+from nmtrain.report.grouping import column_labels
 from nmtrain.report.headline import DEFAULT
+from nmtrain.report.identity import identify, signature_of
+from nmtrain.report.schedule import strict_from
 
 # Columns of `runs` that are read off summary.json as they are.
 _SUMMARY = {
@@ -42,6 +46,7 @@ _SUMMARY = {
 _NUMBERS = [
     *_SUMMARY,
     *("quality", "loss", "seconds_per_update", "throughput", "padding", "bytes", "bytes_exported", "peak_memory_bytes"),
+    *("no_label", "penalty_times", "measured_every", "measured_window"),
     *("seed", "metric_lines", "strict_from"),
 ]
 _CURVES = ("update", "epoch", "split", "flops")
@@ -72,19 +77,30 @@ class Frames:
 def build_frames(folders: Sequence[RunFolder]) -> Frames:
     """One set of frames from run folders, in their order."""
     base = common_folder(folders)
-    settings: dict[str, Flat] = {}
-    rows = [_row(folder, base, settings) for folder in folders]
-    counted = [row for row in rows if row["counted"]]
-    options = [_recipe_options(folder.config) for folder in folders if folder.summary is not None]
-    recipes = [
-        (row["recipe"], row["variant"], row["gradient"], given) for row, given in zip(counted, options, strict=True)
-    ]
-    for row, label in zip(counted, column_labels(recipes), strict=True):
-        row["label"] = label
-        row["cell"] = f"cell-{row['group']}-{slug(row['sparsity'] or 'dense')}-{slug(label)}"
-    runs = pd.DataFrame(rows)
+    identities, settings = identify(folders)
+    rows = [_row(folder, base) | identity for folder, identity in zip(folders, identities, strict=True)]
+    _place(rows, folders)
+    runs = pd.DataFrame([{column: row.get(column) for column in COLUMNS} for row in rows])
     runs[_NUMBERS] = runs[_NUMBERS].apply(pd.to_numeric)  # columns of Nones too
     return Frames(runs, _curves(folders, runs), _noise(folders, runs["folder"]), settings)
+
+
+def _place(rows: list[dict[str, Any]], folders: Sequence[RunFolder]) -> None:
+    """Give each run that counts, or is lost, the label of its column and its cell."""
+    placed = [
+        (row, _recipe_options(folder.config))
+        for row, folder in zip(rows, folders, strict=True)
+        if row["counted"] or row.get("lost")
+    ]
+    recipes = [(row["recipe"], row["variant"], row["gradient"], options) for row, options in placed]
+    default = {recipe: shipped_options(recipe) for recipe, _, _, _ in recipes}
+    for (row, _), label in zip(placed, column_labels(recipes, default), strict=True):
+        row["label"] = label
+        row["cell"] = f"cell-{row['group']}-{slug(row['sparsity'] or 'dense')}-{slug(label)}"
+    finished = {(row["cell"], row["seed"]) for row, _ in placed if row["counted"]}
+    for row, _ in placed:
+        if row["lost"] and (row["cell"], row["seed"]) in finished:  # repeated in another folder
+            row |= {"lost": None, "label": None, "cell": None}
 
 
 def slug(text: str) -> str:
@@ -92,7 +108,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace(":", "of")).strip("-")
 
 
-def _row(folder: RunFolder, base: Path, settings: dict[str, Flat]) -> dict[str, Any]:
+def _row(folder: RunFolder, base: Path) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run": folder.path.name,
         "folder": folder.path.relative_to(base).as_posix(),
@@ -100,45 +116,23 @@ def _row(folder: RunFolder, base: Path, settings: dict[str, Flat]) -> dict[str, 
         # A failure names its log by full path, and may have several lines.
         "reason": folder.reason and " ".join(folder.reason.replace(f"{base}/", "").split()),
         "counted": folder.summary is not None,
-        "code": _code(folder.environment),
-        "device": folder.environment.get("device"),
+        "code": provenance.code(folder.environment),
+        "libraries": provenance.libraries(folder.environment),
+        "device": provenance.device(folder.environment),
+        "noise_missing": _noise_missing(folder),
+        "strict_from": strict_from(folder),
     }
-    row |= _identity(folder, settings) if folder.config else {}
-    row |= _results(folder.summary) if folder.summary is not None else {}
+    if folder.summary is not None:
+        row |= _results(folder.summary)
+        row["penalty_times"] = provenance.penalty_times(folder.config, folder.summary, folder.environment)
     if folder.metrics is not None:
         row["metric_lines"] = folder.metrics.lines
-        row["strict_from"] = folder.metrics.strict_from
-    row["noise_missing"] = _noise_missing(folder)
+    measure = folder.config.get("measure") or {}
+    row |= {"measured_every": measure.get("every"), "measured_window": measure.get("window")}
     records = [records for records in (folder.metrics, folder.noise) if records is not None]
     row["dropped_lines"] = sum(len(record.dropped) for record in records)
     row["not_finite_lines"] = sum(record.not_finite for record in records)
-    return {column: row.get(column) for column in COLUMNS}
-
-
-def _identity(folder: RunFolder, settings: dict[str, Flat]) -> dict[str, Any]:
-    """What the run is, from its config; a finished run's summary knows the variant and the gradient rule too."""
-    config, summary = folder.config, folder.summary or {}
-    is_dense = config["recipe"]["name"] == "dense"
-    headline = summary.get("headline", DEFAULT)
-    setting = setting_of(config, headline)
-    keys = keys_of(setting, is_dense)
-    settings.setdefault(keys.group, setting)
-    sparsity = None if is_dense else config["sparsity"]
-    recipe = summary.get("recipe", config["recipe"])
-    return {
-        "model": config["model"]["name"],
-        "data": data_label(config["data"]),
-        "roles": None if is_dense else "+".join(summary.get("roles", config["mask"]["roles"])),
-        "sparsity": sparsity,
-        "target_density": density_of(sparsity),
-        "noise_pattern": config["sparsity"],  # dense runs too are measured with a mask, this one
-        "recipe": recipe["name"],
-        "variant": recipe.get("variant"),
-        "gradient": recipe.get("gradient"),
-        "seed": config["seed"],
-        "headline": headline,
-        **vars(keys),
-    }
+    return row
 
 
 def _results(summary: dict[str, Any]) -> dict[str, Any]:
@@ -155,20 +149,15 @@ def _results(summary: dict[str, Any]) -> dict[str, Any]:
         "throughput": throughput.get("per_second"),
         "throughput_unit": throughput.get("unit"),
         "padding": summary.get("padding"),
+        "no_label": _no_label(summary["metrics"]),
+        "signature": signature_of(summary),
     }
 
 
-def _code(environment: dict[str, Any]) -> str:
-    """Version and commit that trained the run; all of them, in order, where it was resumed with other code."""
-    trained_by = [_one_code(one) for one in (*environment.get("before", ()), environment)]
-    return ", then ".join(code for code, _ in groupby(trained_by))
-
-
-def _one_code(environment: dict[str, Any]) -> str:
-    version = environment.get("versions", {}).get("nmtrain")
-    commit = environment.get("git_commit")
-    parts = [part for part in (version, commit and f"commit {commit}") if part]
-    return ", ".join(parts) or "unknown"
+def _no_label(metrics: dict[str, Any]) -> float | None:
+    """The largest share of answers, over the validation sets, that are no label."""
+    shares = [share for name, share in metrics.items() if name.startswith("val/invalid") and share is not None]
+    return max(shares, default=None)
 
 
 def _noise_missing(folder: RunFolder) -> int:
@@ -181,7 +170,9 @@ def _noise_missing(folder: RunFolder) -> int:
 
 
 def _recipe_options(config: dict[str, Any]) -> Flat:
-    return without(flatten(config["recipe"]), ("name", "gradient"))
+    """What the config says of the recipe, and what was not to be said when it was written."""
+    options = shipped_options(config["recipe"]["name"]) | flatten(config["recipe"])
+    return without(options, ("name", "gradient"))
 
 
 def _curves(folders: Sequence[RunFolder], runs: pd.DataFrame) -> pd.DataFrame:
@@ -211,6 +202,7 @@ COLUMNS = (
     "status",
     "reason",
     "counted",
+    "lost",
     "model",
     "data",
     "roles",
@@ -230,15 +222,21 @@ COLUMNS = (
     "throughput",
     "throughput_unit",
     "padding",
+    "no_label",
+    "signature",
     "bytes",
     "bytes_exported",
     "peak_memory_bytes",
     "device",
     "code",
+    "libraries",
+    "penalty_times",
     "metric_lines",
     "dropped_lines",
     "not_finite_lines",
     "noise_missing",
+    "measured_every",
+    "measured_window",
     "strict_from",
     "group",
     "family",

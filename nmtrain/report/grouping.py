@@ -2,7 +2,8 @@
 
 A *group* is what one main table shows. A *family* also takes runs of other lengths: what the comparison at equal
 training FLOPs needs. Dense runs carry no pattern, so their keys leave the mask out, and every sparse run knows the key
-of the dense runs that belong beside it.
+of the dense runs that belong beside it. What a config says is taken in one form, however it was written (as in
+`nmtrain.config`, which names runs), and what an older config does not say has its default.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from nmtrain.report.headline import DEFAULT
+from nmtrain.report.defaults import shipped_settings
+from nmtrain.report.flat import Flat, describe, differing, flatten, without
 from nmtrain.sparsity.pattern import NMPattern
-
-Flat = dict[str, Any]
 
 # What tables vary within one group.
 VARIED = ("seed", "recipe", "sparsity")
@@ -36,6 +37,13 @@ NOT_RESULT = (
 LENGTH = ("train.epochs", "train.updates")
 # What a dense run never looks at.
 SPARSE_ONLY = ("mask",)
+# What a title does not repeat: it stands elsewhere in it, or changes the way to a result and not the result.
+_UNTITLED = (
+    *("mask.roles", "mask.patterns", "data.task", "data.pair", *LENGTH),
+    *("train.eval_every", "train.compile", "train.device"),
+)
+
+_ROLES = ("ff", "q", "k", "v", "o", "conv")  # the order in which architecture.md names them
 
 # A column names its gradient rule where it is not the recipe's default (method.md, section 2).
 DEFAULT_GRADIENT = {
@@ -45,6 +53,8 @@ DEFAULT_GRADIENT = {
     "mdgf": "masked",
     "sdgf": "straight_through",
 }
+# Options that the name of the variant tells.
+_IN_VARIANT = ("structure", "decay")
 
 # The order of columns, legends and lists. Further variants follow by name.
 VARIANTS = {
@@ -71,28 +81,43 @@ class Keys:
     dense_family: str
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Flat:
-    """``{"train": {"epochs": 3.0}}`` to ``{"train.epochs": 3}``: 3 and 3.0 are one number. Empty mappings stay."""
-    flat: Flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = int(value) if isinstance(value, float) and value.is_integer() else value
-    return flat
+def setting_of(config: Mapping[str, Any]) -> Flat:
+    """The part of a config that all runs of a group share."""
+    given = without(flatten(config), VARIED + NOT_RESULT)
+    default = without(shipped_settings(given), ("model.options",))  # what is not said there is up to the library
+    setting = default | {key: value for key, value in given.items() if value != {}}
+    if given.get("data.name") == "glue" and setting.get("model.kind") == "text_classifier":
+        setting["data.form"] = given.get("data.form", "t5")  # the only one, before there was the key
+    setting = without(setting, NOT_RESULT)
+    if setting.get("train.updates") is not None:
+        setting.pop("train.epochs", None)  # overridden
+    for key in ("mask.roles", "mask.names"):
+        setting[key] = sorted(setting.get(key) or ())
+    stacks = sorted(set(setting.get("mask.stacks") or ()))
+    setting["mask.stacks"] = stacks if len(stacks) == 1 else None
+    return setting | {key: pattern_text(value) for key, value in setting.items() if key.startswith("mask.patterns.")}
 
 
-def without(flat: Flat, keys: Iterable[str]) -> Flat:
-    """``flat`` less ``keys`` and everything below them."""
-    left_out = tuple(keys)
-    below = tuple(f"{key}." for key in left_out)
-    return {key: value for key, value in flat.items() if key not in left_out and not key.startswith(below)}
+def pattern_text(pattern: str) -> str:
+    """``"1:4"`` for ``" 1 : 4"``."""
+    return str(NMPattern.parse(pattern))
 
 
-def setting_of(config: Mapping[str, Any], headline: str) -> Flat:
-    """The part of a config that all runs of a group share, and the metric that they are compared by."""
-    compared = {} if headline == DEFAULT else {"headline": headline}
-    return without(flatten(config), VARIED + NOT_RESULT) | compared
+def roles_text(roles: Iterable[str]) -> str:
+    """``ff+q``, in one order."""
+    known = [role for role in _ROLES if role in set(roles)]
+    return "+".join([*known, *sorted(set(roles) - set(_ROLES))])
+
+
+def unusual(setting: Flat, is_dense: bool) -> list[str]:
+    """The keys of a setting that are not as shipped, and that change a result: what a title must say."""
+    default = shipped_settings(setting)
+    told = without(setting, _UNTITLED + (SPARSE_ONLY if is_dense else ()))
+    return [
+        key
+        for key, value in sorted(told.items())
+        if (key in default or key.startswith("model.options.")) and value != default.get(key)
+    ]
 
 
 def data_label(data: Mapping[str, Any]) -> str:
@@ -101,6 +126,12 @@ def data_label(data: Mapping[str, Any]) -> str:
 
 
 def keys_of(setting: Flat, is_dense: bool) -> Keys:
+    return _keys(json.dumps(setting, sort_keys=True, default=str), is_dense)
+
+
+@lru_cache(maxsize=1024)
+def _keys(written: str, is_dense: bool) -> Keys:
+    setting = json.loads(written)
     dense_group = _digest(without(setting, SPARSE_ONLY))
     dense_family = _digest(without(setting, SPARSE_ONLY + LENGTH))
     if is_dense:
@@ -109,22 +140,7 @@ def keys_of(setting: Flat, is_dense: bool) -> Keys:
 
 
 def _digest(flat: Flat) -> str:
-    return hashlib.blake2b(json.dumps(flat, sort_keys=True, default=str).encode(), digest_size=4).hexdigest()
-
-
-def differing(flats: Sequence[Flat]) -> list[str]:
-    """The keys whose values are not the same in all ``flats``, sorted."""
-    keys = sorted(set().union(*flats))
-    return [key for key in keys if len({_written(flat.get(key)) for flat in flats}) > 1]
-
-
-def describe(flat: Flat, keys: Iterable[str]) -> str:
-    """``"train.epochs=3, optim.lr=0.001"`` for the ``keys`` that ``flat`` has."""
-    return ", ".join(f"{key}={_written(flat[key])}" for key in keys if key in flat)
-
-
-def _written(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(json.dumps(flat, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
 def density_of(pattern: str | None) -> float:
@@ -138,11 +154,14 @@ def pattern_order(pattern: str) -> tuple[float, int]:
     return -parsed.density, parsed.m
 
 
-def column_labels(recipes: Sequence[tuple[str, str, str, Flat]]) -> list[str]:
+def column_labels(
+    recipes: Sequence[tuple[str, str, str, Flat]], default: Mapping[str, Flat] | None = None
+) -> list[str]:
     """The column that each run belongs in, given (recipe, variant, gradient rule, options) of every run.
 
     Runs share a column only if their variant, gradient rule and options agree. The label says what is not plain: a
-    gradient rule other than the recipe's default, and the options in which runs of one variant differ.
+    gradient rule other than the recipe's default, options other than the ``default`` ones (by recipe), and those in
+    which runs of one variant differ.
     """
     variants: dict[tuple[str, str], list[Flat]] = {}
     for _, variant, gradient, options in recipes:
@@ -155,7 +174,9 @@ def column_labels(recipes: Sequence[tuple[str, str, str, Flat]]) -> list[str]:
         label = variant_label(variant)
         if recipe != "dense" and gradient != DEFAULT_GRADIENT.get(recipe):
             label += f", {gradient.replace('_', '-')} gradient"
-        if keys := varying[variant, gradient]:
+        usual = (default or {}).get(recipe, {})
+        own = [key for key in usual if key in options and key not in _IN_VARIANT and options[key] != usual[key]]
+        if keys := sorted({*varying[variant, gradient], *own}):
             label += f" ({describe(options, keys)})"
         labels.append(label)
     return labels

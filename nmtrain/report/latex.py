@@ -24,6 +24,9 @@ _ESCAPES = {
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
     "◊": r"$\diamond$",
+    "△": r"$\triangle$",
+    "↓": r"$\downarrow$",
+    "¶": r"\P{}",
     "§": r"\S{}",
     "–": "--",
 }

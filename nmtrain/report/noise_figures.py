@@ -47,7 +47,7 @@ _SAME_SCALE = ((2, 3), (4, 5))  # kept against pruned
 @styled()
 def draw_noise(group: Group, section: str, pattern: str, noise: pd.DataFrame, folder: Path) -> Drawing:
     """All recipes at one pattern, dense beside them: noise, kept against pruned, mask churn, pattern and D."""
-    runs = runs_with_noise(group, pattern, noise)
+    runs = _told_apart(runs_with_noise(group, pattern, noise))
     columns = columns_of(runs)
     data = _noise_data(runs, noise)
     rows = (*_METRICS, *_SCHEDULE)
@@ -70,6 +70,21 @@ def draw_noise(group: Group, section: str, pattern: str, noise: pd.DataFrame, fo
     title = table_title(f"Gradient noise at {pattern}", section, group)
     slug = f"{group.slug}-noise-{NMPattern.parse(pattern).n}of{NMPattern.parse(pattern).m}"
     return save(figure, slug, title, _caption(runs, pattern, data["n"]), data, folder)
+
+
+def _told_apart(runs: pd.DataFrame) -> pd.DataFrame:
+    """``runs`` with a label of its own for each way of measuring: other ways do not average to anything.
+
+    SAD counts the changes since the last measurement; dense runs are measured with the mask of some pattern.
+    """
+    label = runs["label"].copy()
+    dense = runs["recipe"] == DENSE
+    if runs.loc[dense, "noise_pattern"].nunique() > 1:
+        label[dense] += ", mask of " + runs.loc[dense, "noise_pattern"]
+    for column, said in (("measured_every", ", every {:.0f}"), ("measured_window", ", window {:.0f}")):
+        if runs[column].nunique() > 1:
+            label += runs[column].map(said.format, na_action="ignore").fillna("")
+    return runs.assign(label=label)
 
 
 def _noise_data(runs: pd.DataFrame, noise: pd.DataFrame) -> pd.DataFrame:
@@ -139,6 +154,8 @@ def _caption(runs: pd.DataFrame, pattern: str, counts: pd.Series) -> str:
         "(density N/M and group size M) and the decay factor D; thin vertical lines mark a recipe's change of pattern. "
         "Values of 0 lie below a logarithmic axis."
     )
+    if runs["measured_every"].nunique() > 1:
+        caption += " Compare SAD only between runs that were measured equally often: it counts since the last time."
     others = sorted(set(runs[runs["recipe"] == DENSE]["noise_pattern"]) - {pattern})
     if others:
         caption += f" Kept, pruned, flip rate and SAD of dense training use the mask of {', '.join(others)}."

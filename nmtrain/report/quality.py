@@ -1,14 +1,15 @@
-"""Tables of the final headline metric: patterns by recipes, and the paired differences to SR-STE."""
+"""Tables of the final headline metric: patterns by recipes, and the differences to SR-STE."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import pandas as pd
 
 from nmtrain.report.frame import slug
 from nmtrain.report.grouping import density_of
 from nmtrain.report.headline import Headline
-from nmtrain.report.sections import DENSE, Group, Result
-from nmtrain.report.statistics import Difference, Estimate, paired_difference, separate
+from nmtrain.report.scores import TEST, Scores, best_of, standing
+from nmtrain.report.sections import DENSE, Group, Result, finished
+from nmtrain.report.statistics import Difference, difference
 from nmtrain.report.table import NOTHING, TRAINING_FLOPS, Cell, Table, p_value
 
 REFERENCE = "sr_ste"
@@ -17,7 +18,7 @@ REFERENCE = "sr_ste"
 def quality_table(group: Group, section: str) -> Table:
     """Mean and spread of the final headline metric; rows are patterns, densest first, columns recipes.
 
-    The best sparse recipe of a row is bold; each other whose interval meets the best's is marked. Dense runs are the
+    The best sparse recipe of a row is bold; each other that it is not shown to beat is marked. Dense runs are the
     same in every row and do not compete.
     """
     headline = group.headline
@@ -25,6 +26,8 @@ def quality_table(group: Group, section: str) -> Table:
     notes = [
         f"{headline.title}{' in %' if headline.percent else ''} of the final, projected model: mean over seeds ± half "
         f"of its 95 % t-interval; sd: standard deviation over n seeds. n = 1 has no interval.{_direction(headline)}",
+        TEST,
+        *signature_note(group.runs),
         gradient_note(group),
         TRAINING_FLOPS + " See the cost table beside this one for them, measured seconds and bytes.",
     ]
@@ -37,22 +40,10 @@ def _direction(headline: Headline) -> str:
     return " Lower is better." if headline.lower_is_better else ""
 
 
-def best_of(estimates: Iterable[Estimate], headline: Headline) -> Estimate | None:
-    """The best mean of those that lost no run to NaN."""
-    return max(filter(rankable, estimates), key=lambda quality: headline.gain(quality.mean), default=None)
-
-
-def rankable(quality: Estimate) -> bool:
-    return quality.n > 0 and not quality.lost
-
-
-def standing(quality: Estimate, best: Estimate | None) -> tuple[bool, str]:
-    """Whether it is the best of its row, and the mark of those that are not shown to differ from the best."""
-    if best is None or quality is best or not rankable(quality):
-        return quality is best, ""
-    if min(quality.n, best.n) < 2:
-        return False, "?"
-    return False, "" if separate(quality, best) else "≈"
+def signature_note(runs: pd.DataFrame) -> list[str]:
+    """How sacreBLEU scored the runs, as far as they recorded it."""
+    signatures = sorted(runs["signature"].dropna().unique())
+    return [f"sacreBLEU: {'; '.join(signatures)}."] if signatures else []
 
 
 def row_results(group: Group, pattern: str) -> list[Result]:
@@ -65,24 +56,18 @@ def pattern_cell(pattern: str) -> Cell:
     return Cell(pattern, value=density_of(None if pattern == DENSE else pattern))
 
 
-def quality_text(quality: Estimate, headline: Headline) -> tuple[str, str]:
-    """The two lines of a cell: mean ± half width; sd and n."""
-    lost = f", {quality.lost} NaN" if quality.lost else ""
-    if quality.n < 2:
-        return headline.text(quality.mean) if quality.n else "NaN", f"n = {quality.n}{lost}"
-    text = f"{headline.text(quality.mean)} ± {headline.text(quality.half_width)}"
-    return text, f"sd {headline.text(quality.sd)}, n = {quality.n}{lost}"
-
-
-def run_marks(result: Result) -> str:
-    """Marks for what is unusual about the runs themselves, whatever they reached."""
-    marks = "!" if result.quality.lost else ""
-    marks += "◊" if result.runs["code"].nunique() > 1 else ""
-    return marks + ("§" if len(result.runs) > len(result.by_seed) else "")
+def run_marks(scores: Scores, *parts: pd.DataFrame) -> str:
+    """Marks for what is unusual about the runs themselves, whatever they reached; ``parts``: the runs of each cell."""
+    counted = finished(pd.concat(parts) if len(parts) > 1 else parts[0])
+    marks = scores.marks
+    marks += "◊" if max(counted["code"].nunique(), counted["libraries"].nunique(dropna=False)) > 1 else ""
+    marks += "△" if counted["device"].nunique(dropna=False) > 1 else ""
+    marks += "¶" if (counted["penalty_times"] > 1).any() else ""
+    return marks + ("§" if any(finished(part)["seed"].duplicated().any() for part in parts) else "")
 
 
 def _quality_row(group: Group, pattern: str) -> list[Cell]:
-    competing = (result.quality for result in row_results(group, pattern) if result.variant != DENSE)
+    competing = (result.scores for result in row_results(group, pattern) if result.variant != DENSE)
     best = best_of(competing, group.headline)
     row = [pattern_cell(pattern)]
     for variant, label in group.columns:
@@ -90,10 +75,10 @@ def _quality_row(group: Group, pattern: str) -> list[Cell]:
         if result is None:
             row.append(NOTHING)
             continue
-        text, detail = quality_text(result.quality, group.headline)
-        is_best, mark = (False, "") if variant == DENSE else standing(result.quality, best)
+        text, detail = result.scores.text(group.headline)
+        is_best, mark = (False, "") if variant == DENSE else standing(result.scores, best, group.headline)
         value = result.quality.mean if result.quality.n else None
-        row.append(Cell(text, detail, value, is_best, mark + run_marks(result), result.anchor))
+        row.append(Cell(text, detail, value, is_best, mark + run_marks(result.scores, result.runs), result.anchor))
     return row
 
 
@@ -111,7 +96,7 @@ def gradient_note(group: Group) -> str:
 
 
 def difference_table(group: Group, section: str) -> Table | None:
-    """Mean difference to SR-STE over the seeds that both have; None without SR-STE or anything beside it."""
+    """Mean difference to SR-STE, over the seeds that both have; None without SR-STE or anything beside it."""
     references = [label for variant, label in group.columns if variant == REFERENCE]
     others = [column for column in group.columns if column[0] != DENSE and column[1] not in references[:1]]
     if not references or not others:
@@ -121,9 +106,10 @@ def difference_table(group: Group, section: str) -> Table | None:
     measure = "Percentage points" if headline.percent else headline.title
     better = ", so that less than zero is better" if headline.lower_is_better else ""
     notes = [
-        f"{measure} above {reference}{better}: mean over pairs of runs with the same seed ± half of its 95 % "
-        "t-interval; p: two-sided paired t-test, not corrected for the number of comparisons. "
-        "Bold: the interval excludes zero. One pair allows no test.",
+        f"{measure} above {reference}{better}: mean over pairs of runs with the same seed (else of two means, marked "
+        "Welch) ± half of its 95 % t-interval. Bold: the interval excludes zero. One pair allows no test.",
+        TEST,
+        *signature_note(group.runs),
         TRAINING_FLOPS + " Recipes of a row need not have spent the same; see the cost table.",
     ]
     head = ["pattern", *(label for _, label in others)]
@@ -132,37 +118,32 @@ def difference_table(group: Group, section: str) -> Table | None:
 
 
 def _difference_row(group: Group, pattern: str, columns: list[tuple[str, str]], reference: str) -> list[Cell]:
-    row = [pattern_cell(pattern)]
     base = group.result(pattern, REFERENCE, reference)
-    for variant, label in columns:
-        result = group.result(pattern, variant, label)
-        if result is None or base is None:
-            row.append(NOTHING)
-            continue
-        difference = paired_difference(result.by_seed, base.by_seed)
-        lost = bool(result.quality.lost or base.quality.lost)
-        if difference is None:
-            row.append(_unpaired_cell(result, base, group.headline, lost))
-        else:
-            row.append(_difference_cell(difference, group.headline, result.anchor, lost))
-    return row
+    results = [group.result(pattern, variant, label) for variant, label in columns]
+    cells = [
+        NOTHING if result is None or base is None else _difference_cell(result, base, group.headline)
+        for result in results
+    ]
+    return [pattern_cell(pattern), *cells]
 
 
-def _unpaired_cell(result: Result, base: Result, headline: Headline, lost: bool) -> Cell:
-    if not (result.quality.n and base.quality.n):
-        return NOTHING
-    difference = result.quality.mean - base.quality.mean
-    detail = "no seed in common, no test"
-    return Cell(headline.signed(difference), detail, difference, marks="!" if lost else "", anchor=result.anchor)
+def _difference_cell(result: Result, base: Result, headline: Headline) -> Cell:
+    lost = [result.scores.lost_text, f"{base.label}: {base.scores.lost_text}" if base.scores.lost else ""]
+    marks = run_marks(result.scores if result.scores.lost else base.scores, result.runs, base.runs)
+    found = difference(result.scores.by_seed, base.scores.by_seed)
+    if found is None:
+        return Cell("–", ", ".join(filter(None, lost)), marks=marks, anchor=result.anchor)
+    interval = f" ± {headline.text(found.half_width)}" if found.tested else ""
+    detail = ", ".join(filter(None, [p_value(found.p), _compared(found), *lost]))
+    is_shown = found.shown and result.scores.rankable and base.scores.rankable
+    return Cell(headline.signed(found.mean) + interval, detail, found.mean, is_shown, marks, result.anchor)
 
 
-def _difference_cell(difference: Difference, headline: Headline, anchor: str, lost: bool) -> Cell:
-    marks = "!" if lost else ""
-    if difference.n == 1:
-        return Cell(headline.signed(difference.mean), "n = 1 pair", difference.mean, marks=marks, anchor=anchor)
-    text = f"{headline.signed(difference.mean)} ± {headline.text(difference.half_width)}"
-    detail = ", ".join(part for part in (p_value(difference.p), f"n = {difference.n} pairs") if part)
-    return Cell(text, detail, difference.mean, difference.shown and not lost, marks, anchor)
+def _compared(found: Difference) -> str:
+    """What a difference was computed from."""
+    if found.pairs:
+        return f"n = {found.pairs} pair{'s' if found.pairs > 1 else ''}"
+    return f"Welch, n = {found.n[0]} and {found.n[1]}" if found.tested else "no seed in common, no test"
 
 
 def table_title(what: str, section: str, group: Group) -> str:

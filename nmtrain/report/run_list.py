@@ -21,7 +21,7 @@ class RunList:
 
 
 def run_list(runs: pd.DataFrame) -> RunList:
-    """Every run folder that was found, runs of one cell together, those that do not count last."""
+    """Every run folder that was found, runs of one cell together, lost ones too; those of no cell last."""
     ordered = sorted(runs.to_dict("records"), key=_order)
     headlines = runs["headline"][runs["counted"]].dropna().unique()
     one = headline_of(headlines[0] if len(headlines) else DEFAULT) if len(headlines) < 2 else None
@@ -30,13 +30,13 @@ def run_list(runs: pd.DataFrame) -> RunList:
         *("run folder", "data", "pattern", "recipe", "seed", "status", one.axis if one else "final value", "updates"),
         *("training FLOPs", "measured total", *padded, "code", "device", "records"),
     )
-    cells = [run["cell"] if run["counted"] else None for run in ordered]
+    cells = [None if pd.isna(run["cell"]) else run["cell"] for run in ordered]
     rows = [_row(run, named=one is None, padded=bool(padded)) for run in ordered]
     return RunList(Table("runs", "Runs", head, rows, stub=6), cells)
 
 
 def _order(run: dict[str, Any]) -> tuple[Any, ...]:
-    if not run["counted"]:
+    if pd.isna(run["cell"]):
         return (True, run["folder"])
     pattern = (-2.0, 0) if pd.isna(run["sparsity"]) else pattern_order(run["sparsity"])  # dense before every pattern
     column = column_order((run["variant"], run["label"]))
@@ -57,7 +57,7 @@ def _row(run: dict[str, Any], named: bool, padded: bool) -> list[Cell]:
         text("folder"),
         text("data"),
         NOTHING if pd.isna(run["sparsity"]) else Cell(run["sparsity"], value=run["target_density"]),
-        text("label") if run["counted"] else text("recipe"),
+        text("recipe") if pd.isna(run["label"]) else text("label"),
         number("seed", f"{run['seed']:.0f}"),
         Cell(status, value=status),
         _final(run, named),
@@ -73,7 +73,7 @@ def _row(run: dict[str, Any], named: bool, padded: bool) -> list[Cell]:
 
 def _final(run: dict[str, Any], named: bool) -> Cell:
     if not run["counted"]:
-        return NOTHING
+        return Cell("–", marks="" if pd.isna(run["lost"]) else "!")
     headline = headline_of(run["headline"])
     detail = headline.axis if named else ""
     if pd.isna(run["quality"]):

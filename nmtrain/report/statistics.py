@@ -1,4 +1,4 @@
-"""Means with their uncertainty, paired differences, interpolation and Pareto fronts: numbers in, numbers out."""
+"""Means with their uncertainty, differences, interpolation and Pareto fronts: numbers in, numbers out."""
 
 from __future__ import annotations
 
@@ -32,31 +32,32 @@ class Estimate:
     n: int
     lost: int
 
-    @property
-    def low(self) -> float:
-        return self.mean - self.half_width
-
-    @property
-    def high(self) -> float:
-        return self.mean + self.half_width
-
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean paired difference with its 95 % t-interval and the p-value of the two-sided paired t-test.
+    """How far one recipe's values lie above another's: the mean, its 95 % t-interval and the two-sided p-value.
 
-    For a single pair everything but ``mean`` is NaN. Where all differences are the same, ``p`` is 0, or NaN if they
-    are all zero.
+    Attributes:
+        mean: of the differences of pairs; of two means where nothing is paired.
+        half_width: half of the interval; NaN where no test is possible.
+        p: 0 where all differences are the same, NaN if they are all zero or no test is possible.
+        pairs: runs with the same seed that were compared; 0: Welch's test of two means.
+        n: finite values of either side.
     """
 
     mean: float
     half_width: float
     p: float
-    n: int
+    pairs: int
+    n: tuple[int, int]
+
+    @property
+    def tested(self) -> bool:
+        return math.isfinite(self.half_width)
 
     @property
     def shown(self) -> bool:
-        """Whether the interval excludes zero."""
+        """Whether the interval excludes zero, which is p < 0.05."""
         return abs(self.mean) > self.half_width
 
 
@@ -73,25 +74,41 @@ def _half_width(sd: float, n: int) -> float:
     return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(n) if n > 1 else math.nan
 
 
-def separate(one: Estimate, other: Estimate) -> bool:
-    """Whether the two 95 % intervals do not meet. False where either has no interval or lost a run to NaN."""
-    if min(one.n, other.n) < 2 or one.lost or other.lost:
-        return False
-    return one.low > other.high or other.low > one.high
+def difference(values: Mapping[int, float], reference: Mapping[int, float]) -> Difference | None:
+    """``values - reference``, each by seed: the one test of a report. None where either side has no finite value.
 
-
-def paired_difference(values: Mapping[int, float], reference: Mapping[int, float]) -> Difference | None:
-    """``values - reference`` over the seeds that both have as numbers; None where there is no such seed."""
-    differences = [values[seed] - reference[seed] for seed in sorted(values.keys() & reference.keys())]
-    found = estimate(differences)
-    if found.n == 0:
+    A paired t-test over the seeds that both have, if there are two or more; else Welch's test, which needs two values
+    on either side. A single pair, or single values, give a mean and no test.
+    """
+    one, other = ({seed: value for seed, value in side.items() if math.isfinite(value)} for side in (values, reference))
+    shared = sorted(one.keys() & other.keys())
+    n = len(one), len(other)
+    if not min(n):
         return None
-    if found.n == 1 or (found.sd == 0 and found.mean == 0):
-        return Difference(found.mean, found.half_width, math.nan, found.n)
-    if found.sd == 0:
-        return Difference(found.mean, 0.0, 0.0, found.n)
-    t = found.mean / (found.sd / math.sqrt(found.n))
-    return Difference(found.mean, found.half_width, float(2 * stdtr(found.n - 1, -abs(t))), found.n)
+    if len(shared) > 1 or (shared and min(n) == 1):
+        found = estimate([_minus(one[seed], other[seed]) for seed in shared])
+        return _tested(found.mean, found.sd / math.sqrt(found.n), found.n - 1, found.n, n)
+    left, right = estimate(list(one.values())), estimate(list(other.values()))
+    parts = left.sd**2 / left.n, right.sd**2 / right.n
+    error = math.sqrt(sum(parts))
+    spread = sum(part**2 / (count - 1) for part, count in zip(parts, n, strict=True) if count > 1)
+    freedom = sum(parts) ** 2 / spread if spread else min(n) - 1
+    return _tested(_minus(left.mean, right.mean), error, freedom, 0, n)
+
+
+def _minus(one: float, other: float) -> float:
+    """The difference, and 0 where there is none but rounding."""
+    return 0.0 if math.isclose(one, other, rel_tol=1e-12) else one - other
+
+
+def _tested(mean: float, error: float, freedom: float, pairs: int, n: tuple[int, int]) -> Difference:
+    """``error``: standard error of ``mean``, with ``freedom`` degrees of freedom."""
+    if not math.isfinite(error):
+        return Difference(mean, math.nan, math.nan, pairs, n)
+    if error == 0:
+        return Difference(mean, 0.0, 0.0 if mean else math.nan, pairs, n)
+    half_width = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+    return Difference(mean, half_width, float(2 * stdtr(freedom, -abs(mean) / error)), pairs, n)
 
 
 def interpolate(xs: Sequence[float] | np.ndarray, ys: Sequence[float] | np.ndarray, x: float) -> float | None:

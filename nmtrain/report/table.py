@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 
 # What a mark behind a number means; a table explains the marks that it holds.
 MARKS = {
-    "≈": "95 % interval meets that of the best (bold): no difference shown",
-    "?": "this or the best (bold) has one seed only and so no interval: nothing is shown either way",
-    "!": "a run's final value is NaN or missing: it is not in the mean, and the cell is not ranked",
+    "≈": "no difference to the best (bold) shown by the test that the notes name",
+    "?": "this or the best (bold) has one seed only, which allows no test: nothing is shown either way",
+    "!": "a seed diverged, failed or ended in a NaN: it is not in the mean, and the cell is not ranked",
+    "↓": "finished for less than 95 % of the budget: what it spent stands beside it",
     "†": "interpolated inside longer runs, whose learning rate had not come down yet",
-    "‡": "interpolated, and the model was still denser than its pattern at that point: not comparable, not ranked",
-    "◊": "the runs were trained by different versions of the code (see the list of runs)",
+    "‡": "interpolated, and the model was not yet at its pattern at that point: not comparable, not ranked",
+    "◊": "the runs were trained by different code, versions of libraries or variables (see the notices)",
+    "△": "the runs were trained on different devices (see the notices and the list of runs)",
+    "¶": "trained by code that added the penalty of SR-STE once per micro-batch, not once per update: too much of it",
     "§": "a seed was run more than once; its runs are averaged and count once",
 }
 TRAINING_FLOPS = "Training FLOPs: FLOPs that hardware skipping every pruned weight would execute (1 MAC = 2 FLOPs)."

@@ -57,12 +57,14 @@ def write_run(
     metrics_tail: str = "",
     headline: str = "accuracy",
     summary: dict[str, Any] | None = None,
+    environment: dict[str, Any] | None = None,
 ) -> Path:
     """Write one run folder and return it.
 
     ``accuracy`` is the final value of ``headline``, whatever that is; a summary names it only if ``summary`` does.
     ``curve``: (update, validation value) along the run; FLOPs grow evenly up to ``training_flops`` at ``updates``.
-    ``config``: dotted keys to change in `CONFIG`. ``summary``: top-level keys to change in summary.json.
+    ``config``: dotted keys to change in `CONFIG`. ``summary``, ``environment``: top-level keys to change in
+    summary.json and environment.json.
     """
     dense = recipe == "dense"
     variant = variant or VARIANT.get(recipe, recipe)
@@ -72,7 +74,8 @@ def write_run(
     rule = gradient or GRADIENT.get(recipe, "straight_through")
     (folder / "config.yaml").write_text(yaml.safe_dump(_config(recipe, sparsity, seed, options, config)))
     _write(folder / "status.json", {"state": status, "reason": reason})
-    _write(folder / "environment.json", {"versions": {"nmtrain": "0.1.0"}, "device": "cpu", "git_commit": commit})
+    trained_by = {"versions": {"nmtrain": "0.1.0"}, "device": "cpu", "git_commit": commit}
+    _write(folder / "environment.json", trained_by | (environment or {}))
     lines = [
         _train_line(update, updates, training_flops, sparsity, dense, strict_from) for update in range(0, updates, 20)
     ]

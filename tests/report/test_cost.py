@@ -1,71 +1,6 @@
 from __future__ import annotations
 
-from nmtrain.report.cost import cost_table, equal_flops_table
-from nmtrain.report.folders import read_runs
-from nmtrain.report.frame import build_frames
-from nmtrain.report.sections import build_sections
-
-
-def rows_at_budget(runs):
-    """{(budget, recipe): (accuracy, n and sd, source, marks, bold)} of the table at equal FLOPs."""
-    frames = build_frames(read_runs([runs]))
-    (section,) = build_sections(frames)
-    table = equal_flops_table(section, frames.curves)
-    assert table is not None
-    return {(r[1].text, r[2].text): (r[3].text, r[3].detail, r[4].text, r[3].marks, r[3].best) for r in table.rows}
-
-
-def test_finished_runs_within_five_percent_answer_for_a_budget(run, runs):
-    run("sr_ste", "1:4", 0, 0.70, training_flops=1.00e9)
-    run("sdgf", "1:4", 0, 0.75, training_flops=0.96e9)
-    run("mdgf", "1:4", 0, 0.72, training_flops=0.94e9)  # more than 5 % below: it does not reach the budget
-    assert rows_at_budget(runs) == {
-        ("940 MFLOPs", "MDGF exponential"): ("72.00", "n = 1", "finished", "", True),
-        ("1.00 GFLOPs", "SR-STE"): ("70.00", "n = 1", "finished", "?", False),
-        ("1.00 GFLOPs", "SDGF stepwise"): ("75.00", "n = 1", "finished", "", True),
-    }
-
-
-def test_longer_runs_are_interpolated_and_marked(run, runs):
-    run("sr_ste", "1:4", 0, 0.60, training_flops=1e9)
-    run("sdgf", "1:4", 0, 0.90, training_flops=2e9, curve=[(100, 0.5), (200, 0.8)])
-    found = rows_at_budget(runs)
-    # 1e9 is half of 2e9: update 150 of 300, between 0.5 and 0.8.
-    assert found["1.00 GFLOPs", "SDGF stepwise"] == ("65.00", "n = 1", "interpolated", "†", True)
-    assert found["1.00 GFLOPs", "SR-STE"] == ("60.00", "n = 1", "finished", "?", False)
-
-
-def test_a_model_still_denser_than_its_pattern_is_marked_and_not_ranked(run, runs):
-    run("sr_ste", "1:4", 0, 0.60, training_flops=1e9)
-    run("mdgf", "1:4", 0, 0.90, training_flops=2e9, curve=[(100, 0.5), (200, 0.8)], strict_from=180)
-    found = rows_at_budget(runs)
-    assert found["1.00 GFLOPs", "MDGF exponential"] == ("65.00", "n = 1", "interpolated, too dense", "‡", False)
-    assert found["1.00 GFLOPs", "SR-STE"] == ("60.00", "n = 1", "finished", "", True)
-
-
-def test_runs_of_several_lengths_answer_before_interpolation(run, runs):
-    run("sr_ste", "1:4", 0, 0.60, training_flops=1e9)
-    run("sdgf", "1:4", 0, 0.90, name="long", training_flops=2e9, curve=[(100, 0.5)], config={"train.epochs": 6.0})
-    run("sdgf", "1:4", 0, 0.77, name="short", training_flops=0.98e9, config={"train.epochs": 2.0})
-    assert rows_at_budget(runs)["1.00 GFLOPs", "SDGF stepwise"] == ("77.00", "n = 1", "finished", "", True)
-
-
-def test_dense_takes_part_but_does_not_compete(run, runs):
-    run("sr_ste", "1:4", 0, 0.60, training_flops=1e9)
-    run("dense", "1:4", 0, 0.90, training_flops=2e9, curve=[(150, 0.85)])
-    assert rows_at_budget(runs)["1.00 GFLOPs", "dense"] == ("85.00", "n = 1", "interpolated", "†", False)
-
-
-def test_before_the_first_evaluation_nothing_is_made_up(run, runs):
-    run("sr_ste", "1:4", 0, 0.60, training_flops=1e9)
-    run("sdgf", "1:4", 0, 0.90, training_flops=2e9, curve=[(200, 0.8)])
-    assert ("1.00 GFLOPs", "SDGF stepwise") not in rows_at_budget(runs)
-
-
-def test_no_table_where_no_budget_is_shared(run, runs):
-    run("sdgf", "1:4")
-    frames = build_frames(read_runs([runs]))
-    assert equal_flops_table(build_sections(frames)[0], frames.curves) is None
+from nmtrain.report.cost import cost_table
 
 
 def test_cost_table_shows_the_pareto_front(run, sections):
@@ -111,3 +46,35 @@ def test_the_size_on_disk_stands_beside_the_counted_bytes_where_it_was_recorded(
     column = list(table.head).index("bytes")
     shown = {row[1].text: (row[column].text, row[column].detail) for row in table.rows}
     assert shown == {"SR-STE": ("30.0 kB", "102 kB on disk"), "MDGF exponential": ("30.0 kB", "")}
+
+
+CPU, GPU = {"device": "Intel CPU", "device_type": "cpu"}, {"device": "NVIDIA H100", "device_type": "cuda"}
+
+
+def measured(train, images, memory):
+    return {
+        "seconds": {"total": 2 * train, "train": train, "eval": 1.0, "data": 0.0},
+        "throughput": {"unit": "images", "per_second": images},
+        "peak_memory_bytes": memory,
+    }
+
+
+def test_what_was_measured_on_several_devices_stands_apart_and_is_never_averaged(run, sections):
+    run("sr_ste", "1:4", 0, 0.70, environment=CPU, summary=measured(100.0, 192.0, 1e9))
+    run("sr_ste", "1:4", 1, 0.72, environment=GPU, summary=measured(1.0, 19200.0, 3e9))
+    run("sdgf", "1:4", 0, 0.71, environment=GPU, summary=measured(2.0, 9600.0, 3e9))
+    (group,) = sections()[0].groups
+    table = cost_table(group, "")
+    place = [list(table.head).index(name) for name in ("measured training", "throughput", "peak memory")]
+    shown = [(row[1].text, row[1].detail, row[2].text, *(row[i].text for i in place)) for row in table.rows]
+    assert shown == [
+        ("SR-STE", "on Intel CPU", "71.00 ± 12.71", "100 s", "192 images/s", "1.00 GB"),
+        ("SR-STE", "on NVIDIA H100", "71.00 ± 12.71", "1.00 s", "19200 images/s", "3.00 GB"),
+        ("SDGF stepwise", "on NVIDIA H100", "71.00", "2.00 s", "9600 images/s", "3.00 GB"),
+    ]
+    assert [row[place[0]].detail for row in table.rows] == [
+        "333 ms per update",
+        "3.33 ms per update",
+        "6.67 ms per update",
+    ]
+    assert [row[2].marks for row in table.rows] == ["△", "△", ""]

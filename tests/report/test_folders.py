@@ -182,6 +182,7 @@ def test_half_written_average_is_dropped(tmp_path):
         ),
         ("summary.json", {"updates": 0}, "summary.json: updates = 0: must be at least 1"),
         ("config.yaml", {"seed": None}, "config.yaml: seed = None: must be an integer"),
+        ("config.yaml", {"mask": {"roles": ["q"], "patterns": {"q": 64}}}, "config.yaml: 64 is what YAML reads from"),
         ("config.yaml", "a: [", "config.yaml: while parsing"),
         ("config.yaml", "seed: 1", "config.yaml: lacks model.name"),
         ("status.json", "{}", "status.json: lacks 'state'"),

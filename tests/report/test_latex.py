@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from nmtrain.report.latex import escape, latex
-from nmtrain.report.table import Cell, Table
+from nmtrain.report.table import MARKS, Cell, Table
 
 
 def test_booktabs_table_line_by_line():
@@ -27,8 +27,8 @@ def test_booktabs_table_line_by_line():
         r"1:8 & 1:8 & 1:8 \\",
         r"\bottomrule",
         r"\multicolumn{3}{@{}p{\linewidth}@{}}{\scriptsize 50 \% of it.} \\",
-        r"\multicolumn{3}{@{}p{\linewidth}@{}}{\scriptsize $\approx$ 95 \% interval meets that of the best (bold): "
-        r"no difference shown.} \\",
+        r"\multicolumn{3}{@{}p{\linewidth}@{}}{\scriptsize $\approx$ no difference to the best (bold) "
+        r"shown by the test that the notes name.} \\",
         r"\end{tabular}",
     ]
 
@@ -37,6 +37,10 @@ def test_everything_latex_would_read_as_a_command_is_escaped():
     assert escape("a_b & 5 % {x} #1 $ ^ ~ \\") == (
         r"a\_b \& 5 \% \{x\} \#1 \$ \textasciicircum{} \textasciitilde{} \textbackslash{}"
     )
+
+
+def test_every_mark_is_printed():
+    assert escape("".join(MARKS)).isascii()
 
 
 def test_files_of_a_report_are_balanced_and_ascii(report):

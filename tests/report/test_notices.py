@@ -106,23 +106,26 @@ def test_run_list_holds_every_folder_once_and_those_that_do_not_count_last(run, 
     run("sdgf", "1:4", seed=0)
     run("dense", "1:4", seed=0)
     run("sr_ste", "1:4", seed=0, status="failed", reason="a reason")
+    run("mdgf", "1:4", seed=0, status="running")
     listed = run_list(build_frames(read_runs([runs])).runs)
     assert [row[0].text for row in listed.table.rows] == [
         "dense-dense-s0",
+        "sr_ste-1of4-s0",  # lost, but of a cell
         "sdgf_stepwise-1of4-s0",
         "sdgf_stepwise-1of4-s1",
-        "sr_ste-1of4-s0",
+        "mdgf_exponential-1of4-s0",
     ]
-    assert listed.cells[1] == listed.cells[2] != listed.cells[0]
-    assert listed.cells[3] is None
-    assert listed.table.rows[3][5].text == "failed: a reason"
+    assert listed.cells[2] == listed.cells[3] != listed.cells[0]
+    assert listed.cells[4] is None
+    assert listed.table.rows[1][5].text == "failed: a reason"
 
 
 def test_closing_table_holds_accuracy_and_notices(run, runs):
     run(seed=0, accuracy=0.7)
     run(seed=1, status="failed", reason="out of memory")
     text = closing_table([runs])
-    assert "1:4      *70.00" in text
+    assert "1:4      70.00 !" in text
+    assert "n = 1, 1 of 2 seeds failed" in text
     assert text.endswith("Not counted, failed: sr_ste-1of4-s1 (out of memory).")
 
 

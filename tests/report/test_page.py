@@ -93,12 +93,12 @@ def test_text_sorts_and_empty_cells_stay_last(page):
     for direction in ("ascending", "descending"):
         page.execute_script("arguments[0].querySelector('button').click()", head)
         assert head.get_attribute("aria-sort") == direction
-        assert column(page, "runs", 7)[-2:] == ["–", "–"]
+        assert column(page, "runs", 7)[-2:] in (["–!", "–"], ["–", "–!"])
 
 
 def test_a_number_leads_to_all_its_runs(page):
     link = page.find_element(
-        "css selector", "#table-vit-on-glyphs-ff-sparse-accuracy tbody tr:nth-child(2) td:nth-child(5) a"
+        "css selector", "#table-vit-on-glyphs-ff-sparse-accuracy tbody tr:nth-child(2) td:nth-child(6) a"
     )
     page.execute_script("arguments[0].click()", link)
     behind = page.execute_script(

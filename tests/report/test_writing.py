@@ -47,8 +47,9 @@ def test_frames_hold_every_run(report):
 
 def test_markdown_holds_tables_figures_and_runs(report):
     text = (report / "report.md").read_text()
-    assert "| pattern | dense | SR-STE | MDGF exponential | SDGF stepwise |" in text
-    assert "| 1:4 | 90.30 ± 0.75 (sd 0.30, n = 3) | **88.30 ± 0.75** (sd 0.30, n = 3) |" in text
+    assert "| pattern | dense | STE | SR-STE | MDGF exponential | SDGF stepwise |" in text
+    assert "| 1:4 | 90.30 ± 0.75 (sd 0.30, n = 3) | – | **88.30 ± 0.75** (sd 0.30, n = 3) |" in text
+    assert "| 1:8 | 90.30 ± 0.75 (sd 0.30, n = 3) | diverged ! (n = 0, 1 of 1 seeds diverged) |" in text
     assert "Not counted, failed: ste-1of8-s0 (loss is NaN at update 40 (see ste-1of8-s0/train.log))." in text
     figures = {line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
     assert len(figures) == 5
@@ -69,6 +70,13 @@ def test_odd_runs_make_a_report_all_the_same(run, runs, tmp_path):
     result = write_report([runs], tmp_path / "out")
     assert "novel_thing" in result.table
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_runs_that_all_ended_in_a_nan_make_a_report(run, runs, tmp_path):
+    for seed in range(2):
+        run("sdgf", "1:4", seed, math.nan)
+    write_report([runs], tmp_path / "out")
+    assert "NaN ! (n = 0, 2 of 2 seeds NaN)" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_a_report_without_a_finished_run_lists_what_there_is(run, runs, tmp_path):

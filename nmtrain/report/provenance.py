@@ -1,0 +1,59 @@
+"""What trained a run, from its environment.json: code, libraries, device, and faults of the code of that time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import groupby
+from typing import Any
+
+Environment = Mapping[str, Any]
+
+# Libraries whose version can change a result.
+_LIBRARIES = (
+    *("torch", "torchvision", "timm", "transformers", "tokenizers", "accelerate"),
+    *("datasets", "numpy", "sacrebleu"),
+)
+_PENALTY_ONCE = "penalty-once"  # in "fixes" of what code wrote that adds SR-STE's penalty once per update
+
+
+def code(environment: Environment) -> str:
+    """Version and commit that trained the run; all of them, in order, where it was resumed with other code."""
+    return _over_time(environment, _one_code) or "unknown"
+
+
+def libraries(environment: Environment) -> str | None:
+    """``torch 2.15.0, timm 1.0.31``, and variables that may change a result; None where nothing was recorded."""
+    return _over_time(environment, _one_set_of_libraries)
+
+
+def device(environment: Environment) -> str | None:
+    """The device by name, as recorded."""
+    return _over_time(environment, lambda one: one.get("device") or one.get("device_type") or "")
+
+
+def _over_time(environment: Environment, told: Callable[[Environment], str]) -> str | None:
+    texts = [told(one) for one in (*(environment.get("before") or ()), environment)]
+    return ", then ".join(text for text, _ in groupby(texts) if text) or None
+
+
+def _one_code(environment: Environment) -> str:
+    version = (environment.get("versions") or {}).get("nmtrain")
+    commit = environment.get("git_commit")
+    return ", ".join(part for part in (version, commit and f"commit {commit}") if part)
+
+
+def _one_set_of_libraries(environment: Environment) -> str:
+    versions = environment.get("versions") or {}
+    variables = environment.get("variables") or {}
+    parts = [f"{name} {versions[name]}" for name in _LIBRARIES if versions.get(name)]
+    return ", ".join(parts + [f"{name}={variables[name]}" for name in sorted(variables)])
+
+
+def penalty_times(config: Mapping[str, Any], summary: Mapping[str, Any], environment: Environment) -> int:
+    """How often an update added SR-STE's penalty: once per micro-batch, in code that did not know better."""
+    recipe = config["recipe"]
+    times = config.get("train", {}).get("micro_batches", 1)
+    if recipe["name"] != "sr_ste" or not recipe.get("penalty", True) or times == 1:
+        return 1
+    trained = (summary, *(environment.get("before") or ()))  # what trained last wrote the summary
+    return 1 if all(_PENALTY_ONCE in (one.get("fixes") or ()) for one in trained) else times
