@@ -31,7 +31,9 @@ def save_weights(model: nn.Module, path: Path) -> None:
     once = _aliases(model) if hasattr(model, "save_pretrained") else {}
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in once}
     # Copies, because safetensors refuses tensors that share memory.
-    content = save({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, {"format": "pt"})
+    content = save(
+        {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, {"format": "pt"}
+    )
     write_whole(path, lambda file: file.write(content))
 
 
