@@ -26,9 +26,11 @@ def count_products(
         training: run it in train mode and count gradients; else in eval mode, where nothing needs one.
     """
     # A parametrization makes a new tensor at each use; while cached it makes the same one, which can be recognised.
-    # No formula knows the CPU's fused attention; plain matmuls do the same work.
+    # No formula knows the CPU's fused attention; plain matmuls do the same work. In inference mode a matmul arrives as
+    # an operation of its own, which no formula knows either.
     with (
         _mode(model, training),
+        torch.inference_mode(False),
         torch.set_grad_enabled(training),
         parametrize.cached(),
         sdpa_kernel(SDPBackend.MATH),
@@ -74,12 +76,10 @@ class ProductCounter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        result = func(*args, **kwargs)
         formula = flop_registry.get(func._overloadpacket)
         if formula is None:
-            with self:  # what it consists of may be products
-                parts = func.decompose(*args, **kwargs)
-            return func(*args, **kwargs) if parts is NotImplemented else parts
-        result = func(*args, **kwargs)
+            return result
         macs = formula(*args, **kwargs, out_val=result) // 2
         first = 1 if func._overloadpacket.__name__ in ("addmm", "baddbmm") else 0  # there what is added comes first
         operands: list[Tensor] = list(args[first : first + 2])

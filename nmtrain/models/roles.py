@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from nmtrain.models.fused import fused_rows
 from nmtrain.sparsity import NMPattern, SparsityRule
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 ROLES = ("ff", "q", "k", "v", "o", "conv")
 
-# Names inside the repeated blocks of transformers; heads, stems, embeddings and position MLPs are outside of these.
+# Names inside the repeated blocks of transformers; stems, embeddings and most position MLPs are outside of these.
 # First timm's; then those of the library transformers, by family: T5, BERT and its kin, DistilBERT, BART and its kin.
 _BLOCK = r"^(?:.*\.)?(?:block|blocks|layer|layers|stages)\.\d+\.(?:.*\.)?"
 _T5 = r"\w*(?:SelfAttention|EncDecAttention)\."
@@ -35,7 +36,7 @@ _BY_NAME = {
             r"ffn\.lin[12]",
             r"(?<=\d\.)fc[12]",
         ),
-        "qkv": (r"attn\.qkv",),
+        "fused": (r"attn\.(?:qkv|qk|kv)",),
         "q": (r"attn\.q(?:_proj)?", _T5 + "q", _BERT + "query(?:_proj)?", _DISTILBERT + "q_lin", _BART + "q_proj"),
         "k": (r"attn\.k(?:_proj)?", _T5 + "k", _BERT + "key(?:_proj)?", _DISTILBERT + "k_lin", _BART + "k_proj"),
         "v": (r"attn\.v(?:_proj)?", _T5 + "v", _BERT + "value(?:_proj)?", _DISTILBERT + "v_lin", _BART + "v_proj"),
@@ -48,35 +49,83 @@ _BY_NAME = {
         ),
     }.items()
 }
+# blocks.0.attn.rel_pos.mlp.fc1 reads places, not features.
+_POSITION_MLP = re.compile(r"(?:^|\.)(?:\w+_)?pos(?:_\w+)?\.")
 _STACK = re.compile(r"(?:^|\.)(encoder|decoder)\.")
 
 
 def weights_by_role(model: nn.Module) -> Iterator[tuple[str, str, tuple[int, int] | None]]:
-    """``(role, parameter name, rows)`` of every weight that has a role; rows where it is a slice of a fused QKV."""
-    stem_passed = False
+    """``(role, parameter name, rows)`` of every weight that has a role; rows where it is a slice of a fused one.
+
+    A role may have several slices of one weight. Fused weights that `unknown_fused` lists have none.
+    """
+    never = stem_and_head(model)
     for name, module in model.named_modules():
+        if name in never:
+            continue
         weight = f"{name}.weight"
         if isinstance(module, nn.Conv2d):
             depthwise = module.in_channels == module.groups  # no reduction over channels, so no groups to prune in
-            if stem_passed and not depthwise:
+            if not depthwise:
                 yield "conv", weight, None
-            stem_passed = True
-        elif isinstance(module, nn.Linear):
-            role = next((role for role, pattern in _BY_NAME.items() if pattern.match(name)), None)
-            if role == "qkv":
-                third = module.out_features // 3
-                for i, part in enumerate("qkv"):
-                    yield part, weight, (i * third, (i + 1) * third)
-            elif role is not None:
-                yield role, weight, None
+        elif (role := _role_of_linear(name, module)) == "fused":
+            for part, rows in _slices(model, name) or ():
+                yield part, weight, rows
+        elif role is not None:
+            yield role, weight, None
+
+
+def unknown_fused(model: nn.Module) -> list[str]:
+    """Fused weights whose rows of q, k and v are not known, each with the class of its attention."""
+    return [
+        f"{name}.weight ({type(model.get_submodule(name.rpartition('.')[0])).__name__})"
+        for name, module in model.named_modules()
+        if _role_of_linear(name, module) == "fused" and _slices(model, name) is None
+    ]
+
+
+def stem_and_head(model: nn.Module) -> set[str]:
+    """The layers that have no role: the first convolution, all that timm lists as such, and all of the classifier.
+
+    Each branch of a CrossViT has a first convolution of its own. Later layers of a deep stem, and the patch embeddings
+    between the stages of a pyramid, are ordinary convolutions.
+    """
+    layers = list(model.named_modules())
+    listed: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}  # of timm's models
+    first = next((name for name, module in layers if isinstance(module, nn.Conv2d)), None)
+    names = {first, *_names(listed.get("first_conv")), *_names(listed.get("classifier"))}
+    timm_model: Any = model
+    classifier = timm_model.get_classifier() if hasattr(model, "get_classifier") else None  # may be several, or none
+    heads = classifier if isinstance(classifier, tuple | list) else (classifier,)
+    inside = {id(part) for head in heads if isinstance(head, nn.Module) for part in head.modules()}
+    return {name for name, module in layers if name in names or id(module) in inside}
+
+
+def _names(listed: str | Iterable[str] | None) -> Iterable[str]:
+    return [listed] if isinstance(listed, str) else listed or ()
+
+
+def _role_of_linear(name: str, module: nn.Module) -> str | None:
+    """Its role, ``fused`` for several in one, or None."""
+    if not isinstance(module, nn.Linear) or _POSITION_MLP.search(name):
+        return None
+    return next((role for role, pattern in _BY_NAME.items() if pattern.match(name)), None)
+
+
+def _slices(model: nn.Module, name: str) -> list[tuple[str, tuple[int, int]]] | None:
+    """See `fused_rows`."""
+    attention, _, attribute = name.rpartition(".")
+    fused = model.get_submodule(name)
+    assert isinstance(fused, nn.Linear)
+    return fused_rows(model.get_submodule(attention), attribute, fused.out_features)
 
 
 def sparsity_rules(model: nn.Module, mask: MaskConfig, target: NMPattern) -> list[SparsityRule]:
     """The rules that the ``mask`` section of a config asks for on this model; ``target`` is the run's pattern.
 
     Raises:
-        ValueError: for roles that the model lacks and names that match none of its weights; the message lists those
-            it has.
+        ValueError: for roles that the model lacks and names that match none of its weights, where the message lists
+            those it has; and for q, k and v where a fused weight does not tell which rows they are.
     """
     by_role: dict[str, list[SparsityRule]] = {}
     stacks: set[str] = set()
@@ -98,6 +147,12 @@ def sparsity_rules(model: nn.Module, mask: MaskConfig, target: NMPattern) -> lis
         for stack in mask.stacks or ()
         if stack not in stacks
     ]
+    if {"q", "k", "v"} & set(mask.roles) and (unknown := unknown_fused(model)):
+        more = f" (and {len(unknown) - 1} more)" if unknown[1:] else ""
+        faults.append(
+            f"mask.roles=[{','.join(mask.roles)}]: the fused weight {unknown[0]}{more} is laid out in a way that is not"
+            " known, so that q, k and v cannot be told apart"
+        )
     faults = faults or [
         f"mask.roles=[{','.join(mask.roles)}]: the model has no {role}. Available: {list(by_role)}"
         for role in mask.roles

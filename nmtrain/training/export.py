@@ -28,11 +28,15 @@ logger = logging.getLogger(__name__)
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write the state dict as safetensors: dense shapes, exact zeros, the stock model's keys.
 
-    Tied weights are written once, under their first name, as transformers does it.
+    A model of timm gets every key, since timm asks for each; shared weights are written under all of their names.
+    Transformers ties weights itself when it loads: there they are written once, under their first name.
     """
-    aliases = _aliases(model)
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in aliases}
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+    once = _aliases(model) if hasattr(model, "save_pretrained") else {}
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in once}
+    # Copies, because safetensors refuses tensors that share memory.
+    content = save(
+        {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, {"format": "pt"}
+    )
     write_whole(path, lambda file: file.write(content))
 
 
@@ -62,11 +66,12 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
         file = folder / "model.safetensors"
         tensors = load_file(file)
         for name, original in _aliases(model).items():
-            if name in tensors:  # a checkpoint can bring a weight of its own where the architecture ties: T5 1.1's head
+            if name not in tensors:  # written once
+                tensors[name] = tensors[original]
+            elif not torch.equal(tensors[name], tensors[original]):
+                # a checkpoint can bring a weight of its own where the architecture ties: T5 1.1's head
                 module, _, attribute = name.rpartition(".")
                 setattr(model.get_submodule(module), attribute, nn.Parameter(tensors[name]))
-            else:
-                tensors[name] = tensors[original]
         model.load_state_dict(tensors)
         if not config.is_dense:
             verify_sparsity(model, sparsity_rules(model, config.mask, config.sparsity))
@@ -127,7 +132,6 @@ def _export_image(config: Config, model: nn.Module, out: Path) -> str:
     description: dict[str, Any] = {
         "architecture": name,
         "num_classes": shape.num_classes,
-        "global_pool": getattr(model, "global_pool", ""),
         "model_args": {key: value for key, value in arguments.items() if key != "num_classes"},
         "pretrained_cfg": {
             "input_size": [shape.channels, shape.image_size, shape.image_size],

@@ -95,6 +95,12 @@ def test_dense_updates_cost_what_torch_counts_over_forward_and_backward(make, in
     assert cost.unneeded == 0 or "x" in inputs  # what text is embedded in learns, and needs its gradient
 
 
+@pytest.mark.parametrize(("name", "macs"), [("cait_xxs24_224", 2_523_475_200), ("pit_ti_224", 699_059_456)])
+def test_models_that_torchs_module_tracker_fails_on_are_counted(name, macs):
+    """Without gradients its FlopCounterMode ends in an AssertionError; the totals are its own with frozen weights."""
+    assert forward_cost(on_meta(name), images(1, 224), [], 1).total == macs
+
+
 def test_a_grouped_convolution_s_gradients_cost_what_it_does():
     """Torch's own count of the weight's gradient leaves the groups out of account."""
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 3, padding=1, groups=4))

@@ -1,0 +1,77 @@
+"""Exported image models in plain timm: every key is there, and the logits are the same."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from nmtrain.compose import compose_values, prepare_overrides
+from nmtrain.config import check_config
+from nmtrain.training.export import export_run, load_run
+from nmtrain.training.run import run
+
+# Small members of families that differ in what they save: shared modules, batch statistics, buffers that are not saved,
+# fixed image sizes, filters for the keys of older checkpoints.
+FAMILIES = {
+    "coat_tiny": [
+        "mask.roles=[conv]",
+        "data.image_size=32",
+        "model.options={embed_dims:[16,16,16,16],parallel_depth:1}",
+    ],
+    "resnet": ["mask.roles=[conv]"],
+    "swin": ["mask.roles=[ff]"],
+    "test_efficientnet": ["mask.roles=[conv]"],
+    "test_convnext": ["mask.roles=[ff]", "data.image_size=32"],
+    "tiny_vit_5m_224": [
+        "mask.roles=[q]",
+        "model.options={embed_dims:[16,32,32,64],num_heads:[2,4,2,2],depths:[1,1,1,1]}",
+    ],
+    "xcit_nano_12_p8_224": ["mask.roles=[ff,v]", "model.options={depth:1}"],
+    "beit_base_patch16_224": ["mask.roles=[ff,q]", "model.options={depth:1,embed_dim:64,num_heads:2}"],
+}
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """Train one update of the named model; gives its config."""
+
+    def train(name):
+        overrides = ["experiment=smoke", f"model.name={name}", "sparsity=1:2", "train.updates=1", "train.batch_size=8"]
+        overrides += ["mask.indivisible=skip", f"results_dir={tmp_path}/runs", *FAMILIES[name]]
+        config = check_config(compose_values(prepare_overrides(overrides)))
+        run(config)
+        return config
+
+    return train
+
+
+def logits(model, config):
+    size = config.data_shape.image_size
+    with torch.no_grad():
+        return model.eval()(torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_export_gives_the_same_logits_in_plain_timm(name, finished, tmp_path):
+    config = finished(name)
+    plain = eval(export_run(config.run_folder, tmp_path / "export"), {"timm": timm})
+    _, ours = load_run(config.run_folder)
+    assert set(load_file(tmp_path / "export" / "model.safetensors")) == set(plain.state_dict())
+    assert all(torch.equal(value, plain.state_dict()[key]) for key, value in ours.state_dict().items())
+    assert torch.equal(logits(plain, config), logits(ours, config))
+
+
+def test_shared_weights_stand_under_each_of_their_names_and_older_run_folders_still_load(finished):
+    """A CoaT uses one position encoding in many blocks; run folders once held shared weights under one name only."""
+    config = finished("coat_tiny")
+    file = config.run_folder / "model.safetensors"
+    _, model = load_run(config.run_folder)
+    saved = load_file(file)
+    assert set(saved) == set(model.state_dict())
+    shared = [key for key, _ in model.named_parameters(remove_duplicate=False)]
+    first = [key for key, _ in model.named_parameters()]
+    assert len(shared) > len(first)
+    save_file({key: tensor for key, tensor in saved.items() if key in first or key not in shared}, file)
+    _, older = load_run(config.run_folder)
+    assert torch.equal(logits(older, config), logits(model, config))
