@@ -123,8 +123,9 @@ def _export_image(config: Config, model: nn.Module, out: Path) -> str:
 
 
 def _export_text(config: Config, model: Any, out: Path) -> str:
-    """With the tokenizer, and the label words of a classifier."""
+    """With the tokenizer, the label words of a classifier, and the settings by which an encoder-decoder was scored."""
     from nmtrain.models.language import build_tokenizer
+    from nmtrain.training.text_task import generation_settings
 
     shape = config.data_shape
     assert isinstance(shape, TextShape)
@@ -132,6 +133,8 @@ def _export_text(config: Config, model: Any, out: Path) -> str:
     if config.model.kind == "text_classifier":
         model.config.id2label = dict(enumerate(shape.labels))
         model.config.label2id = {label: i for i, label in enumerate(shape.labels)}
+    else:
+        model.generation_config = generation_settings(model, shape, tokenizer, config.train)
     model.save_pretrained(out)
     tokenizer.save(out)
     kind = "Seq2SeqLM" if config.model.kind == "text_to_text" else "SequenceClassification"
