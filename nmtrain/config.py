@@ -262,7 +262,9 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
     return faults
 
 
-def _writing_faults(model: ModelConfig, train: TrainConfig, data: Any, shape: DataShape | TextShape | None) -> list[str]:
+def _writing_faults(
+    model: ModelConfig, train: TrainConfig, data: Any, shape: DataShape | TextShape | None
+) -> list[str]:
     """Options of how a model's answers are had that have no effect with this model, data or each other."""
     changed = {
         f"train.{option}={getattr(train, option)}": option

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -21,7 +21,7 @@ ROLES = ("ff", "q", "k", "v", "o", "conv")
 # First timm's; then those of the library transformers, by family: T5, BERT and its kin, DistilBERT, BART and its kin.
 _BLOCK = r"^(?:.*\.)?(?:block|blocks|layer|layers|stages)\.\d+\.(?:.*\.)?"
 _T5 = r"\w*(?:SelfAttention|EncDecAttention)\."
-_BERT = r"(?:cross)?attention\.self\."
+_BERT = r"(?:(?:cross)?attention\.self|self_attn\.longformer_self_attn)\."  # the latter is LED's
 _DISTILBERT = r"attention\."
 _BART = r"(?:self_attn|encoder_attn)\."
 _BY_NAME = {
@@ -36,6 +36,7 @@ _BY_NAME = {
             r"(?<=\d\.)fc[12]",
         ),
         "qkv": (r"attn\.qkv",),
+        "qkv by head": (_BERT + "in_proj",),  # DeBERTa's
         "q": (r"attn\.q(?:_proj)?", _T5 + "q", _BERT + "query(?:_proj)?", _DISTILBERT + "q_lin", _BART + "q_proj"),
         "k": (r"attn\.k(?:_proj)?", _T5 + "k", _BERT + "key(?:_proj)?", _DISTILBERT + "k_lin", _BART + "k_proj"),
         "v": (r"attn\.v(?:_proj)?", _T5 + "v", _BERT + "value(?:_proj)?", _DISTILBERT + "v_lin", _BART + "v_proj"),
@@ -45,6 +46,7 @@ _BY_NAME = {
             r"(?:cross)?attention\.output\.dense",
             _DISTILBERT + "out_lin",
             _BART + "out_proj",
+            r"self_attn\.output",
         ),
     }.items()
 }
@@ -67,6 +69,11 @@ def weights_by_role(model: nn.Module) -> Iterator[tuple[str, str, tuple[int, int
                 third = module.out_features // 3
                 for i, part in enumerate("qkv"):
                     yield part, weight, (i * third, (i + 1) * third)
+            elif role == "qkv by head":
+                attention: Any = model.get_submodule(name.rpartition(".")[0])
+                height = attention.attention_head_size
+                for i, row in enumerate(range(0, module.out_features, height)):
+                    yield "qkv"[i % 3], weight, (row, row + height)
             elif role is not None:
                 yield role, weight, None
 

@@ -110,9 +110,8 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
         raise ConfigError(str(error).splitlines()) from error
     sparsify_model(model, plan.rules)
     task = load_task(config, model, accelerator.device)
-    lengths = task.lengths(config.total_updates)
-    if lengths is not None:
-        plan = plan.with_lengths(*lengths)
+    if (lengths := task.lengths()) is not None:
+        plan = plan.with_lengths(lengths)
     trainer = Trainer(plan, model, task, accelerator, folder, checkpoint)
     logger.info("%s %s", f"resuming at update {trainer.done} of" if checkpoint else "training", folder.path)
     if accelerator.device.type == "cuda":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nmtrain.config import Config
 from nmtrain.data import load_data
 from nmtrain.data.images import ImageData
+from nmtrain.measure import Lengths
 from nmtrain.schema import TrainConfig
 
 
@@ -42,7 +43,7 @@ class Task(Protocol):
     def work(self, total: int) -> Work:
         """What ``total`` updates work on."""
 
-    def lengths(self, total: int) -> tuple[Tensor, Tensor] | None:
+    def lengths(self) -> Lengths | None:
         """Of text, what `Plan.with_lengths` takes; None where all samples cost the same."""
 
 
@@ -90,7 +91,7 @@ class ImageClassification:
     def work(self, total: int) -> Work:
         return Work("images", total * self.train.batch_size, None)
 
-    def lengths(self, total: int) -> None:
+    def lengths(self) -> None:
         return None
 
     @torch.no_grad()

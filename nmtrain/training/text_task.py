@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from nmtrain.data import TextShape
 from nmtrain.data.text import IGNORED, TextBatch, TextData, ValSet, widths
 from nmtrain.data.tokens import Tokenizer
-from nmtrain.measure import length_moments
+from nmtrain.measure import Lengths
 from nmtrain.schema import TrainConfig
 from nmtrain.training.task import Work
 
@@ -43,14 +43,12 @@ class _TextTask:
         self.model, self.data, self.train = model, data, train
         self.headline = data.headline
 
-    def lengths(self, total: int) -> tuple[Tensor, Tensor]:
-        """int64 ``[total + 1, 6]`` length moments of all training samples before each
-        update, and int64 ``[samples, 2]`` lengths of the validation samples."""
-        size = self.train.batch_size
-        moments = torch.zeros(total + 1, 6, dtype=torch.int64)
-        for update in range(total):
-            moments[update + 1] = length_moments(self.data.train_lengths(update, size)).sum(0)
-        return moments.cumsum(0), torch.cat([val.lengths for val in self.data.val_sets.values()])
+    def lengths(self) -> Lengths:
+        """See `Task.lengths`."""
+        validation = torch.cat([val.lengths for val in self.data.val_sets.values()])
+        return Lengths(
+            self.data.train.lengths, validation, lambda update: self.data.train_lengths(update, self.train.batch_size)
+        )
 
     def work(self, total: int) -> Work:
         """Tokens of inputs and targets, and the share of padding among all that the model was given."""
