@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cache
@@ -86,6 +87,7 @@ def length_cost(
     make_inputs: Callable[[int, int], Mapping[str, Any]],
     tensors: Sequence[SparseTensor],
     longest: tuple[int, int] | None = None,
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> LengthCost:
     """Count forwards at six pairs of lengths, from which the polynomial follows exactly.
 
@@ -93,6 +95,7 @@ def length_cost(
         make_inputs: keyword arguments of the model for one sample with so many input and target tokens, unpadded.
         longest: lengths of input and target up to which the polynomial has to hold. There and half-way it is held
             against a count; where the two differ, `LengthCost.for_inputs` counts at each length.
+        within: what each forward is to run in.
 
     Raises:
         ValueError: where the cost has a form that cannot be told from few counts: steps by the length of the target,
@@ -101,7 +104,8 @@ def length_cost(
 
     @cache
     def count(source: int, target: int) -> ForwardCost:
-        return forward_cost(model, make_inputs(source, target), tensors, 1)
+        with within():
+            return forward_cost(model, make_inputs(source, target), tensors, 1)
 
     checked = [longest, (-(-longest[0] // 2), -(-longest[1] // 2))] if longest else []
     for lengths in checked:

@@ -61,8 +61,7 @@ class Plan:
         """The plan of a text model by the lengths that its samples have."""
         assert self.by_length is not None
         total = self.config.total_updates
-        with RealIndices():
-            by_length = self.by_length.for_inputs(torch.cat([lengths.train, lengths.validation])[:, 0])
+        by_length = self.by_length.for_inputs(torch.cat([lengths.train, lengths.validation])[:, 0])
         moments = torch.zeros(total + 1, len(by_length.terms), dtype=torch.int64)
         for update in range(total):
             moments[update + 1] = by_length.moments(lengths.of_update(update)).sum(0)

@@ -83,8 +83,7 @@ def text_cost(config: Config, model: Any, tensors: Sequence[SparseTensor]) -> Le
     try:
         if getattr(model.config, "num_experts", None):
             raise ValueError("what a text costs depends on the experts it is sent to")
-        with RealIndices():
-            return length_cost(model, lambda source, target: text_inputs(model, 1, source, target), tensors, longest)
+        return length_cost(model, lambda s, t: text_inputs(model, 1, s, t), tensors, longest, RealIndices)
     except Exception as error:  # also whatever transformers or torch object to in a text of one token
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ConfigError([f"model.name={config.model.name}: its FLOPs cannot be told: {reason}"]) from error
