@@ -40,6 +40,15 @@ _NOT_RESULT = {
     ("train", "checkpoint_every"),
     ("train", "eval_batch_size"),
 }
+# Keys that came later: with these values a run is what it was without the key, and keeps its name.
+_AS_BEFORE = {("train", "length_penalty"): 1.0}
+
+# Options of our small language models, where the user sets none. They stand here and not in the YAML of these models,
+# since a checkpoint or another architecture under the same YAML keeps the dropout that it has.
+_SMALL_MODEL_OPTIONS = {
+    "t5": {"dropout_rate": 0.0},
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+}
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ class Config:
 def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     """The values that a run's result depends on, however they were written."""
     kept = {
-        key: {k: v for k, v in value.items() if (key, k) not in _NOT_RESULT} if isinstance(value, dict) else value
+        key: {k: v for k, v in value.items() if _changes_the_result((key, k), v)} if isinstance(value, dict) else value
         for key, value in values.items()
         if (key,) not in _NOT_RESULT
     }
@@ -112,6 +121,10 @@ def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     kept["mask"] |= {"roles": sorted(mask["roles"]), "names": sorted(mask["names"]), "patterns": patterns}
     kept["sparsity"] = str(NMPattern.parse(values["sparsity"]))
     return _canonical(kept)
+
+
+def _changes_the_result(key: tuple[str, str], value: Any) -> bool:
+    return key not in _NOT_RESULT and not (key in _AS_BEFORE and value == _AS_BEFORE[key])
 
 
 def _canonical(value: Any) -> Any:
@@ -129,6 +142,7 @@ def check_config(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: listing every fault that can be seen without building the model or reading data.
     """
+    values = _with_small_model_options(values)
     faults: list[str] = []
     try:
         valid = dict(Root.model_validate(values))
@@ -158,6 +172,15 @@ def check_config(values: dict[str, Any]) -> Config:
         recipes,
         values,
     )
+
+
+def _with_small_model_options(values: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml says of a small random model: the options it has by itself too."""
+    model = values.get("model")
+    if not isinstance(model, dict) or model.get("pretrained") is not None or not isinstance(model.get("options"), dict):
+        return values
+    own = _SMALL_MODEL_OPTIONS.get(str(model.get("name")), {})
+    return values | {"model": model | {"options": own | model["options"]}}
 
 
 def _check_data(data: Any, model: ModelConfig | None, faults: list[str]) -> DataShape | TextShape | None:
@@ -240,6 +263,30 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
     return faults
 
 
+def _writing_faults(
+    model: ModelConfig, train: TrainConfig, data: Any, shape: DataShape | TextShape | None
+) -> list[str]:
+    """Options of how a model's answers are had that have no effect with this model, data or each other."""
+    changed = {
+        f"train.{option}={getattr(train, option)}": option
+        for option, default in (("score_by", "generation"), ("beams", 1), ("length_penalty", 1.0))
+        if getattr(train, option) != default
+    }
+    of_writing = [setting for setting, option in changed.items() if option != "score_by"]
+    if model.kind != "text_to_text":
+        return [f"{setting}: has no effect with model.kind={model.kind}" for setting in changed]
+    if of_writing and shape is not None and headline(**data) == "perplexity":
+        return [f"{setting}: has no effect with data={data['name']}, which is not generated" for setting in of_writing]
+    if train.score_by == "ranking":
+        faults = [f"{setting}: has no effect with train.score_by=ranking" for setting in of_writing]
+        if isinstance(shape, TextShape) and not shape.labels:
+            faults.append(f"train.score_by=ranking: data={data['name']} has no labels to rank; allowed: generation")
+        return faults
+    if train.beams == 1:
+        return [f"{setting}: has no effect with train.beams=1" for setting in of_writing]
+    return []
+
+
 def _model_faults(
     model: ModelConfig, train: TrainConfig | None, data: Any, shape: DataShape | TextShape | None
 ) -> list[str]:
@@ -251,17 +298,8 @@ def _model_faults(
             for option in ("pretrained", "tokenizer")
             if getattr(model, option) is not None
         ]
-    if train is not None and model.kind != "text_to_text":
-        for option, default in (("score_by", "generation"), ("beams", 1)):
-            if (value := getattr(train, option)) != default:
-                faults.append(f"train.{option}={value}: has no effect with model.kind={model.kind}")
-    elif train is not None and train.beams > 1 and shape is not None and headline(**data) == "perplexity":
-        faults.append(f"train.beams={train.beams}: has no effect with data={data['name']}, which is not generated")
-    elif train is not None and train.score_by == "ranking":
-        if train.beams > 1:
-            faults.append(f"train.beams={train.beams}: has no effect with train.score_by=ranking")
-        if isinstance(shape, TextShape) and not shape.labels:
-            faults.append(f"train.score_by=ranking: data={data['name']} has no labels to rank; allowed: generation")
+    if train is not None:
+        faults += _writing_faults(model, train, data, shape)
     if shape is not None and model.reads_text != isinstance(shape, TextShape):
         holds = "text" if isinstance(shape, TextShape) else "images"
         fitting = data_names(text=model.reads_text)

@@ -98,6 +98,7 @@ class TrainConfig(Section):
     eval_batch_size: Count
     score_by: Literal["generation", "ranking"]
     beams: Count
+    length_penalty: Annotated[float, Field(allow_inf_nan=False)] = 1.0  # runs made before have no such key
     label_smoothing: Beta
     precision: Literal["fp32", "bf16"]
     compile: bool

@@ -87,3 +87,99 @@ def refused(nm):
         return err.removesuffix("\n")
 
     return message
+
+
+_T5 = {"d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4}
+_T5 |= {"decoder_start_token_id": 1}
+_BART = {f"{stack}_{size}": n for stack in ("encoder", "decoder") for size, n in (("ffn_dim", 64), ("layers", 1))}
+_BART |= {"d_model": 64, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64}
+_BERT = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+_BERT |= {"max_position_embeddings": 64}
+_RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
+# Tiny architectures of transformers: kind of model, type, options.
+FAMILIES = {
+    "t5": ("text_to_text", "t5", _T5),
+    "t5_v1_1": ("text_to_text", "t5", _T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "mt5": ("text_to_text", "mt5", _T5),
+    "umt5": ("text_to_text", "umt5", _T5),
+    "byt5": ("text_to_text", "t5", _T5 | {"vocab_size": 384, "decoder_start_token_id": 0}),
+    "longt5_local": ("text_to_text", "longt5", _T5 | {"local_radius": 7}),
+    "longt5_global": (
+        "text_to_text",
+        "longt5",
+        _T5 | {"local_radius": 7, "global_block_size": 4, "encoder_attention_type": "transient-global"},
+    ),
+    "bart": ("text_to_text", "bart", _BART),
+    "mbart": ("text_to_text", "mbart", _BART),
+    "pegasus": ("text_to_text", "pegasus", _BART | {"decoder_start_token_id": 1}),
+    "marian": ("text_to_text", "marian", _BART | {"decoder_start_token_id": 1}),
+    "blenderbot": ("text_to_text", "blenderbot", _BART),
+    "blenderbot_small": ("text_to_text", "blenderbot-small", _BART),
+    "m2m_100": ("text_to_text", "m2m_100", _BART),
+    "plbart": ("text_to_text", "plbart", _BART),
+    "led": (
+        "text_to_text",
+        "led",
+        _BART | {"attention_window": 8, "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64},
+    ),
+    "bert": ("text_classifier", "bert", _BERT),
+    "roberta": ("text_classifier", "roberta", _BERT),
+    "electra": ("text_classifier", "electra", _BERT | {"embedding_size": 32}),
+    "deberta": ("text_classifier", "deberta", _BERT),
+    "deberta_relative": ("text_classifier", "deberta", _BERT | _RELATIVE),
+    "deberta_v2": (
+        "text_classifier",
+        "deberta-v2",
+        _BERT | _RELATIVE | {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 16},
+    ),
+    "distilbert": (
+        "text_classifier",
+        "distilbert",
+        {"dim": 64, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64},
+    ),
+}
+_WORDS = ["<s>", "<pad>", "</s>", "<unk>", *"0123456789[]", "MIN", "MAX", "MED", "SM"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Callable:
+    """A folder as from_pretrained reads it: a member of `FAMILIES` with random weights, and a tokenizer of words.
+
+    Its ids are RoBERTa's: <s> 0, <pad> 1, </s> 2, <unk> 3. ``settings`` are further ones of the configuration.
+    """
+
+    def make(family: str, **settings) -> Path:
+        import torch
+        from tokenizers import Tokenizer, models, pre_tokenizers, processors
+        from transformers import (
+            AutoConfig,
+            AutoModelForSeq2SeqLM,
+            AutoModelForSequenceClassification,
+            PreTrainedTokenizerFast,
+        )
+
+        from nmtrain.data.tokens import ByteTokenizer
+
+        folder = tmp_path / family
+        kind, model_type, options = FAMILIES[family]
+        tokens = {"vocab_size": len(_WORDS), "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+        if family == "byt5":
+            tokens |= {"pad_token_id": 0, "eos_token_id": 1}
+            ByteTokenizer().save(folder)
+        else:
+            raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(_WORDS)}, unk_token="<unk>"))
+            raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+            special = [("<s>", 0), ("</s>", 2)]
+            raw.post_processor = processors.TemplateProcessing(
+                single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=special
+            )
+            names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+            PreTrainedTokenizerFast(tokenizer_object=raw, **names).save_pretrained(folder)
+        torch.manual_seed(0)
+        library = AutoModelForSeq2SeqLM if kind == "text_to_text" else AutoModelForSequenceClassification
+        config = AutoConfig.for_model(model_type, **(tokens | options | settings))
+        library.from_config(config).save_pretrained(folder)
+        return folder
+
+    make.families = FAMILIES
+    return make

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
         training_flops,
         update_flops,
     )
-    from nmtrain.measure.lengths import LengthCost, LengthCurve, length_cost, length_moments
+    from nmtrain.measure.lengths import LengthCost, LengthCurve, Lengths, length_cost, length_moments
     from nmtrain.measure.noise import NoiseMeter
     from nmtrain.measure.size import index_bits, index_floor_bits, model_bytes, sparse_bytes
 
@@ -20,6 +20,7 @@ __all__ = [
     "ForwardCost",
     "LengthCost",
     "LengthCurve",
+    "Lengths",
     "NoiseMeter",
     "TrainingCurve",
     "forward_cost",
@@ -38,6 +39,7 @@ _HOME = {
     "ForwardCost": "flops",
     "LengthCost": "lengths",
     "LengthCurve": "lengths",
+    "Lengths": "lengths",
     "NoiseMeter": "noise",
     "TrainingCurve": "flops",
     "forward_cost": "flops",

@@ -43,7 +43,7 @@ def fused_rows(attention: nn.Module, attribute: str, rows: int) -> list[tuple[st
     """``(role, rows)`` of every slice of ``attention.<attribute>.weight``, top to bottom; None if that is not known.
 
     Args:
-        attribute: ``qkv``, ``qk`` or ``kv``.
+        attribute: ``qkv``, ``qk`` or ``kv``; ``in_proj`` of DeBERTa.
         rows: how many the weight has.
     """
     parts = _one_repeat(attention, attribute, rows)
@@ -70,6 +70,8 @@ def _one_repeat(attention: Any, attribute: str, rows: int) -> list[tuple[str, in
     if kind == "timm.models.maxxvit.AttentionCl":
         height = attention.dim_head if attention.head_first else rows // 3
         return [(role, height) for role in attribute]
+    if kind == "transformers.models.deberta.modeling_deberta.DisentangledSelfAttention":  # head by head
+        return [(role, attention.attention_head_size) for role in "qkv"]
     if kind == "timm.models.tiny_vit.Attention":  # head by head
         return [("q", attention.key_dim), ("k", attention.key_dim), ("v", attention.val_dim)]
     return None

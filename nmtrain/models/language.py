@@ -46,10 +46,9 @@ def build_tokenizer(model: ModelConfig) -> Tokenizer:
     """
     if model.tokenizer == "bytes":
         return ByteTokenizer()
-    source = model.tokenizer or model.pretrained or (None if model.name in _SHAPES else model.name)
-    if source is None:
+    if not model.tokenizer and not model.pretrained and model.name in _SHAPES:
         return ByteTokenizer()
-    option = "model.tokenizer" if model.tokenizer else "model.pretrained" if model.pretrained else "model.name"
+    option, source = ("model.tokenizer", model.tokenizer) if model.tokenizer else _source(model)
     return _from_hub(PretrainedTokenizer, source, option)
 
 
@@ -71,10 +70,14 @@ def language_architecture(model: ModelConfig, shape: TextShape) -> PretrainedCon
                 "\n".join(f"model.options.{key}={options[key]}: the data say it ({said[key]})" for key in given)
             )
         options |= said
-    source = model.pretrained or (None if model.name in _SHAPES else model.name)
-    if source is not None:
-        option = "model.pretrained" if model.pretrained else "model.name"
+    if model.pretrained or model.name not in _SHAPES:
+        option, source = _source(model)
         config = _from_hub(lambda name, **where: AutoConfig.from_pretrained(name, **where, **options), source, option)
+        if model.kind == "text_classifier" and config.is_encoder_decoder:
+            raise ValueError(
+                f"{option}={source}: is an encoder-decoder ({config.model_type}), which model.kind=text_classifier does"
+                " not take; allowed: encoders, or model.kind=text_to_text (model=t5)"
+            )
         return _ready(_checked(config, model), model)
     family, arguments = _SHAPES[model.name]
     tokenizer = build_tokenizer(model)
@@ -99,17 +102,38 @@ def _ready(config: PretrainedConfig, model: ModelConfig) -> PretrainedConfig:
     folder = Path(model.pretrained or "").expanduser()
     if model.pretrained and folder.is_dir() and not list(folder.glob("*.safetensors")):
         raise ValueError(f"model.pretrained={model.pretrained}: the folder has no weights in safetensors")
-    if model.tokenizer and (size := build_tokenizer(model).vocab_size) > config.vocab_size:
-        raise ValueError(
-            f"model.tokenizer={model.tokenizer}: has {size} tokens, and the model embeds only {config.vocab_size}"
-        )
+    if model.tokenizer:
+        _require_rows(f"model.tokenizer={model.tokenizer}", build_tokenizer(model), config.vocab_size)
     if model.kind == "text_to_text" and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = config.pad_token_id  # as T5 was trained; older configurations leave it out
     return config
 
 
+def require_vocabulary(model: ModelConfig, built: Any, tokenizer: Tokenizer) -> None:
+    """Raise ValueError where a model has no embedding for a token that it would be given."""
+    option, source = _source(model)
+    rows = built.get_input_embeddings().num_embeddings
+    _require_rows(f"model.tokenizer={model.tokenizer}" if model.tokenizer else f"{option}={source}", tokenizer, rows)
+    if model.kind == "text_to_text" and built.config.decoder_start_token_id not in range(rows):
+        raise ValueError(
+            f"{option}={source}: its decoder starts with token {built.config.decoder_start_token_id}, and the model"
+            f" embeds the tokens 0 to {rows - 1}"
+        )
+
+
+def _require_rows(source: str, tokenizer: Tokenizer, rows: int) -> None:
+    if (size := tokenizer.vocab_size) > rows:
+        raise ValueError(f"{source}: has {size} tokens, and the model embeds only {rows}")
+
+
+def _source(model: ModelConfig) -> tuple[str, str]:
+    """The option that says which model it is, and its value."""
+    return ("model.pretrained", model.pretrained) if model.pretrained else ("model.name", model.name)
+
+
 def _checked(config: PretrainedConfig, model: ModelConfig) -> PretrainedConfig:
     """Transformers takes any option without a word; one that the architecture does not have would change nothing."""
+    config.use_cache = model.kind == "text_to_text"
     known = sorted(type(config)().to_dict())
     unknown = [option for option in model.options if option not in known and option not in config.attribute_map]
     if unknown:
@@ -132,30 +156,84 @@ def build_language_model(model: ModelConfig, shape: TextShape, pretrained: bool 
         pretrained: load the weights of ``model.pretrained``; False where others take their place or none are wanted.
 
     Raises:
-        ValueError, DataError: as `language_architecture`.
+        ValueError, DataError: as `language_architecture`, and where the weights are those of another architecture.
     """
-    from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+    if pretrained and (loaded := _loaded(model, shape) if model.pretrained else None):
+        return loaded[0]
+    config = language_architecture(model, shape)
+    try:
+        return _library(model).from_config(config, dtype=torch.float32)
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"model.name={model.name}: is no {model.kind} of transformers: {reason}") from error
+
+
+def new_weights(model: ModelConfig, shape: TextShape, download: bool) -> list[str]:
+    """A line where weights of the model are not in its checkpoint and start at random, as a classifier's head does.
+
+    Args:
+        download: a checkpoint that this machine has not yet; otherwise such a one is not looked at.
+
+    Raises:
+        ValueError, DataError: as `build_language_model`.
+    """
+    if not model.pretrained or (loaded := _loaded(model, shape, download, device_map="meta")) is None:
+        return []
+    _, new = loaded
+    named = ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "")
+    return [f"model.pretrained={model.pretrained}: new weights, which start at random: {named}"] if new else []
+
+
+def _loaded(
+    model: ModelConfig, shape: TextShape, download: bool = True, **how: Any
+) -> tuple[PreTrainedModel, list[str]] | None:
+    """The model with the checkpoint's weights, and those that the checkpoint has not, or in another size.
+
+    Returns None where it would have to be downloaded and must not be.
+    """
+    from transformers import GenerationConfig
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    assert model.pretrained
     config = language_architecture(model, shape)
-    kind: Any = AutoModelForSeq2SeqLM if model.kind == "text_to_text" else AutoModelForSequenceClassification
-    config.use_cache = model.kind == "text_to_text"
-    if model.pretrained and pretrained:
-        built = _from_hub(
-            lambda name, **where: kind.from_pretrained(
-                name, config=config, use_safetensors=True, dtype=torch.float32, **where
+    verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what it would report is in the list, or refused
+    try:
+        loaded = _from_hub(
+            lambda name, **where: _library(model).from_pretrained(
+                name,
+                config=config,
+                generation_config=GenerationConfig(),  # the checkpoint's own may be invalid, and is never used
+                use_safetensors=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **where,
+                **how,
             ),
             model.pretrained,
             "model.pretrained",
+            download,
         )
-    else:
-        try:
-            built = kind.from_config(config, dtype=torch.float32)
-        except Exception as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ValueError(f"model.name={model.name}: is no {model.kind} of transformers: {reason}") from error
-    return built
+    finally:
+        logging.set_verbosity(verbosity)
+    if loaded is None:
+        return None
+    built, report = loaded
+    resized = {
+        name: f"{list(ours)}, and {list(theirs)} in the checkpoint" for name, theirs, ours in report["mismatched_keys"]
+    }
+    body = f"{built.base_model_prefix}." if model.kind == "text_classifier" else ""
+    if faults := [f"{name} is {sizes}" for name, sizes in sorted(resized.items()) if name.startswith(body)]:
+        more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise ValueError(
+            f"model.pretrained={model.pretrained}: with model.options={written(model.options)} {faults[0]}{more}"
+        )
+    absent = set(report["missing_keys"])
+    if not {name for name, _ in built.named_parameters() if name.startswith(body)} - absent:
+        raise ValueError(f"model.pretrained={model.pretrained}: its weights are not those of a {config.model_type}")
+    return built, [f"{name} ({resized[name]})" if name in resized else name for name in sorted(absent | resized.keys())]
 
 
 def reads_token_types(model: PreTrainedModel) -> bool:
@@ -164,8 +242,16 @@ def reads_token_types(model: PreTrainedModel) -> bool:
     return takes and getattr(model.config, "type_vocab_size", 2) > 1
 
 
-def _from_hub(load: Any, source: str, option: str) -> Any:
-    """``load(source)`` from a folder, from what was downloaded before, or from the hub."""
+def _library(model: ModelConfig) -> Any:
+    """The class of transformers that builds such models."""
+    from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+    return AutoModelForSeq2SeqLM if model.kind == "text_to_text" else AutoModelForSequenceClassification
+
+
+def _from_hub(load: Any, source: str, option: str, download: bool = True) -> Any:
+    """``load(source)`` from a folder, from what was downloaded before, or from the hub; None where only that has it
+    and ``download`` is False."""
     try:
         if not Path(source).expanduser().is_dir():
             if source.startswith(("/", ".", "~")):
@@ -175,6 +261,8 @@ def _from_hub(load: Any, source: str, option: str) -> Any:
             except OSError:
                 from nmtrain.data.hub import require_hub
 
+                if not download:
+                    return None
                 require_hub(f"{option}={source}", f"{option}=FOLDER")
         else:
             source = str(Path(source).expanduser())

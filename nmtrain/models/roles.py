@@ -22,7 +22,7 @@ ROLES = ("ff", "q", "k", "v", "o", "conv")
 # First timm's; then those of the library transformers, by family: T5, BERT and its kin, DistilBERT, BART and its kin.
 _BLOCK = r"^(?:.*\.)?(?:block|blocks|layer|layers|stages)\.\d+\.(?:.*\.)?"
 _T5 = r"\w*(?:SelfAttention|EncDecAttention)\."
-_BERT = r"(?:cross)?attention\.self\."
+_BERT = r"(?:(?:cross)?attention\.self|self_attn\.longformer_self_attn)\."  # the latter is LED's
 _DISTILBERT = r"attention\."
 _BART = r"(?:self_attn|encoder_attn)\."
 _BY_NAME = {
@@ -36,7 +36,7 @@ _BY_NAME = {
             r"ffn\.lin[12]",
             r"(?<=\d\.)fc[12]",
         ),
-        "fused": (r"attn\.(?:qkv|qk|kv)",),
+        "fused": (r"attn\.(?:qkv|qk|kv)", _BERT + "in_proj"),
         "q": (r"attn\.q(?:_proj)?", _T5 + "q", _BERT + "query(?:_proj)?", _DISTILBERT + "q_lin", _BART + "q_proj"),
         "k": (r"attn\.k(?:_proj)?", _T5 + "k", _BERT + "key(?:_proj)?", _DISTILBERT + "k_lin", _BART + "k_proj"),
         "v": (r"attn\.v(?:_proj)?", _T5 + "v", _BERT + "value(?:_proj)?", _DISTILBERT + "v_lin", _BART + "v_proj"),
@@ -46,6 +46,7 @@ _BY_NAME = {
             r"(?:cross)?attention\.output\.dense",
             _DISTILBERT + "out_lin",
             _BART + "out_proj",
+            r"self_attn\.output",
         ),
     }.items()
 }

@@ -72,7 +72,7 @@ def describe_environment(device: torch.device, compiled: bool) -> dict[str, Any]
 
 
 def environments_before(last: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
-    """What trained the run before this resume, oldest first: each time that its code, device or variables were others."""
+    """What trained the run before this resume, oldest first: each time that code, device or variables were others."""
     before: list[dict[str, Any]] = last.pop("before", [])
     same = all(last.get(key) == now[key] for key in ("versions", "git_commit", "fixes", "device"))
     if same and last.get("variables", {}) == now["variables"]:

@@ -144,8 +144,9 @@ def _export_image(config: Config, model: nn.Module, out: Path) -> str:
 
 
 def _export_text(config: Config, model: Any, out: Path) -> str:
-    """With the tokenizer, and the label words of a classifier."""
+    """With the tokenizer, the label words of a classifier, and the settings by which an encoder-decoder was scored."""
     from nmtrain.models.language import build_tokenizer
+    from nmtrain.training.text_task import generation_settings
 
     shape = config.data_shape
     assert isinstance(shape, TextShape)
@@ -154,6 +155,8 @@ def _export_text(config: Config, model: Any, out: Path) -> str:
     if config.model.kind == "text_classifier":
         model.config.id2label = dict(enumerate(labels))
         model.config.label2id = {label: i for i, label in enumerate(labels)}
+    else:
+        model.generation_config = generation_settings(model, shape, tokenizer, config.train)
     model.save_pretrained(out)
     for weights in out.glob("*.safetensors"):  # which safetensors writes for the owner alone
         weights.chmod((out / "config.json").stat().st_mode)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -20,18 +22,19 @@ from nmtrain.measure import (
     ForwardCost,
     LengthCost,
     LengthCurve,
+    Lengths,
     TrainingCurve,
     forward_cost,
     inference_flops,
-    length_cost,
-    length_moments,
     model_bytes,
 )
 from nmtrain.measure.products import ProductCounter
 from nmtrain.models import build_model, sparsity_rules
-from nmtrain.schema import OptimConfig
+from nmtrain.models.indices import RealIndices
+from nmtrain.models.language import new_weights
 from nmtrain.sparsity import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules, sparsify_model
 from nmtrain.training.optim import optimizer_bytes
+from nmtrain.training.text_plan import require_texts_fit, text_cost, text_inputs
 
 # A micro-batch on the meta device: positional for images, whose argument no two libraries call the same.
 Inputs = list[Tensor] | dict[str, Tensor]
@@ -54,18 +57,18 @@ class Plan:
     memory: dict[str, int]
     warnings: list[str]
     by_length: LengthCost | None = None  # of text
-    moments: Tensor | None = None  # of text: length moments of all training samples before each update
+    moments: Tensor | None = None  # of text: moments of the lengths of all training samples before each update
 
-    def with_lengths(self, moments: Tensor, validation: Tensor) -> Plan:
-        """The plan of a text model by actual lengths.
-
-        Args:
-            moments: int64 ``[total + 1, 6]``, as `LengthCurve` takes them.
-            validation: int64 ``[samples, 2]`` lengths of validation inputs and targets.
-        """
+    def with_lengths(self, lengths: Lengths) -> Plan:
+        """The plan of a text model by the lengths that its samples have."""
         assert self.by_length is not None
-        cost = self.by_length.mean(length_moments(validation).sum(0).tolist(), len(validation))
-        return replace(self, cost=cost, training_cost=cost, moments=moments)
+        total = self.config.total_updates
+        by_length = self.by_length.for_inputs(torch.cat([lengths.train, lengths.validation])[:, 0])
+        moments = torch.zeros(total + 1, len(by_length.terms), dtype=torch.int64)
+        for update in range(total):
+            moments[update + 1] = by_length.moments(lengths.of_update(update)).sum(0)
+        cost = by_length.mean(by_length.moments(lengths.validation).sum(0).tolist(), len(lengths.validation))
+        return replace(self, cost=cost, training_cost=cost, by_length=by_length, moments=moments.cumsum(0))
 
     @cached_property
     def curve(self) -> TrainingCurve | LengthCurve:
@@ -132,6 +135,7 @@ def make_plan(config: Config) -> Plan:
         ConfigError: for an unknown model, roles that it lacks, names that match nothing, axes that M does not divide.
     """
     model, inputs, multiplied = _built(config)
+    new = _new_weights(config)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         targets, measured = _resolved(config, model, multiplied)
@@ -149,8 +153,9 @@ def make_plan(config: Config) -> Plan:
         training_cost=training_cost,
         by_length=by_length,
         bytes=model_bytes(model, tensors),
-        memory=_memory(model, rules, inputs, config.optim),
+        memory=_memory(config, model, rules, inputs),
         warnings=[
+            *new,
             *(str(warning.message) for warning in caught if "stays dense" in str(warning.message)),
             *_batch_norm_warning(config, model),
         ],
@@ -180,6 +185,7 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
                 built[key] = None  # stays, if it cannot be built
                 model, _, multiplied = _built(config)
                 built[key] = model, multiplied
+                _new_weights(config)
             if (found := built[key]) is not None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # each run gives its own
@@ -189,24 +195,36 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     return list(faults)
 
 
+def _new_weights(config: Config) -> list[str]:
+    """What to say of weights that a checkpoint does not give. A dry run downloads none for that."""
+    if not isinstance(config.data_shape, TextShape):
+        return []
+    try:
+        return new_weights(config.model, config.data_shape, download=not config.dry_run)
+    except ValueError as error:
+        raise ConfigError(str(error).splitlines()) from error
+
+
 def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
     """The model on the meta device, one micro-batch that it can train on, and the weights that this multiplies by."""
     shape = config.data_shape
     samples = config.train.batch_size // config.train.micro_batches
     inputs: Inputs
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _values(config):
             model = build_model(config.model, shape, pretrained=False)
+        if isinstance(shape, TextShape):
+            require_texts_fit(config, model)
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from error
     if isinstance(shape, TextShape):
-        inputs = _text_inputs(config, samples, shape.input_length, shape.target_length)
+        inputs = text_inputs(model, samples, shape.input_length, shape.target_length)
         expected = (samples, shape.outputs) if config.model.kind == "text_classifier" else None
     else:
         inputs = [torch.zeros(samples, shape.channels, shape.image_size, shape.image_size, device="meta")]
         expected = (samples, shape.num_classes)
     try:
-        with ProductCounter(model) as counter:
+        with _values(config), ProductCounter(model) as counter:
             outputs = _forward(model.train(), inputs)
         outputs = outputs if isinstance(outputs, Tensor) else outputs.logits
         fault = f"gives {tuple(outputs.shape)}" if expected and outputs.shape != expected else None
@@ -229,14 +247,9 @@ def _forward(model: nn.Module, inputs: Inputs) -> Any:
     return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
 
 
-def _text_inputs(config: Config, samples: int, source: int, target: int) -> dict[str, Tensor]:
-    """Keyword arguments of a text model on the meta device: ``samples`` of so many input and target tokens."""
-
-    def tokens(length: int) -> Tensor:
-        return torch.zeros(samples, length, dtype=torch.long, device="meta")
-
-    inputs = {"input_ids": tokens(source)}
-    return inputs if config.model.kind == "text_classifier" else inputs | {"decoder_input_ids": tokens(target)}
+def _values(config: Config) -> AbstractContextManager[Any]:
+    """What a model on the meta device is built and called in: one of text needs the values of indices."""
+    return RealIndices() if config.model.reads_text else nullcontext()
 
 
 def _costs(
@@ -248,9 +261,8 @@ def _costs(
         samples = config.train.batch_size // config.train.micro_batches
         in_eval, in_training = (forward_cost(model, inputs, tensors, samples, mode) for mode in (False, True))
         return in_eval, in_training, None
-    by_length = length_cost(model, lambda source, target: _text_inputs(config, 1, source, target), tensors)
-    longest = torch.tensor([shape.input_length, shape.target_length])
-    cost = by_length.mean(length_moments(longest).tolist(), 1)
+    by_length = text_cost(config, model, tensors)
+    cost = by_length.at(shape.input_length, shape.target_length)
     return cost, cost, by_length
 
 
@@ -315,10 +327,11 @@ def _unread_faults(model: nn.Module, tensors: list[SparseTensor]) -> list[str]:
     ]
 
 
-def _memory(model: nn.Module, rules: list[SparsityRule], inputs: Inputs, optim: OptimConfig) -> dict[str, int]:
+def _memory(config: Config, model: nn.Module, rules: list[SparsityRule], inputs: Inputs) -> dict[str, int]:
     """Bytes that training holds at its peak, without what libraries and allocator add; fp32, no autocast."""
     parameters = sum(p.numel() * p.element_size() for p in model.parameters())
     if rules:
+        model = deepcopy(model)  # the stock one stays, for what is still to be counted
         sparsify_model(model, rules)
     masks = sum(b.numel() for b in model.buffers() if b.dtype == torch.bool)
     held = {p.untyped_storage()._cdata for p in model.parameters()}
@@ -330,12 +343,12 @@ def _memory(model: nn.Module, rules: list[SparsityRule], inputs: Inputs, optim: 
             saved[storage._cdata] = (storage, storage.nbytes())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with _values(config), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         _forward(model.train(), inputs)
     return {
         "weights": parameters,
         "gradients": parameters,
-        "optimizer": optimizer_bytes(model, optim),
+        "optimizer": optimizer_bytes(model, config.optim),
         "masks": masks,
         "activations": sum(size for _, size in saved.values()),
     }

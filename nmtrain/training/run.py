@@ -117,9 +117,8 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     before = checkpoint.get("data", {}) if checkpoint else {}
     task, environment["data"] = load_same_task(config, model, accelerator.device, before, _refuse_other_data)
     folder.write_json("environment.json", environment)
-    lengths = task.lengths(config.total_updates)
-    if lengths is not None:
-        plan = plan.with_lengths(*lengths)
+    if (lengths := task.lengths()) is not None:
+        plan = plan.with_lengths(lengths)
     trainer = Trainer(plan, model, task, accelerator, folder, checkpoint, environment["data"])
     logger.info("%s %s", f"resuming at update {trainer.done} of" if checkpoint else "training", folder.path)
     if accelerator.device.type == "cuda":

@@ -14,6 +14,7 @@ from nmtrain.config import Config
 from nmtrain.data import load_data, local_files
 from nmtrain.data.digest import EXAMPLES, changed_files, file_digests
 from nmtrain.data.images import ImageData
+from nmtrain.measure import Lengths
 from nmtrain.schema import TrainConfig
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Task(Protocol):
     def work(self, total: int) -> Work:
         """What ``total`` updates work on."""
 
-    def lengths(self, total: int) -> tuple[Tensor, Tensor] | None:
+    def lengths(self) -> Lengths | None:
         """Of text, what `Plan.with_lengths` takes; None where all samples cost the same."""
 
 
@@ -125,7 +126,7 @@ class ImageClassification:
     def work(self, total: int) -> Work:
         return Work("images", total * self.train.batch_size, None)
 
-    def lengths(self, total: int) -> None:
+    def lengths(self) -> None:
         return None
 
     @torch.no_grad()

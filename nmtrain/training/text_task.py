@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import GenerationConfig
 
+from nmtrain.data import TextShape
 from nmtrain.data.text import IGNORED, TextBatch, TextData, ValSet, widths
-from nmtrain.measure import length_moments
+from nmtrain.data.tokens import Tokenizer
+from nmtrain.measure import Lengths
 from nmtrain.models.language import reads_token_types
 from nmtrain.schema import TrainConfig
 from nmtrain.training.task import Work
@@ -42,14 +44,12 @@ class _TextTask:
         self.model, self.data, self.train = model, data, train
         self.headline, self.signatures = data.headline, data.signatures
 
-    def lengths(self, total: int) -> tuple[Tensor, Tensor]:
-        """int64 ``[total + 1, 6]`` length moments of all training samples before each
-        update, and int64 ``[samples, 2]`` lengths of the validation samples."""
-        size = self.train.batch_size
-        moments = torch.zeros(total + 1, 6, dtype=torch.int64)
-        for update in range(total):
-            moments[update + 1] = length_moments(self.data.train_lengths(update, size)).sum(0)
-        return moments.cumsum(0), torch.cat([val.lengths for val in self.data.val_sets.values()])
+    def lengths(self) -> Lengths:
+        """See `Task.lengths`."""
+        validation = torch.cat([val.lengths for val in self.data.val_sets.values()])
+        return Lengths(
+            self.data.train.lengths, validation, lambda update: self.data.train_lengths(update, self.train.batch_size)
+        )
 
     def work(self, total: int) -> Work:
         """Tokens of inputs and targets, and the share of padding among all that the model was given."""
@@ -68,21 +68,30 @@ class _TextTask:
             yield _Part(batch.part(start, start + size).to(self.model.device), count)
 
 
+def generation_settings(model: Any, shape: TextShape, tokenizer: Tokenizer, train: TrainConfig) -> GenerationConfig:
+    """How ``model`` writes the answers that are scored: by beams, length penalty and target length, and nothing else.
+
+    To be made the model's own ``generation_config``. A checkpoint brings one of its own (least lengths, forced or
+    forbidden tokens, penalties), from which transformers takes all that the settings handed to ``generate`` leave open.
+    """
+    return GenerationConfig(
+        max_new_tokens=shape.target_length,
+        num_beams=train.beams,
+        length_penalty=train.length_penalty,
+        do_sample=False,
+        decoder_start_token_id=model.config.decoder_start_token_id,  # as teacher forcing starts
+        pad_token_id=tokenizer.pad,
+        eos_token_id=tokenizer.end,
+    )
+
+
 class TextToText(_TextTask):
     """Cross entropy of the target's tokens, each given those before it (teacher forcing); a mean over tokens."""
 
     def __init__(self, model: Any, data: TextData, train: TrainConfig) -> None:
         super().__init__(model, data, train)
         self._start: int = model.config.decoder_start_token_id
-        # A checkpoint's own settings (a least length, forced tokens) are those of another task.
-        self._generation = GenerationConfig(
-            max_new_tokens=data.shape.target_length,
-            num_beams=train.beams,
-            do_sample=False,
-            decoder_start_token_id=self._start,
-            pad_token_id=data.tokenizer.pad,
-            eos_token_id=data.tokenizer.end,
-        )
+        model.generation_config = generation_settings(model, data.shape, data.tokenizer, train)
         self._label_tokens = [[*tokens, data.tokenizer.end] for tokens in data.tokenizer.encode(data.shape.labels)]
 
     def batches(self, update: int) -> Iterator[_Part]:
@@ -143,7 +152,9 @@ class TextToText(_TextTask):
 
     def _generated(self, batch: TextBatch) -> list[str]:
         tokens = self.model.generate(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=self._generation
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            generation_config=self.model.generation_config,
         )
         return [self.data.tokenizer.decode(row[1:]) for row in tokens.tolist()]  # without the start token
 
