@@ -39,7 +39,7 @@ LENGTH = ("train.epochs", "train.updates")
 SPARSE_ONLY = ("mask",)
 # What a title does not repeat: it stands elsewhere in it, or changes the way to a result and not the result.
 _UNTITLED = (
-    *("mask.roles", "mask.patterns", "data.task", "data.pair", *LENGTH),
+    *("mask.roles", "mask.patterns", "data.task", "data.pair", "data.path", *LENGTH),
     *("train.eval_every", "train.compile", "train.device"),
 )
 
