@@ -16,9 +16,9 @@ from torch import nn
 from nmtrain.config import Config, check_config
 from nmtrain.data import DataShape, TextShape
 from nmtrain.errors import RunFolderError
-from nmtrain.models import build_model, sparsity_rules
+from nmtrain.models import build_model
 from nmtrain.models.vision import vision_architecture
-from nmtrain.sparsity import verify_sparsity
+from nmtrain.sparsity import NMPattern, SparsityRule, verify_sparsity
 from nmtrain.training.folder import RunFolder, write_whole
 from nmtrain.training.task import load_same_task
 
@@ -52,7 +52,7 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
 
     Raises:
         RunFolderError: if the folder is not a finished run's, if a file of it is missing or damaged, or if a group of
-            a sparse tensor has not exactly N weights.
+            a sparse tensor has more than N non-zero weights.
     """
     folder = RunFolder(path)
     folder.require_finished()
@@ -73,13 +73,26 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
                 module, _, attribute = name.rpartition(".")
                 setattr(model.get_submodule(module), attribute, nn.Parameter(tensors[name]))
         model.load_state_dict(tensors)
-        if not config.is_dense:
-            verify_sparsity(model, sparsity_rules(model, config.mask, config.sparsity))
+        verify_sparsity(model, _recorded_rules(folder))
     except OSError as error:
         raise RunFolderError(f"{file}: {error.strerror or error}") from error
     except (ValueError, KeyError, RuntimeError, SafetensorError, yaml.YAMLError) as error:
         raise RunFolderError(f"{file}: does not hold what this run left: {error}") from error
     return config, model
+
+
+def _recorded_rules(folder: RunFolder) -> list[SparsityRule]:
+    """What the run made sparse, as it wrote it down: a later version may know the rows of q, k and v better."""
+    return [
+        SparsityRule(
+            tensor["name"],
+            NMPattern.parse(tensor["pattern"]),
+            tensor["role"],
+            tensor["axis"],
+            tuple(tensor["rows"]) if tensor["rows"] else None,
+        )
+        for tensor in folder.read_json("sparse_tensors.json")
+    ]
 
 
 def _completed(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Exported image models in plain timm: every key is there, and the logits are the same."""
 
+import json
+
 import pytest
 import timm
 import torch
@@ -7,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from nmtrain.compose import compose_values, prepare_overrides
 from nmtrain.config import check_config
+from nmtrain.errors import RunFolderError
 from nmtrain.training.export import export_run, load_run
 from nmtrain.training.run import run
 
@@ -75,3 +78,19 @@ def test_shared_weights_stand_under_each_of_their_names_and_older_run_folders_st
     save_file({key: tensor for key, tensor in saved.items() if key in first or key not in shared}, file)
     _, older = load_run(config.run_folder)
     assert torch.equal(logits(older, config), logits(model, config))
+
+
+def test_a_run_is_checked_by_what_it_recorded_not_by_what_is_known_now(make_config):
+    """Earlier versions took thirds for q, k and v of every fused weight; their runs still evaluate and export."""
+    config = make_config("recipe=ste", "mask.roles=[q]", "sparsity=1:8", "train.updates=1")
+    run(config)
+    file = config.run_folder / "sparse_tensors.json"
+    recorded = json.loads(file.read_text())
+    state = load_file(config.run_folder / "model.safetensors")
+    weight = state["blocks.0.attn.qkv.weight"]
+    weight[:64], weight[64:128] = weight[64:128].clone(), weight[:64].clone()  # now the rows of k are sparse
+    save_file(state, config.run_folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunFolderError, match=r"qkv\.weight\[0:64\]: group"):
+        load_run(config.run_folder)
+    file.write_text(json.dumps([tensor | {"rows": [64, 128]} for tensor in recorded]))
+    load_run(config.run_folder)
