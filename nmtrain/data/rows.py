@@ -17,6 +17,8 @@ from typing import Any
 from nmtrain.data.utf8 import text_size
 from nmtrain.errors import DataError
 
+csv.field_size_limit(2**31 - 1)  # Python's own limit is 131,072 characters to a field: a long document has more
+
 _NUMBERS = ("label",)  # the columns of CSV whose fields are numbers; every other field is text
 
 Row = dict[str, Any]
@@ -82,6 +84,8 @@ def count_rows(format: str, file: Path) -> int:
 def _csv_rows(file: Path) -> Iterator[Row]:
     records = _csv_records(file)
     _, header = next(records, (0, []))
+    if twice := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
+        raise ValueError(f"the header has {', '.join(twice)} more than once")
     for line, fields in records:
         if len(fields) != len(header):
             raise ValueError(f"line {line}: has {len(fields)} fields, and the header {len(header)}")

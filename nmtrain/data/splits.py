@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
+from nmtrain.data.digest import file_digests
 from nmtrain.data.rows import FileRows, count_rows
 from nmtrain.errors import DataError
 
@@ -63,12 +65,18 @@ class LocalSplit:
 
         no_bars_in_logs()
         names = [str(file) for file in self.files]
+        content = hashlib.blake2b("".join(file_digests(self.files).values()).encode(), digest_size=16).hexdigest()
         try:
             if self.format == "saved":
                 saved = datasets.load_from_disk(names[0])
                 assert isinstance(saved, datasets.Dataset)
-                return saved.with_format(None)  # a format that was saved with it would give tensors
-            return datasets.load_dataset(self.format, data_files=names, split="train", cache_dir=cache_dir)
+                dataset = saved.with_format(None)  # a format that was saved with it would give tensors
+            else:
+                # `datasets` takes files for the same by path and time stamp; its copy stands under what they hold.
+                place = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / f"nmtrain-{content}"
+                dataset = datasets.load_dataset(self.format, data_files=names, split="train", cache_dir=str(place))
+            dataset._fingerprint = content
+            return dataset
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataError(f"data.path: {', '.join(names)} cannot be read: {error.__cause__ or error}") from error
 
@@ -127,7 +135,7 @@ def examples(
 
 
 def fingerprint(table: Table) -> str:
-    """Of the content: of files their own, else what `datasets` knows it by."""
+    """Of the content of local files; of the hub's data, what `datasets` knows them by."""
     return table.fingerprint if isinstance(table, FileRows) else table._fingerprint
 
 

@@ -34,6 +34,8 @@ _SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4},
     ),
 }
+_DESCRIPTIONS = (".json", ".model", ".txt")  # of a checkpoint and its tokenizer
+_UNREAD = ("generation_config.json",)  # never used, see `TextToText`
 _VOCABULARY_MULTIPLE = 128  # sizes of embeddings are rounded up to it, as T5's own are
 
 
@@ -107,6 +109,19 @@ def _ready(config: PretrainedConfig, model: ModelConfig) -> PretrainedConfig:
     if model.kind == "text_to_text" and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = config.pad_token_id  # as T5 was trained; older configurations leave it out
     return config
+
+
+def checkpoint_files(model: ModelConfig) -> list[Path]:
+    """The local files that make a model what it is beside its weights: its configuration and its tokenizer."""
+    named = (model.pretrained or model.name, model.tokenizer)
+    folders = dict.fromkeys(Path(name).expanduser() for name in named if name)
+    return [
+        file
+        for folder in folders
+        if folder.is_dir()
+        for file in sorted(folder.iterdir())
+        if file.suffix in _DESCRIPTIONS and file.name not in _UNREAD and not file.name.endswith(".index.json")
+    ]
 
 
 def require_vocabulary(model: ModelConfig, built: Any, tokenizer: Tokenizer) -> None:

@@ -37,6 +37,8 @@ _PACKAGES = (
 )
 # By these Accelerate changes what its arguments say: how gradients are averaged, precision, compilation, engines.
 _OF_ACCELERATE = ("ACCELERATE_*", "FSDP_*", "PARALLELISM_CONFIG_*")
+# By these it and torch look for other processes, as launchers set them. A run is one process.
+_OF_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # By these torch, its libraries of kernels, timm and transformers choose another precision, kernel or module.
 _CHANGING = (
     *("ATEN_CPU_CAPABILITY", "PYTORCH_SUM_INNER_TREE", "TORCH_LINEAR_FLATTEN_3D", "TORCH_MKLDNN_*"),
@@ -93,8 +95,11 @@ def warn_of_variables(environment: dict[str, Any]) -> None:
 
 @contextmanager
 def without_accelerate_variables() -> Iterator[None]:
-    """Accelerate believes its variables more than its arguments; here it sees none, and one line names them."""
-    hidden = _set(*_OF_ACCELERATE)
+    """Accelerate believes its variables more than its arguments; here it sees none, and one line names them.
+
+    Those of a launcher that started one process are hidden too: of several, the others are refused by the run's lock.
+    """
+    hidden = _set(*_OF_ACCELERATE, *_OF_LAUNCHERS)
     if hidden:
         logger.warning("ignored, since a run depends on its config alone: %s", ", ".join(hidden))
     for name in hidden:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -86,21 +87,31 @@ def load_task(config: Config, model: nn.Module, device: torch.device) -> Task:
 def load_same_task(
     config: Config, model: nn.Module, device: torch.device, before: dict[str, str], refuse: Callable[[str], None]
 ) -> tuple[Task, dict[str, str]]:
-    """`load_task`, and what the data are: a digest of each local file that they are read from, and of all examples.
+    """`load_task`, and what the data are: a digest of each local file that they are read from, of those that describe a
+    checkpoint and its tokenizer, and of all examples.
 
     Args:
         before: the digests when the run began; empty where they are not known.
         refuse: is told what is not as it was, files before anything is read of them.
     """
-    began = f"data={config.data['name']}: {{}} not what this run began with"
-    now = file_digests(local_files(**config.data))
-    if before and (names := changed_files(before, now)):
+    began = "{} not what this run began with"
+    now = file_digests([*local_files(**config.data), *_checkpoint_files(config)])
+    names = changed_files(before, now) if before else []
+    if names:
         refuse(began.format(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"))
     task = load_task(config, model, device)
     now[EXAMPLES] = task.data.digest()
-    if before and before[EXAMPLES] != now[EXAMPLES] and not changed_files(before, now):
-        refuse(began.format("the examples are"))
+    if before and before[EXAMPLES] != now[EXAMPLES] and not names:
+        refuse(began.format(f"the examples of data={config.data['name']} are"))
     return task, now
+
+
+def _checkpoint_files(config: Config) -> list[Path]:
+    if not config.model.reads_text:
+        return []
+    from nmtrain.models.language import checkpoint_files
+
+    return checkpoint_files(config.model)
 
 
 class ImageClassification:

@@ -3,6 +3,7 @@ import json
 import datasets
 import pytest
 
+from nmtrain.data.rows import FileRows
 from nmtrain.data.splits import examples, find_split
 from nmtrain.errors import DataError
 
@@ -113,3 +114,15 @@ def test_files_that_are_no_utf_8_are_refused_when_counted(name, tmp_path):
     (tmp_path / name).write_bytes('[{"text": "Grö"}]'.encode("latin-1"))
     with pytest.raises(ValueError, match=rf"^data\.path: .*{name} cannot be read: byte 13 \(0xf6\) is no UTF-8"):
         find_split(tmp_path, "train").count()
+
+
+def test_a_header_that_names_a_column_twice_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("sentence,label,label\nhi,1,0\n")
+    with pytest.raises(DataError, match=r"a\.csv cannot be read: the header has label more than once$"):
+        list(FileRows("csv", (tmp_path / "a.csv",)))
+
+
+def test_a_csv_field_may_be_a_long_document(tmp_path):
+    (tmp_path / "a.csv").write_text(f"sentence,label\n{'x' * 200_000},1\n")
+    ((row,)) = list(FileRows("csv", (tmp_path / "a.csv",)))
+    assert len(row["sentence"]) == 200_000

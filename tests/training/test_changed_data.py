@@ -1,6 +1,7 @@
 """Data that change in place between a stop and its resume are noticed, and named."""
 
 import json
+import os
 import random
 
 import pytest
@@ -71,7 +72,7 @@ def test_a_resume_names_the_file_that_changed_and_goes_on_when_it_is_back(write,
         with pytest.raises(DataError) as refusal:
             run(config())
         assert str(refusal.value) == (
-            f"data={config().data['name']}: {folder / name} is not what this run began with;"
+            f"{folder / name} is not what this run began with;"
             " put back what was there, or force=true starts the run from nothing"
         )
         (folder / name).write_bytes(before)
@@ -86,7 +87,7 @@ def test_drawn_data_that_come_out_otherwise_are_noticed_too(make_config, monkeyp
     config = make_config("train.updates=4", "train.checkpoint_every=2")
     stopped(config)
     monkeypatch.setattr(ImageData, "digest", lambda self: "another")
-    with pytest.raises(DataError, match=r"^data=digits: the examples are not what this run began with; put back"):
+    with pytest.raises(DataError, match=r"^the examples of data=digits are not what this run began with; put back"):
         run(config)
 
 
@@ -118,3 +119,53 @@ def test_a_checkpoint_from_before_digests_is_resumed(make_config):
     save_checkpoint(folder, content["done"], content)
     assert run(config)["status"] == "finished"
     assert torch.load(next(folder.glob("*4-*.pt")), weights_only=True)["data"]["examples"]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [("config.json", '"dropout_rate": 0.1', '"dropout_rate": 0.5'), ("tokenizer.json", '"red"', '"rouge"')],
+)
+def test_a_checkpoint_s_configuration_and_tokenizer_are_watched_too(name, old, new, checkpoint, tmp_path):
+    data, _ = write_rte(tmp_path)
+    folder = checkpoint("t5")
+    line = [*LINE, "model=t5", f"model.pretrained={folder}", "train=text", *data, "measure=off"]
+    line += [f"data.cache_dir={tmp_path}/cache", f"results_dir={tmp_path}/runs"]
+    config = check_config(compose_values(prepare_overrides(line)))
+    stopped(config)
+    content = (folder / name).read_text()
+    changed = content.replace(old, new) if old in content else content + " "
+    (folder / name).write_text(changed)
+    with pytest.raises(DataError) as refusal:
+        run(config)
+    assert str(refusal.value).startswith(f"{folder / name} is not what this run began with; put back")
+    (folder / name).write_text(content)
+    assert run(config)["status"] == "finished"
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_other_content_under_the_same_name_and_time_stamp_is_read_anew(saved, tmp_path):
+    """Tools that copy keep time stamps; a cache that goes by them trains on data that are gone."""
+    from datasets import Dataset
+
+    folder = tmp_path / "data"
+
+    def loss(word):
+        for split, count in {"train": 40, "validation": 12}.items():
+            columns = {"sentence": [f"{word} {i}" for i in range(count)], "label": [i % 2 for i in range(count)]}
+            place = folder / split
+            if saved:
+                Dataset.from_dict(columns).save_to_disk(place)
+            else:
+                folder.mkdir(exist_ok=True)
+                Dataset.from_dict(columns).to_parquet(f"{place}.parquet")
+            for file in folder.rglob("*"):
+                os.utime(file, (10**9, 10**9))
+        line = [*LINE, *T5, "data=glue", "data.task=sst2", f"data.path={folder}", f"results_dir={tmp_path}/runs"]
+        config = check_config(
+            compose_values(prepare_overrides([*line, f"data.cache_dir={tmp_path}/cache", "force=true"]))
+        )
+        return run(config)["metrics"]["val/loss"]
+
+    first = loss("old")
+    assert loss("new") != first
+    assert loss("old") == first
