@@ -185,7 +185,8 @@ class TextData:
         self._order: tuple[int, int, Tensor] | None = None  # (epoch, batch size, int64 [batches, batch size])
         if cut:
             total = shape.train_size + shape.val_size
-            longest = f"{shape.input_length} (input) or {shape.target_length} (target)"
+            free = not shape.labels and not shape.is_regression  # otherwise targets are words of ours, or numbers
+            longest = f"{shape.input_length} (input)" + (f" or {shape.target_length} (target)" if free else "")
             _log.warning("%s: %d of %d examples were longer than %s tokens and are cut", name, cut, total, longest)
 
     def updates_per_epoch(self, batch_size: int) -> int:
