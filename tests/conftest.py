@@ -151,8 +151,12 @@ def checkpoint(tmp_path: Path) -> Callable:
     def make(family: str, **settings) -> Path:
         import torch
         from tokenizers import Tokenizer, models, pre_tokenizers, processors
-        from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
-        from transformers import PreTrainedTokenizerFast
+        from transformers import (
+            AutoConfig,
+            AutoModelForSeq2SeqLM,
+            AutoModelForSequenceClassification,
+            PreTrainedTokenizerFast,
+        )
 
         from nmtrain.data.tokens import ByteTokenizer
 
