@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +69,10 @@ def language_architecture(model: ModelConfig, shape: TextShape) -> PretrainedCon
         options |= {"num_labels": len(shape.labels)}
     if model.pretrained or model.name not in _SHAPES:
         option, source = _source(model)
-        config = _from_hub(lambda name, **where: AutoConfig.from_pretrained(name, **where, **options), source, option)
+        with _quiet():  # about a head of another size
+            config = _from_hub(
+                lambda name, **where: AutoConfig.from_pretrained(name, **where, **options), source, option
+            )
         if model.kind == "text_classifier" and config.is_encoder_decoder:
             raise ValueError(
                 f"{option}={source}: is an encoder-decoder ({config.model_type}), which model.kind=text_classifier does"
@@ -187,14 +192,10 @@ def _loaded(
     Returns None where it would have to be downloaded and must not be.
     """
     from transformers import GenerationConfig
-    from transformers.utils import logging
 
     assert model.pretrained
     config = language_architecture(model, shape)
-    verbosity = logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what it would report is in the list, or refused
-    try:
+    with _quiet():  # what it would report is in the list, or refused
         loaded = _from_hub(
             lambda name, **where: _library(model).from_pretrained(
                 name,
@@ -211,8 +212,6 @@ def _loaded(
             "model.pretrained",
             download,
         )
-    finally:
-        logging.set_verbosity(verbosity)
     if loaded is None:
         return None
     built, report = loaded
@@ -229,6 +228,20 @@ def _loaded(
     if not {name for name, _ in built.named_parameters() if name.startswith(body)} - absent:
         raise ValueError(f"model.pretrained={model.pretrained}: its weights are not those of a {config.model_type}")
     return built, [f"{name} ({resized[name]})" if name in resized else name for name in sorted(absent | resized.keys())]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the reports and progress bars of transformers."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _library(model: ModelConfig) -> Any:
