@@ -165,7 +165,8 @@ def build_language_model(model: ModelConfig, shape: TextShape, pretrained: bool 
         return _library(model).from_config(config, dtype=torch.float32)
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"model.name={model.name}: is no {model.kind} of transformers: {reason}") from error
+        option, source = _source(model)
+        raise ValueError(f"{option}={source}: is no {model.kind} of transformers: {reason}") from error
 
 
 def new_weights(model: ModelConfig, shape: TextShape, download: bool) -> list[str]:
