@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +76,10 @@ def language_architecture(model: ModelConfig, shape: TextShape) -> PretrainedCon
         options |= said
     if model.pretrained or model.name not in _SHAPES:
         option, source = _source(model)
-        config = _from_hub(lambda name, **where: AutoConfig.from_pretrained(name, **where, **options), source, option)
+        with _quiet():  # about a head of another size
+            config = _from_hub(
+                lambda name, **where: AutoConfig.from_pretrained(name, **where, **options), source, option
+            )
         if model.kind == "text_classifier" and config.is_encoder_decoder:
             raise ValueError(
                 f"{option}={source}: is an encoder-decoder ({config.model_type}), which model.kind=text_classifier does"
@@ -180,7 +185,8 @@ def build_language_model(model: ModelConfig, shape: TextShape, pretrained: bool 
         return _library(model).from_config(config, dtype=torch.float32)
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"model.name={model.name}: is no {model.kind} of transformers: {reason}") from error
+        option, source = _source(model)
+        raise ValueError(f"{option}={source}: is no {model.kind} of transformers: {reason}") from error
 
 
 def new_weights(model: ModelConfig, shape: TextShape, download: bool) -> list[str]:
@@ -207,14 +213,10 @@ def _loaded(
     Returns None where it would have to be downloaded and must not be.
     """
     from transformers import GenerationConfig
-    from transformers.utils import logging
 
     assert model.pretrained
     config = language_architecture(model, shape)
-    verbosity = logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what it would report is in the list, or refused
-    try:
+    with _quiet():  # what it would report is in the list, or refused
         loaded = _from_hub(
             lambda name, **where: _library(model).from_pretrained(
                 name,
@@ -231,8 +233,6 @@ def _loaded(
             "model.pretrained",
             download,
         )
-    finally:
-        logging.set_verbosity(verbosity)
     if loaded is None:
         return None
     built, report = loaded
@@ -255,6 +255,20 @@ def reads_token_types(model: PreTrainedModel) -> bool:
     """Whether a model tells the two texts of a pair apart by the types of their tokens."""
     takes = "token_type_ids" in signature(model.forward).parameters
     return takes and getattr(model.config, "type_vocab_size", 2) > 1
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the reports and progress bars of transformers."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _library(model: ModelConfig) -> Any:

@@ -86,4 +86,6 @@ def text_cost(config: Config, model: Any, tensors: Sequence[SparseTensor]) -> Le
         return length_cost(model, lambda s, t: text_inputs(model, 1, s, t), tensors, longest, RealIndices)
     except Exception as error:  # also whatever transformers or torch object to in a text of one token
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ConfigError([f"model.name={config.model.name}: its FLOPs cannot be told: {reason}"]) from error
+        source = "pretrained" if config.model.pretrained else "name"
+        fault = f"model.{source}={getattr(config.model, source)}: its FLOPs cannot be told: {reason}"
+        raise ConfigError([fault]) from error

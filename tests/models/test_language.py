@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from nmtrain.data.source import TextShape
 from nmtrain.data.tokens import ByteTokenizer, PretrainedTokenizer
 from nmtrain.errors import DataError
 from nmtrain.models import build_model, sparsity_rules
-from nmtrain.models.language import build_tokenizer, language_architecture
+from nmtrain.models.language import build_tokenizer, language_architecture, new_weights
 from nmtrain.models.roles import weights_by_role
 from nmtrain.schema import MaskConfig, ModelConfig
 from nmtrain.sparsity import NMPattern, SparsityState, remove_sparsity, sparsify_model, sparsity_control
@@ -237,3 +238,88 @@ def test_a_classifier_is_asked_for_by_kind_and_others_refuse(tmp_path):
     AutoConfig.for_model("bert", vocab_size=300, **BERT).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"is no text_to_text of transformers"):
         build_model(config_of(str(tmp_path), options={}), SHAPE)
+
+
+def pretrained(folder, kind, **options):
+    return ModelConfig(kind=kind, name="mine", roles=["ff"], options=options, pretrained=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [
+        ("bert", {"classifier.bias": [2], "classifier.weight": [2, 64]}),
+        ("roberta", {"classifier.out_proj.bias": [2], "classifier.out_proj.weight": [2, 64]}),
+    ],
+)
+def test_a_head_of_another_size_is_made_anew_by_the_seed_and_told(family, head, checkpoint):
+    folder = checkpoint(family)
+    config = pretrained(folder, "text_classifier")
+    sizes = {name: [3, *size[1:]] for name, size in head.items()}
+    told = ", ".join(f"{name} ({sizes[name]}, and {size} in the checkpoint)" for name, size in head.items())
+    expected = f"model.pretrained={folder}: new weights, which start at random: {told}"
+    assert new_weights(config, SHAPE, download=False) == [expected]
+    models = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        models.append(build_model(config, SHAPE).state_dict())
+    stored = load_file(folder / "model.safetensors")
+    for name, tensor in models[0].items():
+        assert torch.equal(tensor, models[1][name])
+        assert torch.equal(tensor, models[2][name]) == (name not in head or name.endswith("bias"))
+        if name not in head:
+            assert torch.equal(tensor, stored[name])
+
+
+def test_a_head_of_the_same_size_is_kept_and_nothing_is_told(checkpoint):
+    folder = checkpoint("bert", num_labels=3)
+    config = pretrained(folder, "text_classifier")
+    assert new_weights(config, SHAPE, download=False) == []
+    stored = load_file(folder / "model.safetensors")
+    assert torch.equal(build_model(config, SHAPE).classifier.weight, stored["classifier.weight"])
+
+
+def test_layers_that_a_checkpoint_has_not_are_told(checkpoint):
+    folder = checkpoint("t5")
+    layer = "encoder.block.2.layer.0.SelfAttention"
+    assert new_weights(pretrained(folder, "text_to_text", num_layers=3), SHAPE, download=False) == [
+        f"model.pretrained={folder}: new weights, which start at random:"
+        f" {layer}.k.weight, {layer}.o.weight, {layer}.q.weight, {layer}.v.weight and 4 more"
+    ]
+
+
+def test_weights_of_another_size_or_of_another_architecture_are_refused(checkpoint):
+    folder = checkpoint("bert")
+    sizes = r"bert\.embeddings\.position_embeddings\.weight is \[128, 64\], and \[64, 64\] in the checkpoint"
+    with pytest.raises(ValueError, match=rf"^model\.pretrained=.*max_position_embeddings:128.* {sizes}$"):
+        new_weights(pretrained(folder, "text_classifier", max_position_embeddings=128), SHAPE, download=False)
+    other = json.loads((checkpoint("electra") / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match=r"^model\.pretrained=.*: its weights are not those of an? electra$"):
+        new_weights(pretrained(folder, "text_classifier"), SHAPE, download=False)
+
+
+def test_weights_that_are_not_on_this_machine_are_not_downloaded_for_a_dry_run(monkeypatch, tmp_path):
+    monkeypatch.setattr("nmtrain.data.hub.require_hub", lambda *told: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("nmtrain.models.language.language_architecture", lambda *given: None)
+    config = ModelConfig(kind="text_to_text", name="x", roles=["ff"], options={}, pretrained="nobody/nothing")
+    assert new_weights(config, SHAPE, download=False) == []
+
+
+def test_a_classifier_that_is_an_encoder_decoder_is_refused(checkpoint):
+    with pytest.raises(ValueError, match=r"is an encoder-decoder \(bart\), which model\.kind=text_classifier does not"):
+        build_model(pretrained(checkpoint("bart"), "text_classifier"), SHAPE)
+
+
+def test_rows_of_q_k_and_v_in_deberta_s_fused_weight_are_those_that_the_gradient_of_each_reaches(checkpoint):
+    model = build_model(pretrained(checkpoint("deberta"), "text_classifier"), SHAPE)
+    attention = model.deberta.encoder.layer[0].attention.self
+    rows = {}
+    for role, name, span in weights_by_role(model):
+        if name == "deberta.encoder.layer.0.attention.self.in_proj.weight":
+            rows.setdefault(role, set()).update(range(*span))
+    q, k, v = attention.transpose_for_scores(attention.in_proj(torch.randn(1, 3, 64))).chunk(3, dim=-1)
+    for role, part in {"q": q, "k": k, "v": v}.items():
+        attention.in_proj.weight.grad = None
+        part.sum().backward(retain_graph=True)
+        assert set(attention.in_proj.weight.grad.abs().sum(1).nonzero().flatten().tolist()) == rows[role]
+    assert len(rows["q"] | rows["k"] | rows["v"]) == 192
