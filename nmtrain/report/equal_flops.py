@@ -81,9 +81,7 @@ def _budgets(spent: list[tuple[Result, float]]) -> list[float]:
     """Rising budgets: those that a sparse recipe spent in full, where there is another to compare it with."""
     if len({result.label for result, _ in spent}) < 2:
         return []
-    reach = max((flops for result, flops in spent if result.variant != DENSE), default=0.0)
-    levels = distinct_levels([flops for _, flops in spent], BUDGET_TOLERANCE)
-    return [level for level in reversed(levels) if reach >= level * (1 - BUDGET_TOLERANCE)]
+    return distinct_levels([flops for result, flops in spent if result.variant != DENSE], BUDGET_TOLERANCE)[::-1]
 
 
 def _budget_rows(
@@ -155,7 +153,7 @@ def _finished(budget: float, result: Result, flops: float) -> AtBudget:
 
 
 def _inside(budget: float, result: Result, points: Points) -> AtBudget | None:
-    """What the runs of a longer result had reached at ``budget``; None before their first evaluations."""
+    """What the runs of a longer result had reached at ``budget``; None where one was not yet evaluated by then."""
     found: dict[int, list[float]] = defaultdict(list)
     strict = True
     runs = result.finished
@@ -163,7 +161,7 @@ def _inside(budget: float, result: Result, points: Points) -> AtBudget | None:
         if folder in points and (at := _value_at(budget, *points[folder], strict_from)) is not None:
             found[int(seed)].append(at[0])
             strict &= at[1]
-    if not found:
+    if not found or len(found) < runs["seed"].nunique():  # what some seeds had reached by then is no mean over seeds
         return None
     by_seed = {seed: sum(values) / len(values) for seed, values in found.items()}
     lost = {seed: NOT_A_NUMBER for seed, value in by_seed.items() if math.isnan(value)}

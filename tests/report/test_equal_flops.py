@@ -177,3 +177,18 @@ def test_several_devices_have_no_mean_of_their_times(run, runs):
     run("sdgf", "1:4", 0, 0.70)
     measured = {row[2].text: (row[6].text, row[6].detail) for row in table_of(runs).rows}
     assert measured == {"SR-STE": ("–", "several devices: see the cost table"), "SDGF stepwise": ("10.0 s", "")}
+
+
+def test_what_dense_runs_alone_spent_is_no_budget(run, runs):
+    run("dense", "1:4", 0, 0.90, training_flops=1e9)
+    for recipe in ("sr_ste", "sdgf"):
+        run(recipe, "1:4", 0, 0.80, training_flops=2e9, curve=[(100, 0.5), (200, 0.7)])
+    assert {budget for budget, _ in rows_at_budget(runs)} == {"2.00 GFLOPs"}
+
+
+def test_no_mean_over_the_seeds_that_happen_to_have_been_evaluated_by_then(run, runs):
+    for seed in (0, 1):
+        run("sr_ste", "1:4", seed, 0.60, training_flops=1e9)
+    run("sdgf", "1:4", 0, 0.90, training_flops=2e9, curve=[(100, 0.7), (200, 0.8)])
+    run("sdgf", "1:4", 1, 0.90, training_flops=2e9, curve=[(200, 0.8)])
+    assert ("1.00 GFLOPs", "SDGF stepwise") not in rows_at_budget(runs)
