@@ -21,6 +21,7 @@ from nmtrain.report.grouping import (
     setting_of,
 )
 from nmtrain.report.headline import DEFAULT
+from nmtrain.report.provenance import older_rules
 from nmtrain.report.scores import DIVERGED, FAILED
 
 _NOT_FINITE = re.compile(r"loss is -?(nan|inf)|not finite", re.IGNORECASE)  # what `TrainingError` says then
@@ -71,6 +72,7 @@ def _metrics(folders: Sequence[RunFolder], settings: Sequence[Flat | None]) -> l
             signature = signature_of(folder.summary) if len(signatures[key, headline]) > 1 else None
         found.append({} if headline == DEFAULT else {"headline": headline})
         found[-1] |= {"signature": method_of(signature)} if signature else {}
+        found[-1] |= older_rules(folder.config, folder.environment)
     return found
 
 

@@ -13,6 +13,8 @@ _LIBRARIES = (
     *("torch", "torchvision", "timm", "transformers", "tokenizers", "accelerate"),
     *("datasets", "numpy", "sacrebleu"),
 )
+# In "fixes" of what code wrote that counts no gradient which nothing needs, and scores answers that are no label as T5.
+_RULES = {"older FLOPs": "needed-gradients", "older scoring": "junk-answers"}
 _PENALTY_ONCE = "penalty-once"  # in "fixes" of what code wrote that adds SR-STE's penalty once per update
 
 
@@ -47,6 +49,20 @@ def _one_set_of_libraries(environment: Environment) -> str:
     variables = environment.get("variables") or {}
     parts = [f"{name} {versions[name]}" for name in _LIBRARIES if versions.get(name)]
     return ", ".join(parts + [f"{name}={variables[name]}" for name in sorted(variables)])
+
+
+def older_rules(config: Mapping[str, Any], environment: Environment) -> dict[str, bool]:
+    """What of a run's numbers was counted or scored by rules of that time; such runs share no table with later ones."""
+    concerned = {
+        "older FLOPs": config.get("model", {}).get("kind", "image_classifier") == "image_classifier",
+        "older scoring": config.get("data", {}).get("name") == "glue",
+    }
+    trained = (*(environment.get("before") or ()), environment)
+    return {
+        what: True
+        for what, fix in _RULES.items()
+        if concerned[what] and not all(fix in (one.get("fixes") or ()) for one in trained)
+    }
 
 
 def penalty_times(config: Mapping[str, Any], summary: Mapping[str, Any], environment: Environment) -> int:

@@ -204,3 +204,17 @@ def test_noise_of_dense_runs_is_averaged_by_the_mask_that_it_was_measured_with(r
     write_report([runs], tmp_path / "out")
     data = pd.read_csv(tmp_path / "out" / "figures" / "vit-on-glyphs-ff-sparse-noise-1of8.csv")
     assert set(data["recipe"]) == {"dense, mask of 1:8", "dense, mask of 1:32", "SDGF stepwise"}
+
+
+def test_flops_and_scores_by_older_rules_share_no_table_with_later_ones(run, runs):
+    """An image run counted the gradient of its images before, and GLUE scored answers that are no label otherwise."""
+    from nmtrain.report.folders import read_runs
+    from nmtrain.report.frame import build_frames
+    from nmtrain.report.sections import build_sections
+
+    later = {"fixes": ["penalty-once", "needed-gradients", "junk-answers"]}
+    run("sdgf", "1:4", 0, 0.7)
+    run("sdgf", "1:4", 1, 0.8, environment=later)
+    titles = [section.title for section in build_sections(build_frames(read_runs([runs])))]
+    assert len(titles) == 2
+    assert sum("older FLOPs=true" in title for title in titles) == 1
