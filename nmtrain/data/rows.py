@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,17 +42,19 @@ class FileRows:
             DataError: naming the file and the line that cannot be read.
         """
         for file in self.files:
-            try:
+            with _named(file):
                 yield from _READERS[self.format](file)
-            except (OSError, ValueError) as error:
-                raise DataError(f"data.path: {file} cannot be read: {error}") from error
 
     def __len__(self) -> int:
         return self._count
 
     @cached_property
     def _count(self) -> int:
-        return sum(count_rows(self.format, file) for file in self.files)
+        total = 0
+        for file in self.files:
+            with _named(file):
+                total += count_rows(self.format, file)
+        return total
 
     @cached_property
     def column_names(self) -> list[str]:
@@ -68,6 +71,15 @@ class FileRows:
         return digest.hexdigest()
 
 
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """What is wrong with a file, with its name."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.path: {file} cannot be read: {error}") from error
+
+
 def count_rows(format: str, file: Path) -> int:
     """How many rows a file has, all of which is checked to be text.
 
@@ -76,7 +88,7 @@ def count_rows(format: str, file: Path) -> int:
     """
     text_size(file)
     if format == "csv":
-        return max(0, sum(1 for _ in _csv_records(file)) - 1)  # the header
+        return sum(1 for _ in _csv_rows(file))
     items = _json_list(file)
     return sum(1 for _ in _json_lines(file)) if items is None else len(items)
 

@@ -126,3 +126,9 @@ def test_a_csv_field_may_be_a_long_document(tmp_path):
     (tmp_path / "a.csv").write_text(f"sentence,label\n{'x' * 200_000},1\n")
     ((row,)) = list(FileRows("csv", (tmp_path / "a.csv",)))
     assert len(row["sentence"]) == 200_000
+
+
+def test_a_row_of_another_width_is_found_while_counting(tmp_path):
+    (tmp_path / "train.csv").write_text("sentence,label\na,1\nb,0,0\n")
+    with pytest.raises(ValueError, match=r"train\.csv cannot be read: line 3: has 3 fields, and the header 2$"):
+        find_split(tmp_path, "train").count()
