@@ -6,8 +6,8 @@ import random
 import pytest
 from safetensors.torch import load_file
 
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.training.export import evaluate_run
 from nmtrain.training.run import run
 
