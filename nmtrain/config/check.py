@@ -23,6 +23,7 @@ from nmtrain.config.schema import (
     TrackingConfig,
     TrainConfig,
 )
+from nmtrain.config.small_models import SMALL_MODEL_OPTIONS
 from nmtrain.data import DataShape, TextShape, data_names, describe_data, headline
 from nmtrain.errors import ConfigError
 from nmtrain.recipes import Recipe, RecipeError, build_recipe, list_recipes
@@ -42,13 +43,6 @@ _NOT_RESULT = {
 }
 # Keys that came later: with these values a run is what it was without the key, and keeps its name.
 _AS_BEFORE = {("train", "length_penalty"): 1.0}
-
-# Options of our small language models, where the user sets none. They stand here and not in the YAML of these models,
-# since a checkpoint or another architecture under the same YAML keeps the dropout that it has.
-_SMALL_MODEL_OPTIONS = {
-    "t5": {"dropout_rate": 0.0},
-    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-}
 
 
 @dataclass(frozen=True)
@@ -179,7 +173,7 @@ def _with_small_model_options(values: dict[str, Any]) -> dict[str, Any]:
     model = values.get("model")
     if not isinstance(model, dict) or model.get("pretrained") is not None or not isinstance(model.get("options"), dict):
         return values
-    own = _SMALL_MODEL_OPTIONS.get(str(model.get("name")), {})
+    own = SMALL_MODEL_OPTIONS.get(str(model.get("name")), {})
     return values | {"model": model | {"options": own | model["options"]}}
 
 

@@ -13,20 +13,19 @@ from typing import Any
 import yaml
 
 import nmtrain.conf
+from nmtrain.config.small_models import SMALL_MODEL_OPTIONS
 from nmtrain.report.read.flat import Flat, flatten, without
 
 _CONF = Path(next(iter(nmtrain.conf.__path__)))
-# Small models of language train from random weights without dropout; every config.yaml says so.
-_SMALL_MODELS: dict[str | None, Flat] = {
-    "t5": {"model.options.dropout_rate": 0},
-    "bert": {"model.options.hidden_dropout_prob": 0, "model.options.attention_probs_dropout_prob": 0},
-}
 
 
 def shipped_settings(setting: Flat) -> Flat:
     """The defaults of the sections model, data, mask, optim and train, for the model, data and optimizer chosen."""
     shipped = _shipped(*(setting.get(key) for key in ("model.name", "model.kind", "data.name", "optim.name")))
-    return shipped if setting.get("model.pretrained") else _SMALL_MODELS.get(setting.get("model.name"), {}) | shipped
+    if setting.get("model.pretrained"):
+        return shipped
+    own = SMALL_MODEL_OPTIONS.get(setting.get("model.name") or "", {})
+    return flatten({"model": {"options": own}}) | shipped if own else shipped
 
 
 def shipped_options(recipe: str) -> Flat:

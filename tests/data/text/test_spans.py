@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from nmtrain.data import spans
+from nmtrain.data.text import spans
 from nmtrain.data.text.corpus import corrupted_counts
 from nmtrain.data.text.ragged import Packed
 from nmtrain.data.text.spans import SpanCorruption, _random_parts
