@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import nmtrain
-from nmtrain.choices import groups, near
+from nmtrain.config.choices import groups, near
 from nmtrain.errors import NmtrainError, UsageError
 
 HELP = """\
@@ -76,8 +76,8 @@ _FLAGS = ("-m", "--multirun", "--dry-run", "--config-dir", "--help", "--version"
 
 
 def _train(arguments: list[str]) -> None:
-    from nmtrain.compose import compose_values, prepare_overrides, search_path_override
-    from nmtrain.job import checked, log_to_terminal, run_job
+    from nmtrain.config.compose import compose_values, prepare_overrides, search_path_override
+    from nmtrain.launch.job import checked, log_to_terminal, run_job
 
     settings, folders, flags, shown = _split(arguments)
     show_config = bool(flags & {"--cfg", "-c"})
@@ -95,7 +95,7 @@ def _train(arguments: list[str]) -> None:
         checked(compose_values(overrides))
         _show([*shown, *overrides])
     elif sweep:
-        from nmtrain.sweep import run_sweep
+        from nmtrain.launch.sweep import run_sweep
 
         run_sweep(overrides)
     else:
@@ -132,7 +132,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[Path], set[str], list[
 
 def _show(arguments: list[str]) -> None:
     """What Hydra shows by itself: configuration, its own settings, completion."""
-    from nmtrain.compose import run_hydra
+    from nmtrain.config.compose import run_hydra
 
     try:
         run_hydra(arguments, lambda values, number: None)
@@ -161,7 +161,7 @@ def _report(arguments: list[str]) -> None:
     paths, out = _take_out(arguments)
     if any(path.startswith("-") for path in paths):
         raise UsageError("usage: nmtrain report [FOLDERS] [--out DIR]")
-    from nmtrain.report.processes import start_server
+    from nmtrain.report.draw.processes import start_server
 
     start_server()  # it imports what draws while this process imports what reads
     from nmtrain.report import write_report
@@ -203,7 +203,7 @@ def _finished_run(arguments: list[str], usage: str) -> Path:
     """The one argument of a command, checked before anything heavy is imported."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise UsageError(f"usage: nmtrain {usage}")
-    from nmtrain.training.folder import RunFolder
+    from nmtrain.runs.folder import RunFolder
 
     RunFolder(Path(arguments[0])).require_finished()
     return Path(arguments[0])

@@ -35,8 +35,8 @@ def make_config(tiny: list[str]) -> Callable:
     """A checked tiny config with further overrides, as the command line would give it."""
 
     def make(*overrides: str):
-        from nmtrain.compose import compose_values, prepare_overrides
-        from nmtrain.config import check_config
+        from nmtrain.config.check import check_config
+        from nmtrain.config.compose import compose_values, prepare_overrides
 
         return check_config(compose_values(prepare_overrides([*tiny, *overrides])))
 
@@ -158,7 +158,7 @@ def checkpoint(tmp_path: Path) -> Callable:
             PreTrainedTokenizerFast,
         )
 
-        from nmtrain.data.tokens import ByteTokenizer
+        from nmtrain.data.text.tokens import ByteTokenizer
 
         folder = tmp_path / family
         kind, model_type, options = FAMILIES[family]

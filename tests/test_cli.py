@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import nmtrain
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
 
 CONF = Path(__file__).parents[1] / "conf"
 COMMANDS = "Commands: ['eval', 'export', 'list', 'report', 'train']"

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from nmtrain import cli
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(nm, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_reader_that_hangs_up_is_no_error_worth_a_traceback():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a finished run of two updates; tests that damage it copy it first."""
-    from nmtrain.compose import compose_values, prepare_overrides
+    from nmtrain.config.compose import compose_values, prepare_overrides
     from nmtrain.training.run import run
     from tests.conftest import TINY
 

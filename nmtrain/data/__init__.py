@@ -9,18 +9,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nmtrain.data.corpus import Corpus
-from nmtrain.data.digits import Digits
-from nmtrain.data.glue import Glue
-from nmtrain.data.glyphs import Glyphs
-from nmtrain.data.listops import ListOps
-from nmtrain.data.source import DataShape, DataSource, ImageSource, TextShape, TextSource
-from nmtrain.data.wmt import WMT
+from nmtrain.data.images.digits import Digits
+from nmtrain.data.images.glyphs import Glyphs
+from nmtrain.data.shapes import DataShape, TextShape
+from nmtrain.data.source import DataSource, ImageSource, TextSource
+from nmtrain.data.text.corpus import Corpus
+from nmtrain.data.text.glue import Glue
+from nmtrain.data.text.listops import ListOps
+from nmtrain.data.text.wmt import WMT
 
 if TYPE_CHECKING:
-    from nmtrain.data.images import ImageData
-    from nmtrain.data.text import TextData
-    from nmtrain.data.tokens import Tokenizer
+    from nmtrain.data.images.in_memory import ImageData
+    from nmtrain.data.text.batches import TextData
+    from nmtrain.data.text.tokens import Tokenizer
 
 __all__ = [
     "DataShape",

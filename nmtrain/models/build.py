@@ -9,7 +9,7 @@ from torch import nn
 from nmtrain.data import DataShape, TextShape
 
 if TYPE_CHECKING:
-    from nmtrain.schema import ModelConfig
+    from nmtrain.config.schema import ModelConfig
 
 
 def build_model(model: ModelConfig, shape: DataShape | TextShape, pretrained: bool = True) -> nn.Module:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nmtrain.choices import near
+from nmtrain.config.choices import near
+from nmtrain.config.faults import written
 from nmtrain.data import TextShape
-from nmtrain.data.tokens import ByteTokenizer, PretrainedTokenizer, Tokenizer
-from nmtrain.faults import written
+from nmtrain.data.text.tokens import ByteTokenizer, PretrainedTokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from nmtrain.schema import ModelConfig
+    from nmtrain.config.schema import ModelConfig
 
 # Shapes that need no download. The released T5 sizes are those of Raffel et al. (2020) and of T5 1.1.
 # Every axis that a role covers is a multiple of 64, so that all patterns up to 1:64 fit.

@@ -14,7 +14,7 @@ from nmtrain.models.fused import fused_rows
 from nmtrain.sparsity import NMPattern, SparsityRule
 
 if TYPE_CHECKING:
-    from nmtrain.schema import MaskConfig
+    from nmtrain.config.schema import MaskConfig
 
 ROLES = ("ff", "q", "k", "v", "o", "conv")
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nmtrain.errors import ReportError
-    from nmtrain.report.closing import closing_table
-    from nmtrain.report.writing import ReportResult, write_report
+    from nmtrain.report.write.closing import closing_table
+    from nmtrain.report.write.writing import ReportResult, write_report
 
 __all__ = ["ReportError", "ReportResult", "closing_table", "write_report"]
 
 _HOME = {
     "ReportError": "nmtrain.errors",
-    "ReportResult": "nmtrain.report.writing",
-    "closing_table": "nmtrain.report.closing",
-    "write_report": "nmtrain.report.writing",
+    "ReportResult": "nmtrain.report.write.writing",
+    "closing_table": "nmtrain.report.write.closing",
+    "write_report": "nmtrain.report.write.writing",
 }
 
 

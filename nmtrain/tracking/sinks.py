@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from nmtrain.config import Config
-    from nmtrain.training.folder import RunFolder
+    from nmtrain.config.check import Config
+    from nmtrain.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -75,30 +75,6 @@ class Mirror(Sink):
                 self.name,
                 one_line(error),
             )
-
-
-def _wandb(config: Config, folder: RunFolder) -> Sink:
-    from nmtrain.tracking.wandb import WandbMirror
-
-    return WandbMirror(config, folder)
-
-
-def _tensorboard(config: Config, folder: RunFolder) -> Sink:
-    from nmtrain.tracking.tensorboard import TensorBoardMirror
-
-    return TensorBoardMirror(config, folder)
-
-
-_SINKS: dict[str, Callable[[Config, RunFolder], Sink]] = {
-    "none": lambda config, folder: Sink(),
-    "wandb": _wandb,
-    "tensorboard": _tensorboard,
-}
-
-
-def open_sink(config: Config, folder: RunFolder) -> Sink:
-    """The mirror that ``config.tracking`` asks for; the folder is locked and holds no line from past its checkpoint."""
-    return _SINKS[config.tracking.name](config, folder)
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:

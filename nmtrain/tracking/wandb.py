@@ -13,9 +13,9 @@ from typing import Any, Literal
 import wandb
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
-from nmtrain.schema import WandbConfig
+from nmtrain.config.schema import WandbConfig
+from nmtrain.runs.folder import write_whole
 from nmtrain.tracking.sinks import Mirror, numbers, one_line
-from nmtrain.training.folder import write_whole
 
 logger = logging.getLogger(__name__)
 _PATIENCE = 12  # seconds that a server which cannot be reached may take, at the start and again at the end

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nmtrain.training.folder import write_whole
+from nmtrain.runs.folder import write_whole
 
 logger = logging.getLogger(__name__)
 _KEPT = 2

@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from nmtrain.config import Config, check_config
+from nmtrain.config.check import Config, check_config
 from nmtrain.data import DataShape, TextShape
 from nmtrain.errors import RunFolderError
 from nmtrain.models import build_model
 from nmtrain.models.vision import vision_architecture
+from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.sparsity import NMPattern, SparsityRule, verify_sparsity
-from nmtrain.training.folder import RunFolder, write_whole
-from nmtrain.training.task import load_same_task
+from nmtrain.training.loading import load_same_task
 
 logger = logging.getLogger(__name__)
 

@@ -13,14 +13,14 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from nmtrain.config import Config
+from nmtrain.config.check import Config
 from nmtrain.data.seeds import mix_seed
 from nmtrain.errors import Stopped, TrainingError
 from nmtrain.measure import NoiseMeter
+from nmtrain.runs.folder import Records, RunFolder
 from nmtrain.sparsity import sparsity_control
 from nmtrain.tracking import open_sink
 from nmtrain.training.checkpoint import save_checkpoint
-from nmtrain.training.folder import Records, RunFolder
 from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate
 from nmtrain.training.plan import Plan
 from nmtrain.training.signals import StopRequest

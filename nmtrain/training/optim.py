@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import nn
 
-from nmtrain.schema import AdafactorConfig, AdamWConfig, OptimConfig
+from nmtrain.config.schema import AdafactorConfig, AdamWConfig, OptimConfig
 from nmtrain.sparsity.rules import stock_name, stock_names
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nmtrain.config import Config
+from nmtrain.config.check import Config
+from nmtrain.config.faults import written
 from nmtrain.data import TextShape
 from nmtrain.errors import ConfigError
-from nmtrain.faults import written
 from nmtrain.measure import (
     ForwardCost,
     LengthCost,

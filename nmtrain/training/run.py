@@ -18,9 +18,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nmtrain.config import Config
+from nmtrain.config.check import Config
 from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TrainingError
 from nmtrain.models import build_model
+from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.sparsity import remove_sparsity, sparsify_model, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
 from nmtrain.training.environment import (
@@ -31,11 +32,10 @@ from nmtrain.training.environment import (
     without_accelerate_variables,
 )
 from nmtrain.training.export import save_weights
-from nmtrain.training.folder import RunFolder, write_whole
+from nmtrain.training.loading import load_same_task
 from nmtrain.training.loop import Trainer, final_states
 from nmtrain.training.plan import Plan, make_plan
 from nmtrain.training.signals import stop_requests
-from nmtrain.training.task import load_same_task
 
 logger = logging.getLogger(__name__)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

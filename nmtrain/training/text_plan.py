@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmtrain.config import Config
+from nmtrain.config.check import Config
 from nmtrain.data import TextShape
-from nmtrain.data.text import widths
+from nmtrain.data.text.batches import widths
 from nmtrain.errors import ConfigError
 from nmtrain.measure import LengthCost, length_cost
 from nmtrain.models.indices import RealIndices

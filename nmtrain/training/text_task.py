@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import GenerationConfig
 
+from nmtrain.config.schema import TrainConfig
 from nmtrain.data import TextShape
-from nmtrain.data.text import IGNORED, TextBatch, TextData, ValSet, widths
-from nmtrain.data.tokens import Tokenizer
+from nmtrain.data.text.batches import IGNORED, TextBatch, TextData, ValSet, widths
+from nmtrain.data.text.tokens import Tokenizer
 from nmtrain.measure import Lengths
 from nmtrain.models.language import reads_token_types
-from nmtrain.schema import TrainConfig
 from nmtrain.training.task import Work
 
 

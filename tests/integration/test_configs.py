@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nmtrain.choices import groups
-from nmtrain.compose import compose_values
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.choices import groups
+from nmtrain.config.compose import compose_values
 from nmtrain.data import data_names
-from nmtrain.report.terminal import show_plan
+from nmtrain.launch.terminal import show_plan
 from nmtrain.training.plan import make_plan, shape_faults
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -167,7 +167,7 @@ def test_a_dry_run_of_a_sweep_shows_every_run_once_and_starts_no_launcher(sweep,
 
 
 def test_another_process_that_holds_one_run_costs_the_sweep_only_that_one(sweep, runs, make_config):
-    from nmtrain.training.folder import RunFolder
+    from nmtrain.runs.folder import RunFolder
 
     folder = RunFolder(make_config(*FAST, "seed=1").run_folder)
     folder.prepare()

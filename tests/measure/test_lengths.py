@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from nmtrain.data.source import TextShape
+from nmtrain.config.schema import ModelConfig
+from nmtrain.data.shapes import TextShape
 from nmtrain.measure import LengthCurve, forward_cost, length_cost, length_moments
 from nmtrain.models import build_model
 from nmtrain.models.indices import RealIndices
 from nmtrain.models.roles import weights_by_role
 from nmtrain.recipes import build_recipe
-from nmtrain.schema import ModelConfig
 from nmtrain.sparsity import NMPattern, SparsityRule, resolve_rules
 from nmtrain.training.text_plan import text_inputs
 

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nmtrain.compose import compose_values
-from nmtrain.config import check_config
-from nmtrain.data.source import TextShape
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values
+from nmtrain.config.schema import ModelConfig
+from nmtrain.data.shapes import TextShape
 from nmtrain.measure import ForwardCost, forward_cost, length_cost, length_moments, training_flops, update_flops
 from nmtrain.models import build_model
 from nmtrain.recipes import build_recipe
-from nmtrain.schema import ModelConfig
 from nmtrain.sparsity import NMPattern, SparseTensor, SparsityRule, resolve_rules, sparsify_model
 from nmtrain.training.plan import make_plan
 

@@ -8,12 +8,12 @@ import timm
 import torch
 from torch import nn
 
+from nmtrain.config.schema import MaskConfig
 from nmtrain.data import DataShape
 from nmtrain.models import sparsity_rules
 from nmtrain.models.fused import _EQUAL_PARTS, fused_rows
 from nmtrain.models.roles import unknown_fused, weights_by_role
 from nmtrain.models.vision import build_vision_model
-from nmtrain.schema import MaskConfig
 from nmtrain.sparsity import NMPattern, resolve_rules
 
 # A small model of every class whose layout is known: image size and what makes it small.

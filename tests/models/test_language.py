@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from nmtrain.data.source import TextShape
-from nmtrain.data.tokens import ByteTokenizer, PretrainedTokenizer
+from nmtrain.config.schema import MaskConfig, ModelConfig
+from nmtrain.data.shapes import TextShape
+from nmtrain.data.text.tokens import ByteTokenizer, PretrainedTokenizer
 from nmtrain.errors import DataError
 from nmtrain.models import build_model, sparsity_rules
 from nmtrain.models.language import build_tokenizer, language_architecture, new_weights
 from nmtrain.models.roles import weights_by_role
-from nmtrain.schema import MaskConfig, ModelConfig
 from nmtrain.sparsity import NMPattern, SparsityState, remove_sparsity, sparsify_model, sparsity_control
 
 SHAPE = TextShape(train_size=10, val_size=5, input_length=12, target_length=4, labels=("no", "yes", "maybe"))

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nmtrain.config.schema import MaskConfig
 from nmtrain.data import DataShape
 from nmtrain.models import sparsity_rules
 from nmtrain.models.roles import weights_by_role
 from nmtrain.models.vision import build_vision_model
-from nmtrain.schema import MaskConfig
 from nmtrain.sparsity import NMPattern, SparsityState, remove_sparsity, sparsify_model, sparsity_control
 
 SHAPE = DataShape(num_classes=10, channels=1, image_size=16, train_size=100, val_size=10)

@@ -4,9 +4,9 @@ import pytest
 import timm
 import torch
 
+from nmtrain.config.schema import MaskConfig
 from nmtrain.models import sparsity_rules
 from nmtrain.models.roles import weights_by_role
-from nmtrain.schema import MaskConfig
 from nmtrain.sparsity import NMPattern
 
 

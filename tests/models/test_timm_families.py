@@ -7,8 +7,8 @@ import timm
 import torch
 from timm.models import get_pretrained_cfg
 
-from nmtrain.compose import compose_values
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values
 from nmtrain.data import DataShape
 from nmtrain.errors import ConfigError
 from nmtrain.models import build_model

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from nmtrain.report import write_report
-from nmtrain.report.folders import read_runs
-from nmtrain.report.frame import build_frames
-from nmtrain.report.quality import quality_table
-from nmtrain.report.sections import Section, build_sections
-from nmtrain.report.table import Cell
+from nmtrain.report.compare.quality import quality_table
+from nmtrain.report.compare.sections import Section, build_sections
+from nmtrain.report.compare.table import Cell
+from nmtrain.report.read.folders import read_runs
+from nmtrain.report.read.frame import build_frames
 
 GRADIENT = {"static": "masked", "mdgf": "masked"}
 VARIANT = {"mdgf": "mdgf_exponential", "sdgf": "sdgf_stepwise"}

@@ -117,7 +117,7 @@ def die_in_update(monkeypatch) -> Callable:
 @pytest.fixture
 def prepared(make_config) -> Callable:
     """A config and its run folder, without a run in it."""
-    from nmtrain.training.folder import RunFolder
+    from nmtrain.runs.folder import RunFolder
 
     def prepare(*overrides: str):
         config = make_config(*overrides)

@@ -148,10 +148,10 @@ def test_server_that_goes_away_holds_the_end_of_a_run_for_20_seconds_at_most(pre
 
 ONLINE = """
 import logging, sys, time
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.config.check import check_config
 from nmtrain.tracking import open_sink
-from nmtrain.training.folder import RunFolder
+from nmtrain.runs.folder import RunFolder
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 config = check_config(compose_values(prepare_overrides(sys.argv[1:])))
 folder = RunFolder(config.run_folder)

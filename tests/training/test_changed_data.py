@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import DataError
 from nmtrain.training.export import evaluate_run
 from nmtrain.training.run import run
@@ -82,7 +82,7 @@ def test_a_resume_names_the_file_that_changed_and_goes_on_when_it_is_back(write,
 
 
 def test_drawn_data_that_come_out_otherwise_are_noticed_too(make_config, monkeypatch):
-    from nmtrain.data.images import ImageData
+    from nmtrain.data.images.in_memory import ImageData
 
     config = make_config("train.updates=4", "train.checkpoint_every=2")
     stopped(config)

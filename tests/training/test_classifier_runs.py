@@ -22,13 +22,13 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import ConfigError
 from nmtrain.models import build_model
 from nmtrain.training.export import evaluate_run, export_run, load_run
+from nmtrain.training.loading import load_task
 from nmtrain.training.run import run
-from nmtrain.training.task import load_task
 
 WORDS = ["red", "green", "house", "tree", "runs", "sleeps", "the", "a"]
 SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -7,8 +7,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import RunFolderError
 from nmtrain.training.export import export_run, load_run
 from nmtrain.training.run import run

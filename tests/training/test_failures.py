@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
+from nmtrain.runs.folder import RunFolder, RunFolderError
 from nmtrain.training.checkpoint import load_checkpoint
-from nmtrain.training.folder import RunFolder, RunFolderError
 from nmtrain.training.loop import TrainingError
 from nmtrain.training.run import run
 
@@ -82,7 +82,7 @@ def test_results_folder_that_cannot_be_written_is_named(make_config):
 
 
 def test_unexpected_error_is_the_reason_and_its_traceback_is_in_the_log(make_config, monkeypatch):
-    from nmtrain.training import task as task_module
+    from nmtrain.training import loading as task_module
 
     def broken(**options):
         raise RuntimeError("the scanner is on fire")
@@ -97,7 +97,7 @@ def test_unexpected_error_is_the_reason_and_its_traceback_is_in_the_log(make_con
 
 
 def test_write_whole_leaves_the_old_file_when_writing_fails(tmp_path):
-    from nmtrain.training.folder import write_whole
+    from nmtrain.runs.folder import write_whole
 
     path = tmp_path / "summary.json"
     write_whole(path, lambda file: file.write(b"old"))

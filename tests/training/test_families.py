@@ -8,12 +8,12 @@ import pytest
 import torch
 import transformers
 
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.models.roles import weights_by_role
 from nmtrain.training.export import evaluate_run, export_run, load_run
+from nmtrain.training.loading import load_task
 from nmtrain.training.run import run
-from nmtrain.training.task import load_task
 
 LISTOPS = ["data=listops", "data.train_size=64", "data.val_size=12", "data.test_size=1", "data.max_length=24"]
 SHORT = ["train=text", "train.updates=2", "train.batch_size=8", "train.eval_every=1", "measure=off", "sparsity=1:4"]

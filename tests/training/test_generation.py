@@ -6,13 +6,13 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import ConfigError
 from nmtrain.models import build_model
 from nmtrain.training.export import evaluate_run, export_run
+from nmtrain.training.loading import load_task
 from nmtrain.training.run import run
-from nmtrain.training.task import load_task
 from nmtrain.training.text_task import TextToText
 
 DATA = ["data=wmt", "data.pair=en-de", "data.target_length=12", "data.input_length=16"]

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import DataError
 from nmtrain.training.plan import make_plan
 from nmtrain.training.run import run

@@ -4,8 +4,8 @@ micro-batch, per reading of a weight or at the wrong scale shows at once."""
 import pytest
 import torch
 
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.sparsity import sparsity_control
 from nmtrain.training.loop import Trainer
 from nmtrain.training.run import run

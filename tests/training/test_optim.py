@@ -7,7 +7,7 @@ import timm
 import torch
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
-from nmtrain.schema import AdamWConfig
+from nmtrain.config.schema import AdamWConfig
 from nmtrain.sparsity import NMPattern, SparsityRule, sparsify_model
 from nmtrain.sparsity.rules import stock_name
 from nmtrain.training.optim import build_optimizer

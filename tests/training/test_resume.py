@@ -205,7 +205,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_resumes(make_config
 
 
 def test_two_processes_never_train_the_same_run(make_config):
-    from nmtrain.training.folder import RunFolder, RunFolderError
+    from nmtrain.runs.folder import RunFolder, RunFolderError
 
     config = make_config()
     folder = RunFolder(config.run_folder)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.training.export import evaluate_run, export_run
 from nmtrain.training.run import run
 

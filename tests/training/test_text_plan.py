@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.config.schema import ModelConfig
 from nmtrain.data.source import TextShape
 from nmtrain.errors import ConfigError
 from nmtrain.models import build_model
 from nmtrain.models.indices import RealIndices
 from nmtrain.models.language import language_architecture
-from nmtrain.schema import ModelConfig
 from nmtrain.training.plan import make_plan, shape_faults
 from nmtrain.training.text_plan import require_texts_fit
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import ConfigError
 from nmtrain.models import build_model
 from nmtrain.models.language import build_tokenizer
 from nmtrain.training import checkpoint as checkpoints
 from nmtrain.training.export import evaluate_run, export_run, load_run
+from nmtrain.training.loading import load_task
 from nmtrain.training.plan import make_plan
 from nmtrain.training.run import run
-from nmtrain.training.task import load_task
 
 LISTOPS = ["data.train_size=256", "data.val_size=60", "data.test_size=4", "data.max_length=24"]
 SHORT = ["sparsity=1:8", "train.updates=8", "train.batch_size=16", "train.eval_every=0.2", "train.log_every=3"]

@@ -6,9 +6,9 @@ import random
 import pytest
 from safetensors.torch import load_file
 
-from nmtrain.compose import compose_values, prepare_overrides
-from nmtrain.config import check_config
-from nmtrain.data.glue_tasks import TASKS
+from nmtrain.config.check import check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.data.text.glue_tasks import TASKS
 from nmtrain.training.export import evaluate_run
 from nmtrain.training.run import run
 

@@ -8,10 +8,10 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from nmtrain.schema import AdafactorConfig, AdamWConfig, SGDConfig
+from nmtrain.config.schema import AdafactorConfig, AdamWConfig, SGDConfig
+from nmtrain.runs.folder import RunFolderError
 from nmtrain.sparsity import sparsity_control
 from nmtrain.training.export import evaluate_run, export_run, load_run
-from nmtrain.training.folder import RunFolderError
 from nmtrain.training.loop import Trainer
 from nmtrain.training.optim import build_optimizer, learning_rate, optimizer_bytes
 from nmtrain.training.run import run

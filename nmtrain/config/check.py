@@ -1,0 +1,311 @@
+"""A checked config: every check that needs no data, and the run's name. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from nmtrain.config.faults import describe, no_such_name, written
+from nmtrain.config.schema import (
+    MaskConfig,
+    MeasureConfig,
+    ModelConfig,
+    OptimConfig,
+    Root,
+    TrackingConfig,
+    TrainConfig,
+)
+from nmtrain.config.small_models import SMALL_MODEL_OPTIONS
+from nmtrain.data import DataShape, TextShape, data_names, describe_data, headline
+from nmtrain.errors import ConfigError
+from nmtrain.recipes import Recipe, RecipeError, build_recipe, list_recipes
+from nmtrain.sparsity.pattern import NMPattern
+
+# Keys that change nothing about a run's result, and so do not enter its name.
+_NOT_RESULT = {
+    ("results_dir",),
+    ("force",),
+    ("dry_run",),
+    ("model", "roles"),  # the default of mask.roles, no more
+    ("tracking",),
+    ("data", "cache_dir"),
+    ("train", "log_every"),
+    ("train", "checkpoint_every"),
+    ("train", "eval_batch_size"),
+}
+# Keys that came later: with these values a run is what it was without the key, and keeps its name.
+_AS_BEFORE = {("train", "length_penalty"): 1.0}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked config. ``values`` is the plain nested dict that config.yaml holds."""
+
+    model: ModelConfig
+    data: dict[str, Any]
+    sparsity: NMPattern
+    mask: MaskConfig
+    optim: OptimConfig
+    train: TrainConfig
+    measure: MeasureConfig
+    tracking: TrackingConfig
+    seed: int
+    results_dir: Path
+    force: bool
+    dry_run: bool
+    data_shape: DataShape | TextShape
+    recipes: Mapping[NMPattern, Recipe]  # one per target pattern: that of `sparsity` first
+    values: dict[str, Any] = field(repr=False)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.recipes[self.sparsity]
+
+    @property
+    def is_dense(self) -> bool:
+        return self.recipe.name == "dense"
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return self.data_shape.train_size // self.train.batch_size
+
+    @property
+    def total_updates(self) -> int:
+        if self.train.updates is not None:
+            return self.train.updates
+        return max(1, round(self.train.epochs * self.updates_per_epoch))
+
+    @property
+    def run_name(self) -> str:
+        """Readable parts and a hash of everything that changes the result; the same config gives the same name."""
+        pattern = [] if self.is_dense else [f"{self.sparsity.n}of{self.sparsity.m}"]
+        parts = [self.model.name, self.data["name"], *pattern, self.recipe.variant, f"s{self.seed}"]
+        content = json.dumps(_result_values(self.values, self.is_dense), sort_keys=True, default=str)
+        digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
+        return re.sub(r"[^\w.+-]", "_", "-".join([*parts, digest]))
+
+    @property
+    def run_folder(self) -> Path:
+        return self.results_dir / self.run_name
+
+
+def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
+    """The values that a run's result depends on, however they were written."""
+    kept = {
+        key: {k: v for k, v in value.items() if _changes_the_result((key, k), v)} if isinstance(value, dict) else value
+        for key, value in values.items()
+        if (key,) not in _NOT_RESULT
+    }
+    if kept["train"]["updates"] is not None:
+        kept["train"] = {key: value for key, value in kept["train"].items() if key != "epochs"}  # overridden
+    if is_dense:  # trained once for every pattern
+        return _canonical({key: value for key, value in kept.items() if key not in ("sparsity", "mask")})
+    mask: dict[str, Any] = kept["mask"]
+    patterns = {role: str(NMPattern.parse(pattern)) for role, pattern in mask["patterns"].items()}
+    stacks = sorted(set(mask.get("stacks") or ()))
+    kept["mask"] = mask | {"stacks": stacks if len(stacks) == 1 else None}
+    kept["mask"] |= {"roles": sorted(mask["roles"]), "names": sorted(mask["names"]), "patterns": patterns}
+    kept["sparsity"] = str(NMPattern.parse(values["sparsity"]))
+    return _canonical(kept)
+
+
+def _changes_the_result(key: tuple[str, str], value: Any) -> bool:
+    return key not in _NOT_RESULT and not (key in _AS_BEFORE and value == _AS_BEFORE[key])
+
+
+def _canonical(value: Any) -> Any:
+    """3 and 3.0 are one number."""
+    if isinstance(value, dict):
+        return {key: _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_canonical(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def check_config(values: dict[str, Any]) -> Config:
+    """Check a resolved config that came from YAML or the command line.
+
+    Raises:
+        ConfigError: listing every fault that can be seen without building the model or reading data.
+    """
+    values = _with_small_model_options(values)
+    faults: list[str] = []
+    try:
+        valid = dict(Root.model_validate(values))
+    except ValidationError as error:
+        faults += [line for fault in error.errors() for line in describe(fault, Root)]
+        valid = _valid_sections(values)
+    shape = _check_data(values.get("data"), valid.get("model"), faults)
+    recipes = _check_recipes(values, valid, faults)
+    faults += _cross_checks(valid, values.get("data"), shape)
+    if faults or shape is None:
+        raise ConfigError(faults)
+    root = Root.model_construct(**valid)
+    return Config(
+        root.model,
+        root.data,
+        root.sparsity,
+        root.mask,
+        root.optim,
+        root.train,
+        root.measure,
+        root.tracking,
+        root.seed,
+        Path(os.path.expanduser(root.results_dir)),
+        root.force,
+        root.dry_run,
+        shape,
+        recipes,
+        values,
+    )
+
+
+def _with_small_model_options(values: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml says of a small random model: the options it has by itself too."""
+    model = values.get("model")
+    if not isinstance(model, dict) or model.get("pretrained") is not None or not isinstance(model.get("options"), dict):
+        return values
+    own = SMALL_MODEL_OPTIONS.get(str(model.get("name")), {})
+    return values | {"model": model | {"options": own | model["options"]}}
+
+
+def _check_data(data: Any, model: ModelConfig | None, faults: list[str]) -> DataShape | TextShape | None:
+    if not isinstance(data, dict):
+        return None  # the schema has said so
+    if not isinstance(data.get("name"), str):
+        faults.append(no_such_name("data", data, data_names()))
+        return None
+    try:
+        options = {option: value for option, value in data.items() if option != "name"}
+        return describe_data(data["name"], model is not None and model.kind == "text_classifier", **options)
+    except ValueError as error:
+        faults += str(error).splitlines()
+        return None
+
+
+def _valid_sections(values: dict[str, Any]) -> dict[str, Any]:
+    """Of a config with faults, what the checks across sections can still be made on."""
+    valid: dict[str, Any] = {}
+    for name in ("model", "sparsity", "mask", "optim", "train"):
+        given = Root.model_fields[name]
+        section: Any = Annotated[given.annotation, given]
+        try:
+            valid[name] = TypeAdapter(section).validate_python(values.get(name))
+        except ValidationError:
+            continue
+    return valid
+
+
+def _check_recipes(values: dict[str, Any], valid: dict[str, Any], faults: list[str]) -> dict[NMPattern, Recipe]:
+    """A recipe per distinct target pattern; faults of the options are listed once, whatever the patterns are."""
+    options = values.get("recipe")
+    if not isinstance(options, dict):
+        return {}  # the schema has said so
+    if not isinstance(options.get("name"), str):
+        faults.append(no_such_name("recipe", options, list_recipes()))
+        return {}
+    if "target" in options:
+        faults.append(f"recipe.target={written(options['target'])}: there is no such key; the target is sparsity")
+        options = {option: value for option, value in options.items() if option != "target"}
+    target = valid.get("sparsity")
+    targets = [target or NMPattern(1, 4), *(valid["mask"].patterns.values() if "mask" in valid else ())]
+    recipes: dict[NMPattern, Recipe] = {}
+    for pattern in targets:
+        try:
+            recipes[pattern] = build_recipe(target=pattern, **options)
+        except RecipeError as error:
+            found = [
+                f"recipe.{option}={written(options.get(option))}: {fault}" for option, fault in error.faults.items()
+            ]
+            if target is None:  # then a stand-in was checked, and only `custom` depends on it
+                found = [fault for fault in found if not fault.startswith("recipe.patterns=")]
+            faults += [fault for fault in found if fault not in faults]
+    return recipes
+
+
+def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape | None) -> list[str]:
+    """Checks of several values at once, as far as they are valid by themselves."""
+    faults = []
+    if model := valid.get("model"):
+        faults += _model_faults(model, valid.get("train"), data, shape)
+    if mask := valid.get("mask"):
+        roles = written(mask.roles)
+        for role, pattern in mask.patterns.items():
+            if role not in mask.roles:
+                faults.append(f"mask.patterns.{role}={pattern}: has no effect, since mask.roles is {roles}")
+        if not mask.roles and not mask.names:
+            faults.append("mask.roles=[]: nothing would be sparse; name roles or mask.names (or use recipe=dense)")
+    if train := valid.get("train"):
+        size = train.batch_size
+        if size % train.micro_batches:
+            faults.append(f"train.micro_batches={train.micro_batches}: does not divide train.batch_size {size}")
+        if shape is not None and size > shape.train_size:
+            faults.append(f"train.batch_size={size}: exceeds the {shape.train_size} training samples")
+    if optim := valid.get("optim"):
+        if optim.final_lr > optim.lr:
+            faults.append(f"optim.final_lr={optim.final_lr}: exceeds optim.lr {optim.lr}")
+        if optim.name == "sgd" and optim.nesterov and optim.momentum == 0:
+            faults.append("optim.nesterov=true: has no effect without optim.momentum")
+    return faults
+
+
+def _writing_faults(
+    model: ModelConfig, train: TrainConfig, data: Any, shape: DataShape | TextShape | None
+) -> list[str]:
+    """Options of how a model's answers are had that have no effect with this model, data or each other."""
+    changed = {
+        f"train.{option}={getattr(train, option)}": option
+        for option, default in (("score_by", "generation"), ("beams", 1), ("length_penalty", 1.0))
+        if getattr(train, option) != default
+    }
+    of_writing = [setting for setting, option in changed.items() if option != "score_by"]
+    if model.kind != "text_to_text":
+        return [f"{setting}: has no effect with model.kind={model.kind}" for setting in changed]
+    if of_writing and shape is not None and headline(**data) == "perplexity":
+        return [f"{setting}: has no effect with data={data['name']}, which is not generated" for setting in of_writing]
+    if train.score_by == "ranking":
+        faults = [f"{setting}: has no effect with train.score_by=ranking" for setting in of_writing]
+        if isinstance(shape, TextShape) and not shape.labels:
+            faults.append(f"train.score_by=ranking: data={data['name']} has no labels to rank; allowed: generation")
+        return faults
+    if train.beams == 1:
+        return [f"{setting}: has no effect with train.beams=1" for setting in of_writing]
+    return []
+
+
+def _model_faults(
+    model: ModelConfig, train: TrainConfig | None, data: Any, shape: DataShape | TextShape | None
+) -> list[str]:
+    """Whether model and data go together, and options that have no effect with this kind of model."""
+    faults = []
+    if not model.reads_text:
+        faults += [
+            f"model.{option}={getattr(model, option)}: has no effect with model.kind=image_classifier"
+            for option in ("pretrained", "tokenizer")
+            if getattr(model, option) is not None
+        ]
+    if train is not None:
+        faults += _writing_faults(model, train, data, shape)
+    if shape is not None and model.reads_text != isinstance(shape, TextShape):
+        holds = "text" if isinstance(shape, TextShape) else "images"
+        fitting = data_names(text=model.reads_text)
+        faults.append(
+            f"data={data['name']}: holds {holds}, which model={model.name} ({model.kind}) does not read."
+            f" Available: {fitting}"
+        )
+    elif isinstance(shape, TextShape) and model.kind == "text_classifier" and not shape.outputs:
+        faults.append(f"data={data['name']}: has no labels for model.kind=text_classifier to tell apart")
+    if train is not None and isinstance(shape, TextShape) and shape.is_regression and train.label_smoothing:
+        smoothing = train.label_smoothing
+        faults.append(f"train.label_smoothing={smoothing}: has no effect on the regression that this task is here")
+    if isinstance(data, dict) and data.get("form", "auto") != "auto" and model.kind == "text_to_text":
+        faults.append(f"data.form={data['form']}: has no effect with model.kind=text_to_text")
+    return faults

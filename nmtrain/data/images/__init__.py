@@ -1,0 +1,1 @@
+"""Images: a file for each source, and how they become batches."""

@@ -1,0 +1,1 @@
+"""Text: a file for each source, and how it becomes batches of tokens."""

@@ -1,0 +1,196 @@
+"""``data=text``: span-corruption pre-training on local text files, or on the English text that Python carries."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nmtrain.data.seeds import mix_seed
+from nmtrain.data.shapes import TextShape
+from nmtrain.data.source import TextSource, fault, path_faults, positive_fraction_faults, whole_number_faults
+from nmtrain.data.text.span_counts import corrupted_counts
+from nmtrain.data.utf8 import text_size
+from nmtrain.errors import DataError
+
+if TYPE_CHECKING:
+    from nmtrain.data.text.batches import Pairs, TextData
+    from nmtrain.data.text.spans import SpanCorruption
+    from nmtrain.data.text.tokens import Tokenizer
+
+_SENTINELS = 100  # of T5; ByT5 has more
+_SAMPLE = "pydoc_data"  # the part of Python's library that holds the language reference as text
+_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Corpus(TextSource):
+    """All ``.txt`` files of a folder, or one file, in UTF-8, as one text in windows of ``window`` bytes.
+
+    Windows at equal distances are for validation; their gaps are the same in every run. Those of the training windows
+    are drawn anew in each update. The built-in sample, ``path=null``, is help text of Python's language reference: it
+    differs from one version of Python to the next.
+    """
+
+    path: str | None = None
+    window: int = 256
+    val_fraction: float = 0.05
+    noise_density: float = 0.15
+    mean_span: float = 3.0
+    cache_dir: str | None = None
+
+    headline = "perplexity"
+
+    def faults(self) -> list[str]:
+        lines = [
+            *path_faults("path", self.path),
+            *whole_number_faults("window", self.window, 16, 100_000),
+            *positive_fraction_faults("val_fraction", self.val_fraction),
+            *positive_fraction_faults("noise_density", self.noise_density),
+            *_span_faults(self.mean_span),
+            *path_faults("cache_dir", self.cache_dir),
+        ]
+        return lines or [*self._source_faults(), *self._gap_faults()]
+
+    def files(self) -> list[Path]:
+        return [] if self.path is None else self._files()
+
+    def shape(self) -> TextShape:
+        windows, val = self._sizes()
+        noise, spans = corrupted_counts(self.window, self.noise_density, self.mean_span)
+        return TextShape(
+            train_size=windows - val,
+            val_size=val,
+            input_length=self.window - noise + spans + 1,
+            target_length=noise + spans + 1,
+            labels=(),
+        )
+
+    def load(self, seed: int, tokenizer: Tokenizer) -> TextData:
+        from nmtrain.data.text.batches import TextData, ValSet
+        from nmtrain.data.text.encoded import encoded
+        from nmtrain.data.text.spans import SpanCorruption
+
+        shape, text = self.shape(), self._text()
+        count = len(text) // self.window
+        windows = [text[index * self.window : (index + 1) * self.window] for index in range(count)]
+        is_val = {number * count // shape.val_size for number in range(shape.val_size)}
+        content = {"text": hashlib.blake2b(text, digest_size=16).hexdigest(), "window": self.window}
+        parts, cut = {}, 0
+        for split, chosen in (("train", set(range(count)) - is_val), ("val", is_val)):
+            # A character that the edge of a window cuts in two is left out.
+            texts = [windows[index].decode(errors="ignore") for index in sorted(chosen)]
+            key = content | {"val_size": shape.val_size, "split": split}
+            packed, was_cut = encoded(partial(list, texts), tokenizer, self.window + 1, "text", key, self.cache_dir)
+            cut += int(was_cut.sum())
+            try:
+                parts[split] = SpanCorruption(packed, tokenizer, self.noise_density, self.mean_span)
+            except ValueError as error:
+                raise DataError(f"data=text needs a tokenizer with sentinel tokens: {error}") from None
+        val = _fixed(parts["val"])
+        references = [tokenizer.decode(val.targets[index]) for index in range(len(val.targets))]
+        return TextData(
+            name="text",
+            shape=shape,
+            headline=self.headline,
+            tokenizer=tokenizer,
+            train=parts["train"],
+            val_sets={"": ValSet(val, references, lambda predictions: {})},
+            seed=seed,
+            cut=cut,
+        )
+
+    def _files(self) -> list[Path]:
+        place = Path(self.path or "").expanduser()
+        return sorted(file for file in place.rglob("*.txt") if file.is_file()) if place.is_dir() else [place]
+
+    def _text(self) -> bytes:
+        if self.path is None:
+            return _sample()
+        try:
+            return b"\n".join(file.read_bytes().removeprefix(codecs.BOM_UTF8) for file in self._files())
+        except OSError as error:
+            raise DataError(f"data.path={self.path}: {error}") from None
+
+    def _sizes(self) -> tuple[int, int]:
+        """How many windows there are, and how many of them are for validation.
+
+        Raises:
+            ValueError: naming the file that cannot be read, or is no text.
+        """
+        if self.path is None:
+            size = len(_sample())
+        else:
+            sizes = [_text_size(file) for file in self._files()]
+            size = sum(sizes) + len(sizes) - 1
+        windows = size // self.window
+        return windows, max(1, round(windows * self.val_fraction))
+
+    def _source_faults(self) -> list[str]:
+        where = f"data.path={self.path}" if self.path is not None else "data.path=null"
+        if self.path is None:
+            if find_spec(_SAMPLE) is None:
+                return [f"{where}: this Python has no help text to read; give a file or a folder"]
+        elif not Path(self.path).expanduser().exists():
+            return [f"{where}: there is no such file or folder"]
+        elif not self._files():
+            return [f"{where}: there is no .txt file in this folder"]
+        try:
+            windows, val = self._sizes()
+        except ValueError as error:
+            return [str(error)]
+        if windows < 2:
+            return [f"{where}: the text is too short for two windows of data.window={self.window} bytes"]
+        if val == windows:
+            return [fault("val_fraction", self.val_fraction, f"what leaves some of the {windows} windows for training")]
+        return []
+
+    def _gap_faults(self) -> list[str]:
+        spans = corrupted_counts(self.window, self.noise_density, self.mean_span)[1]
+        if spans <= _SENTINELS:
+            return []
+        return [
+            f"data.window={self.window}: with noise_density {self.noise_density} and mean_span {self.mean_span} it has "
+            f"{spans} gaps; T5 has sentinel tokens for {_SENTINELS}"
+        ]
+
+
+def _text_size(file: Path) -> int:
+    try:
+        return text_size(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"data.path: {file} cannot be read: {error}") from error
+
+
+def _sample() -> bytes:
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics[name] for name in sorted(topics)).encode()
+
+
+def _fixed(examples: SpanCorruption) -> Pairs:
+    """All examples with gaps that are the same in every run, whatever its seed and its batch size."""
+    import torch
+
+    from nmtrain.data.text.batches import Pairs
+    from nmtrain.data.text.ragged import Packed
+
+    blocks = [
+        examples.corrupted(chosen, mix_seed("text", "val", number))
+        for number, chosen in enumerate(torch.arange(len(examples.lengths)).split(_AT_ONCE))
+    ]
+    inputs, targets = (
+        Packed.from_lengths(torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts]))
+        for parts in ([block.inputs for block in blocks], [block.targets for block in blocks])
+    )
+    return Pairs(inputs, targets, blocks[0].pad)
+
+
+def _span_faults(value: object) -> list[str]:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 100:
+        return []
+    return [fault("mean_span", value, "numbers from 1 to 100")]

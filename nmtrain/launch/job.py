@@ -1,0 +1,60 @@
+"""One job of the `train` command: a config checked, then planned or trained, and shown."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from nmtrain.config.check import Config, check_config
+from nmtrain.errors import ConfigError, RunFolderError
+from nmtrain.runs.folder import why_not_writable
+
+
+def checked(values: dict[str, Any]) -> Config:
+    """The checked config; whether the results folder can be written is among the checks."""
+    faults, results_dir = [], values.get("results_dir")
+    if isinstance(results_dir, str) and (reason := why_not_writable(Path(os.path.expanduser(results_dir)))):
+        faults = [f"results_dir={results_dir}: cannot be written ({reason}); name a folder that can"]
+    try:
+        config = check_config(values)
+    except ConfigError as error:
+        faults = error.faults + faults
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def run_job(config: Config) -> None:
+    """One run, or its dry run, and what the terminal shows of it."""
+    if config.dry_run:
+        from nmtrain.launch.terminal import show_plan
+        from nmtrain.training.plan import make_plan
+
+        show_plan(make_plan(config))
+        return
+    from nmtrain.launch.terminal import show_summary
+    from nmtrain.training.run import run
+
+    summary = run(config)
+    try:
+        show_summary(summary, config.run_folder)
+    except (KeyError, TypeError) as error:  # of a run that finished before
+        file = config.run_folder / "summary.json"
+        raise RunFolderError(f"{file}: is damaged (no {error}); force=true repeats the run") from error
+
+
+class _Terminal(logging.Handler):
+    """Prints to what is standard output at the moment: a progress bar on the screen then makes room for the line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+def log_to_terminal() -> None:
+    """Show what is logged; a launcher's worker process starts without it."""
+    logger = logging.getLogger("nmtrain")
+    logger.setLevel(logging.DEBUG)
+    if not any(isinstance(handler, _Terminal) for handler in logger.handlers):
+        logger.addHandler(_Terminal(logging.INFO))

@@ -1,0 +1,114 @@
+"""What a person at the terminal sees of one run: its plan before, its summary after."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nmtrain.report.compare.table import rate
+from nmtrain.report.read.headline import DEFAULT, headline_of
+
+if TYPE_CHECKING:
+    from nmtrain.training.plan import Plan
+
+COST_NOTE = "FLOPs: what hardware that skips every pruned weight would execute; 1 multiply-accumulate = 2 FLOPs"
+
+
+def show_summary(summary: dict[str, Any], folder: Path) -> None:
+    """The closing table of a run."""
+    flops, size, seconds = summary["flops"], summary["bytes"], summary["seconds"]
+    table = Table(show_header=False, title=" ".join(filter(None, [summary["recipe"]["variant"], summary["sparsity"]])))
+    table.add_column(style="bold")
+    table.add_column()
+    headline = headline_of(summary.get("headline", DEFAULT))
+    reached = headline.text(summary["metrics"][f"val/{headline.name}"])
+    table.add_row(f"{headline.label}, projected model", reached + headline.unit)
+    table.add_row("density of the sparse tensors", f"{summary['density']:.4f}")
+    table.add_row("training FLOPs", _beside_dense(flops["training"], flops["training_dense"], _si))
+    table.add_row("inference FLOPs per sample", _beside_dense(flops["inference"], flops["inference_dense"], _si))
+    table.add_row("bytes of the model", _beside_dense(size["sparse"], size["dense"], _si))
+    table.add_row(
+        "seconds", f"{seconds['total']:.1f} (training {seconds['train']:.1f}, waiting for data {seconds['data']:.1f})"
+    )
+    if throughput := summary.get("throughput"):
+        table.add_row("throughput", rate(throughput["per_second"], throughput["unit"]))
+    console = _console()
+    console.print(table)
+    console.print(COST_NOTE, style="dim", soft_wrap=True)
+    console.print(f"report: {report_command(folder)}", soft_wrap=True, markup=False)
+    console.print(f"run folder: {folder}", soft_wrap=True, markup=False)
+
+
+def report_command(run: Path) -> str:
+    """What reports on a run and those beside it, as a shell takes it."""
+    return shlex.join(["nmtrain", "report", str(run.parent)])
+
+
+def show_plan(plan: Plan) -> None:
+    """What --dry-run prints: phases, sparse tensors, cost, memory."""
+    config = plan.config
+    console = _console()
+    console.print(f"{config.run_folder}", style="bold", soft_wrap=True, markup=False)
+    console.print(
+        f"{config.total_updates} updates of {config.train.batch_size} samples"
+        f" ({config.total_updates / config.updates_per_epoch:.2f} epochs)"
+    )
+    for target, recipe in config.recipes.items():
+        table = Table(
+            "first update", "pattern", "decay D", "gradient rule", "penalty", title=f"{recipe.variant} {target}"
+        )
+        for first, state in recipe.phases(config.total_updates):
+            decaying = "from 1" if state.decay > 0 else "0"
+            dense = state.pattern is None
+            row = (
+                ("dense", "", "", "") if dense else (str(state.pattern), decaying, state.gradient, f"{state.penalty:g}")
+            )
+            table.add_row(str(first), *row)
+        console.print(table)
+    if plan.tensors:
+        table = Table("sparse tensor", "role", "shape", "axis", "phases")
+        table.columns[0].overflow = "fold"  # a name that is cut short is no name
+        for tensor in plan.tensors:
+            patterns = " ".join(pattern for _, pattern in plan.phases_of(tensor))
+            shape = " x ".join(map(str, tensor.shape))
+            table.add_row(tensor.label.replace("[", r"\["), tensor.role, shape, tensor.axis, patterns)
+        console.print(table)
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", soft_wrap=True, markup=False)
+    table = Table(show_header=False)
+    table.add_row("density of the sparse tensors", f"{plan.density:.4f}")
+    table.add_row("training FLOPs", _beside_dense(plan.flops["training"], plan.flops["training_dense"], _si))
+    inference = _beside_dense(plan.flops["inference"], plan.flops["inference_dense"], _si)
+    table.add_row("inference FLOPs per sample", inference)
+    table.add_row("bytes of the model", _beside_dense(plan.bytes["sparse"], plan.bytes["dense"], _si))
+    parts = ", ".join(f"{name} {_si(size)}" for name, size in plan.memory.items())
+    table.add_row("memory while training, bytes", f"about {_si(sum(plan.memory.values()))} ({parts})")
+    console.print(table)
+    console.print(COST_NOTE, style="dim", soft_wrap=True)
+    if plan.by_length is not None:
+        console.print(
+            "Every sample counts as the longest here; a run counts their lengths", style="dim", soft_wrap=True
+        )
+
+
+def _console() -> Console:
+    """As wide as the terminal; a pipe or a file has no width, and gets rows that are not broken."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def _beside_dense(value: float, dense: float, write: Any) -> str:
+    return f"{write(value)} of {write(dense)} dense ({value / dense:.3f})"
+
+
+def _si(value: float) -> str:
+    """Three digits and the SI prefix."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if value < 999.5:
+            return f"{value:.3g} {prefix}".rstrip()
+        value /= 1000
+    return f"{value:.3g} Z"

@@ -1,0 +1,1 @@
+"""Pages, tables as files, and what the terminal shows of them."""

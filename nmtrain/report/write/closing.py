@@ -1,0 +1,29 @@
+"""The main tables as plain text: what a sweep prints when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from nmtrain.report.compare.notices import notices
+from nmtrain.report.compare.quality import quality_table
+from nmtrain.report.compare.sections import Section, build_sections
+from nmtrain.report.compare.table import plain_text
+from nmtrain.report.read.folders import read_runs
+from nmtrain.report.read.frame import build_frames
+
+
+def closing_table(folders: Iterable[Path]) -> str:
+    """The tables of the headline metric of all runs under ``folders``, and what is not in them, as plain text.
+
+    Raises:
+        ReportError: as `write_report`.
+    """
+    frames = build_frames(read_runs(folders))
+    return summary_text(build_sections(frames), notices(frames.runs))
+
+
+def summary_text(sections: list[Section], said: list[str]) -> str:
+    """Tables of the headline metric, and notices, for a terminal."""
+    tables = [plain_text(quality_table(group, section.title)) for section in sections for group in section.groups]
+    return "\n\n".join([*tables, "\n".join(said)])

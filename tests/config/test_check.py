@@ -1,0 +1,394 @@
+"""The checks that need neither a model nor data: what is refused, in which words, and how a run is named."""
+
+import copy
+import dataclasses
+import pickle
+from pathlib import Path
+
+import pytest
+
+from nmtrain.config.check import ConfigError, check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
+
+OPTIMIZER_KEYS = {
+    "adamw": ["betas", "clip_norm", "eps", "final_lr", "lr", "name", "schedule", "warmup_fraction", "weight_decay"],
+    "sgd": [
+        "clip_norm",
+        "final_lr",
+        "lr",
+        "momentum",
+        "name",
+        "nesterov",
+        "schedule",
+        "warmup_fraction",
+        "weight_decay",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """Resolved values of the shipped configs, by their overrides; composed once."""
+    composed = {}
+
+    def values(*overrides):
+        if overrides not in composed:
+            composed[overrides] = compose_values(list(overrides))
+        return copy.deepcopy(composed[overrides])
+
+    return values
+
+
+def put(values, **changes):
+    """Values with dotted keys (``train__epochs``) replaced; the parts between must exist."""
+    for dotted, value in changes.items():
+        *sections, key = dotted.split("__")
+        place = values
+        for section in sections:
+            place = place[section]
+        place[key] = value
+    return values
+
+
+def faults(values):
+    with pytest.raises(ConfigError) as refused:
+        check_config(values)
+    assert str(refused.value) == "\n".join(refused.value.faults)
+    return refused.value.faults
+
+
+def name(values):
+    return check_config(values).run_name
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line"),
+    [
+        ("32:1", "sparsity: 32:1: N = 32 exceeds M = 1; N:M keeps N of every M weights"),
+        ("0:4", "sparsity: 0:4: N and M must be at least 1"),
+        ("a:b", """sparsity: 'a:b' is not of the form "N:M" with whole numbers, for example "1:32\""""),
+        (124, """sparsity: 124 is what YAML reads from an unquoted 2:4; write "2:4\""""),
+        (92, """sparsity: 92 is what YAML reads from an unquoted 1:32; write "1:32\""""),
+        (None, """sparsity: None is not a pattern; write it as a string "N:M", for example "1:32\""""),
+        (True, """sparsity: True is not a pattern; write it as a string "N:M", for example "1:32\""""),
+        (["1:32"], """sparsity: ['1:32'] is not a pattern; write it as a string "N:M", for example "1:32\""""),
+    ],
+)
+def test_a_sparsity_that_is_no_pattern_is_refused_in_one_line(shipped, pattern, line):
+    assert faults(put(shipped(), sparsity=pattern)) == [line]
+
+
+def test_each_role_s_pattern_is_refused_by_its_own_key(shipped):
+    values = put(shipped(), mask__roles=["ff", "q", "k", "v"], mask__patterns={"q": 124, "k": "9:8", "v": "1:4"})
+    assert faults(values) == [
+        'mask.patterns.q: 124 is what YAML reads from an unquoted 2:4; write "2:4"',
+        "mask.patterns.k: 9:8: N = 9 exceeds M = 8; N:M keeps N of every M weights",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("seed", -1, "seed=-1: should be greater than or equal to 0"),
+        ("seed", 1.5, "seed=1.5: should be a whole number"),
+        ("seed", True, "seed=true: should be a whole number"),
+        ("seed", None, "seed=null: should be a whole number"),
+        ("seed", 2**32, "seed=4294967296: should be less than 4294967296"),
+        ("force", 1, "force=1: should be true or false"),
+        ("results_dir", None, "results_dir=null: should be a string"),
+        ("results_dir", "", "results_dir=: String should have at least 1 character"),
+        ("train__epochs", "abc", "train.epochs=abc: should be a number"),
+        ("train__epochs", 0, "train.epochs=0: should be greater than 0"),
+        ("train__epochs", float("inf"), "train.epochs=inf: should be a finite number"),
+        ("train__epochs", float("nan"), "train.epochs=nan: should be a finite number"),
+        ("train__epochs", 1e300, "train.epochs=1e+300: should be less than or equal to 1000000"),
+        ("train__updates", 10**12, "train.updates=1000000000000: should be less than or equal to 1000000000"),
+        ("optim__lr", float("inf"), "optim.lr=inf: should be a finite number"),
+        ("train__updates", 0, "train.updates=0: should be greater than or equal to 1"),
+        ("train__compile", "maybe", "train.compile=maybe: should be true or false"),
+        (
+            "train__precision",
+            "fp16",
+            "train.precision=fp16: overflows: the activations of T5 exceed the 65504 of half precision; "
+            "allowed: fp32, bf16",
+        ),
+        ("train__device", "gpu", "train.device=gpu: should be 'auto', 'cpu' or 'cuda'"),
+        ("train__micro_batches", 3, "train.micro_batches=3: does not divide train.batch_size 64"),
+        ("train__batch_size", 60001, "train.batch_size=60001: exceeds the 60000 training samples"),
+        ("optim__betas", [0.9], "optim.betas=[0.9]: List should have at least 2 items after validation, not 1"),
+        ("optim__betas", [0.9, 1.0], "optim.betas.1=1.0: should be less than 1"),
+        ("optim__betas", 0.9, "optim.betas=0.9: should be a list, such as [a,b]"),
+        ("optim__final_lr", 1.0, "optim.final_lr=1.0: exceeds optim.lr 0.001"),
+        ("optim__clip_norm", 0, "optim.clip_norm=0: should be greater than 0"),
+        ("optim__name", "adam", "optim.name=adam: there is no such optim. Available: ['adamw', 'sgd', 'adafactor']"),
+        ("optim__name", None, "optim.name=null: there is no such optim. Available: ['adamw', 'sgd', 'adafactor']"),
+        ("mask__axis", "up", "mask.axis=up: should be 'input' or 'output'"),
+        ("mask__indivisible", "maybe", "mask.indivisible=maybe: should be 'error' or 'skip'"),
+        ("mask__roles", "ff", "mask.roles=ff: should be a list, such as [a,b]"),
+        ("mask__roles", ["ff", "q", "ff"], "mask.roles=[ff,q,ff]: names ff more than once"),
+        (
+            "mask__roles",
+            [],
+            "mask.roles=[]: nothing would be sparse; name roles or mask.names (or use recipe=dense)",
+        ),
+        ("mask__patterns", {"q": "1:4"}, "mask.patterns.q=1:4: has no effect, since mask.roles is [ff]"),
+        ("mask__patterns", ["1:4"], "mask.patterns=[1:4]: should be a section of keys and values"),
+        ("model__options", None, "model.options=null: should be a section of keys and values"),
+        ("model__name", None, "model.name=null: should be a string"),
+    ],
+)
+def test_a_value_out_of_range_or_of_the_wrong_type_is_refused_with_key_value_and_what_is_allowed(
+    shipped, key, value, line
+):
+    assert faults(put(shipped(), **{key: value})) == [line]
+
+
+@pytest.mark.parametrize("section", ["model", "data", "mask", "recipe", "optim", "train", "measure", "tracking"])
+@pytest.mark.parametrize("content", [None, False, "text", []])
+def test_a_section_that_is_empty_or_no_section_is_refused(shipped, section, content):
+    (line,) = faults(put(shipped(), **{section: content}))
+    assert line.startswith(f"{section}=")
+    assert line.endswith(": should be a section of keys and values")
+
+
+def test_a_missing_section_and_a_missing_key_are_named(shipped):
+    values = shipped()
+    del values["train"]["epochs"], values["mask"]
+    assert faults(values) == ["mask: is missing", "train.epochs: is missing"]
+
+
+@pytest.mark.parametrize(
+    ("section", "known"),
+    [
+        ("data", "['digits', 'glue', 'glyphs', 'listops', 'text', 'wmt']"),
+        ("recipe", "['dense', 'static', 'ste', 'sr_ste', 'mdgf', 'sdgf']"),
+    ],
+)
+def test_a_section_without_a_usable_name_lists_the_names_there_are(shipped, section, known):
+    values = shipped()
+    for given in (["a"], 3, None):
+        values[section]["name"] = given
+        (line,) = faults(values)
+        assert line.startswith(f"{section}.name=")
+        assert line.endswith(f"there is no such {section}. Available: {known}")
+    del values[section]["name"]
+    assert faults(values) == [f"{section}.name: is missing. Available: {known}"]
+
+
+def test_unknown_keys_are_listed_with_the_known_ones_and_a_near_one(shipped):
+    values = put(shipped(), trian={"epochs": 3, "more": {"x": None}}, train__epoch=3)
+    top = sorted(shipped())
+    train = sorted(shipped()["train"])
+    assert faults(values) == [
+        f"train.epoch=3: there is no such key. Available: {train}; did you mean epochs?",
+        f"trian.epochs=3: there is no such key. Available: {top}; did you mean train?",
+        f"trian.more.x=null: there is no such key. Available: {top}; did you mean train?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("optim", "foreign"), [("adamw", {"momentum": 0.9}), ("sgd", {"betas": [0.9, 0.99]}), ("sgd", {"eps": 1e-8})]
+)
+def test_an_option_of_the_other_optimizer_is_refused(shipped, optim, foreign):
+    values = shipped(f"optim={optim}")
+    values["optim"] |= foreign
+    ((key, _),) = foreign.items()
+    (line,) = faults(values)
+    assert line.startswith(f"optim.{key}=")
+    assert f"there is no such key. Available: {OPTIMIZER_KEYS[optim]}" in line
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option", "line"),
+    [
+        (
+            "sr_ste",
+            {"decay": "linear"},
+            "recipe.decay=linear: sr_ste has no such option."
+            " Available: ['penalty', 'dense_fraction', 'finetune_fraction', 'freeze_mask']",
+        ),
+        (
+            "mdgf",
+            {"finetune_fraction": 0.6, "dense_fraction": 0.6},
+            "recipe.finetune_fraction=0.6: 0.6 + dense_fraction 0.6 exceeds 1, the whole training",
+        ),
+        ("sdgf", {"k": 8}, "recipe.k=8: 8 has no effect with structure stepwise; only geometric reads it"),
+        ("sdgf", {"beta": 0.1}, "recipe.beta=0.1: 0.1 has no effect without decay"),
+        ("ste", {"target": "1:4"}, "recipe.target=1:4: there is no such key; the target is sparsity"),
+        ("mdgf", {"gradient": ["a"]}, "recipe.gradient=[a]: ['a'] is unknown"),
+    ],
+)
+def test_recipe_options_that_are_unknown_out_of_range_or_without_effect_are_refused(shipped, recipe, option, line):
+    values = shipped(f"recipe={recipe}")
+    values["recipe"] |= option
+    (found,) = faults(values)
+    assert found.startswith(line)
+
+
+def test_momentum_that_nesterov_needs_is_asked_for(shipped):
+    assert faults(put(shipped("optim=sgd"), optim__momentum=0.0)) == [
+        "optim.nesterov=true: has no effect without optim.momentum"
+    ]
+
+
+def test_all_faults_of_one_config_are_listed_together(shipped):
+    values = put(
+        shipped(),
+        sparsity="1:32",
+        seed=-1,
+        trian={"epochs": 3},
+        train__micro_batches=5,
+        optim__final_lr=3.0,
+        mask__patterns={"q": "1:4"},
+        data__classes=1,
+        recipe__decay="cubic",
+    )
+    found = faults(values)
+    assert [line.split(":")[0].split("=")[0] for line in found] == [
+        "seed",
+        "trian.epochs",
+        "data.classes",
+        "recipe.decay",
+        "mask.patterns.q",
+        "train.micro_batches",
+        "optim.final_lr",
+    ]
+
+
+def test_a_faulty_sparsity_hides_no_other_fault_and_invents_none(shipped):
+    custom = {"recipe__structure": "custom", "recipe__patterns": ["4:8", "1:16"]}
+    assert faults(put(shipped(), sparsity="9:8", optim__final_lr=3.0, **custom)) == [
+        "sparsity: 9:8: N = 9 exceeds M = 8; N:M keeps N of every M weights",
+        "optim.final_lr=3.0: exceeds optim.lr 0.001",
+    ]
+
+
+def test_a_config_error_survives_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(ConfigError(["seed=-1: no", "force=1: no"])))
+    assert error.faults == ["seed=-1: no", "force=1: no"]
+    assert str(error) == "seed=-1: no\nforce=1: no"
+
+
+# How a run is named
+
+CHANGES_NOTHING = {
+    "results_dir",
+    "force",
+    "dry_run",
+    "model.roles",
+    "data.cache_dir",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.eval_batch_size",
+}
+
+
+def leaves(values, prefix=""):
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def other(key, value):
+    """Another value than ``value``: for what the name looks at, it need not be one that training takes."""
+    if key in ("sparsity", "mask.stacks"):
+        return {"sparsity": "1:16", "mask.stacks": ["encoder"]}[key]
+    if isinstance(value, dict):
+        return {"ff": "1:4"}
+    if isinstance(value, list):
+        return [*value, value[-1]] if value else ["head.weight"]
+    if isinstance(value, bool):
+        return not value
+    return 7 if value is None else value + 1 if isinstance(value, int | float) else f"{value}x"
+
+
+@pytest.mark.parametrize("overrides", [(), ("data=digits", "recipe=mdgf", "optim=sgd", "tracking=wandb")])
+def test_every_key_enters_the_name_but_those_that_change_nothing_about_the_result(shipped, overrides):
+    config = check_config(shipped(*overrides))
+    ignored, seen = set(), set()
+    for key, value in leaves(config.values):
+        changed = put(copy.deepcopy(config.values), **{key.replace(".", "__"): other(key, value)})
+        same = dataclasses.replace(config, values=changed).run_name == config.run_name
+        (ignored if same else seen).add(key)
+    tracking = {key for key in ignored | seen if key.startswith("tracking.")}
+    assert ignored == (CHANGES_NOTHING | tracking) & (ignored | seen)
+    assert {"seed", "sparsity", "mask.roles", "mask.names", "train.compile", "train.device", "optim.lr"} <= seen
+
+
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        ({"optim__lr": 0.1}, {"optim__lr": 1e-1}),
+        ({"train__epochs": 3}, {"train__epochs": 3.0}),
+        ({"optim__betas": [0, 0.9]}, {"optim__betas": [0.0, 0.9]}),
+        ({"recipe__dense_fraction": 0}, {"recipe__dense_fraction": 0.0}),
+        ({"sparsity": "1:32"}, {"sparsity": " 01 : 32 "}),
+        ({"mask__roles": ["ff", "q"]}, {"mask__roles": ["q", "ff"]}),
+        ({"train__updates": 5}, {"train__updates": 5, "train__epochs": 9}),
+        (
+            {"mask__roles": ["ff", "q", "k"], "mask__patterns": {"q": "1:4", "k": "2:4"}},
+            {"mask__roles": ["q", "k", "ff"], "mask__patterns": {"k": "2:04", "q": "1:4"}},
+        ),
+    ],
+)
+def test_the_name_does_not_depend_on_how_a_value_is_written(shipped, one, another):
+    assert name(put(shipped(), **one)) == name(put(shipped(), **another))
+
+
+def test_the_name_does_not_depend_on_the_order_of_keys(shipped):
+    def turned(values):
+        if not isinstance(values, dict):
+            return values
+        return {key: turned(value) for key, value in reversed(values.items())}
+
+    assert list(turned(shipped())) != list(shipped())
+    assert name(turned(shipped())) == name(shipped())
+
+
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        ("recipe=mdgf", "recipe=mdgf_exponential"),
+        ("recipe=sdgf", "recipe=sdgf_stepwise"),
+        ("recipe=mdgf recipe.decay=linear", "recipe=mdgf_linear"),
+        ("recipe=sdgf recipe.structure=geometric", "recipe=sdgf_geometric"),
+        ("mask.roles=[ff]", ""),
+        ("recipe=mdgf optim.lr=0.01", "optim.lr=1e-2 recipe=mdgf"),
+    ],
+)
+def test_two_ways_to_ask_for_one_run_name_the_same_folder(one, another):
+    first, second = (compose_values(prepare_overrides(overrides.split())) for overrides in (one, another))
+    assert name(first) == name(second)
+
+
+def test_the_parts_of_a_name_can_be_read_and_hold_no_colon(shipped):
+    config = check_config(put(shipped("recipe=mdgf"), seed=3, mask__roles=["ff", "q"], mask__patterns={"q": "1:4"}))
+    *parts, digest = config.run_name.split("-")
+    assert parts == ["vit", "glyphs", "1of32", "mdgf_exponential", "s3"]
+    assert len(digest) == 8
+    assert set(digest) <= set("0123456789abcdef")
+
+
+def test_a_name_holds_only_what_every_file_system_takes(shipped):
+    named = name(put(shipped(), model__name="hf-hub:timm/vit tiny*"))
+    assert named.startswith("hf-hub_timm_vit_tiny_-glyphs-1of32-")
+
+
+def test_dense_runs_of_one_seed_share_a_name_whatever_the_mask(shipped):
+    dense = shipped("recipe=dense")
+    other_mask = put(shipped("recipe=dense"), sparsity="2:4", mask__axis="output", mask__roles=["ff", "q"])
+    assert name(dense) == name(other_mask)
+    assert "1of32" not in name(dense)
+    assert name(dense) != name(put(shipped("recipe=dense"), seed=1))
+
+
+def test_home_is_expanded_in_the_results_folder(shipped, monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert check_config(put(shipped(), results_dir="~/runs")).results_dir == Path("/somewhere/runs")
+    unknown = check_config(put(shipped(), results_dir="~nobody-of-that-name/runs"))
+    assert unknown.results_dir == Path("~nobody-of-that-name/runs")

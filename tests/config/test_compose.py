@@ -1,0 +1,98 @@
+"""What the command line is turned into: choices, overrides, interpolations."""
+
+import pytest
+
+from nmtrain.config.check import ConfigError
+from nmtrain.config.compose import compose_values, prepare_overrides
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("foo", "foo: is not of the form key=value"),
+        ("=3", "=3: is not of the form key=value"),
+        ("a==b", "a==b: the value cannot be read; close what is open"),
+        ("mask.roles=[ff", "mask.roles=[ff: the value cannot be read; close what is open"),
+        ("mask.patterns={q:1:4", "mask.patterns={q:1:4: the value cannot be read; close what is open"),
+        ("results_dir=~/x", "results_dir=~/x: the value cannot be read; close what is open, and quote what holds"),
+        ("seed=${", "seed=${: the value cannot be read"),
+        (
+            "mask.names=[é,ü,é]",
+            "mask.names=[é,ü,é]: the value cannot be read; close what is open, and quote what holds"
+            " , = ~ ( ) [ ] { } or a quote: 'key=\"a,b\"'; é ü can stand inside quotes only",
+        ),
+        ("sparsity=1:8,1:16", "sparsity=1:8,1:16: several values are a sweep; add -m"),
+        ("seed=range(3)", "seed=range(3): several values are a sweep; add -m"),
+        ("recipe=mdgf,sdgf", "recipe=mdgf,sdgf: several values are a sweep; add -m"),
+        (
+            "model=Vit",
+            "model=Vit: there is no such model. Available: ['bert', 'resnet', 'resnet50', 'swin', 'swin_base', 't5', ",
+        ),
+        (
+            "data=cifar10",
+            "data=cifar10: there is no such data. Available: ['digits', 'glue', 'glyphs', 'listops', 'text', 'wmt']",
+        ),
+        ("recipe=null", "recipe=null: there is no such recipe. Available: ['dense', 'mdgf', "),
+        ("train=null", "train=null: there is no such train. Available: ['default', 'finetune', 'text']"),
+        ("recipe@train=ste", "recipe@train=ste: a group cannot be put elsewhere; write recipe=..."),
+        ("modle/x=3", "modle/x=3: there is no such group. Available: ['data', 'experiment', 'mask', "),
+        ("hydra/launcher=joblib", "hydra/launcher=joblib: has no effect without -m"),
+    ],
+)
+def test_an_argument_that_cannot_be_meant_is_refused(argument, line):
+    with pytest.raises(ConfigError) as refused:
+        prepare_overrides([argument])
+    (found,) = refused.value.faults
+    assert found.startswith(line)
+
+
+@pytest.mark.parametrize("value", ["res_é", "/data/José/1:8 #2", "中文", "a&b;c"])
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_value_that_hydra_reads_in_quotes_only_needs_none(value, sweep):
+    prepared = prepare_overrides([f"results_dir={value}", "seed=1"], sweep)
+    assert compose_values(prepared)["results_dir"] == value
+    quoted = prepare_overrides([f'results_dir="{value}"', "seed=1"], sweep)
+    assert prepared == quoted
+
+
+def test_a_misspelt_choice_is_met_with_the_near_one():
+    with pytest.raises(ConfigError, match=r"did you mean sdgf_geometric\?$"):
+        prepare_overrides(["recipe=sdgf_geometrc"])
+
+
+def test_all_arguments_that_cannot_be_meant_are_listed_together():
+    with pytest.raises(ConfigError) as refused:
+        prepare_overrides(["foo", "model=nope", "seed=3", "data=nope", "sparsity=1:8,1:16"])
+    assert [line.split(":")[0] for line in refused.value.faults] == ["foo", "model=nope", "data=nope", "sparsity=1"]
+
+
+def test_the_choices_of_a_sweep_are_checked_one_by_one():
+    with pytest.raises(ConfigError, match=r"^recipe=nope: there is no such recipe"):
+        prepare_overrides(["recipe=ste,nope,mdgf"], sweep=True)
+    assert prepare_overrides(["recipe=ste,mdgf", "recipe=glob(sdgf*)"], sweep=True)
+
+
+def test_interpolations_that_cannot_be_resolved_are_listed_with_key_and_value():
+    with pytest.raises(ConfigError) as refused:
+        compose_values(["++train.epochs=${nope}", "++seed=${seed}", "++model.options.x=[${oc.env:NMTRAIN_NOPE}]"])
+    assert refused.value.faults == [
+        "seed=${seed}: Recursive interpolation detected",
+        "train.epochs=${nope}: Interpolation key 'nope' not found",
+        "model.options.x.0=${oc.env:NMTRAIN_NOPE}: KeyError raised while resolving interpolation:"
+        " \"Environment variable 'NMTRAIN_NOPE' not found\"",
+    ]
+
+
+def test_a_list_where_a_section_is_wanted_is_refused_with_its_key():
+    with pytest.raises(ConfigError, match=r"^mask\.patterns=\[1:4\]: a section of keys and values is no list$"):
+        compose_values(prepare_overrides(["mask.patterns=[1:4]"]))
+
+
+def test_the_last_of_several_values_of_one_key_counts():
+    values = compose_values(prepare_overrides(["seed=1", "recipe=ste", "seed=2", "recipe=mdgf"]))
+    assert values["seed"] == 2
+    assert values["recipe"]["name"] == "mdgf"
+
+
+def test_experiment_null_is_the_default():
+    assert compose_values(prepare_overrides(["experiment=null"])) == compose_values([])

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from nmtrain.config import check as config_module
+from nmtrain.config.choices import groups
+from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.report.read.flat import describe
+from nmtrain.report.read.grouping import NOT_RESULT, column_labels, keys_of, pattern_order, setting_of, unusual
+
+CONFIG = {
+    "model": {"name": "vit", "roles": ["ff"]},
+    "data": {"name": "glyphs", "cache_dir": "/a"},
+    "mask": {"roles": ["ff"], "patterns": {}},
+    "recipe": {"name": "sdgf"},
+    "train": {"epochs": 3.0, "updates": None, "batch_size": 64, "log_every": 20},
+    "sparsity": "1:4",
+    "seed": 0,
+    "results_dir": "here",
+}
+
+
+def keys(is_dense: bool = False, **changes):
+    return keys_of(setting_of(CONFIG | changes), is_dense)
+
+
+def test_what_run_names_leave_out_splits_no_group():
+    assert {".".join(path) for path in config_module._NOT_RESULT} <= set(NOT_RESULT)
+
+
+def test_seed_recipe_pattern_and_neutral_keys_do_not_split_a_group():
+    other = keys(
+        seed=1, recipe={"name": "ste"}, sparsity="1:8", results_dir="there", data={"name": "glyphs", "cache_dir": "/b"}
+    )
+    assert other == keys()
+
+
+def test_3_and_3_point_0_are_one_number():
+    assert keys(train=CONFIG["train"] | {"epochs": 3}) == keys()
+
+
+def test_length_splits_groups_but_not_families():
+    longer = keys(train=CONFIG["train"] | {"epochs": 6.0})
+    assert longer.group != keys().group
+    assert longer.family == keys().family
+
+
+def test_anything_else_splits_families():
+    assert keys(train=CONFIG["train"] | {"batch_size": 32}).family != keys().family
+    assert keys(mask={"roles": ["ff"], "patterns": {"q": "1:4"}}).family != keys().family
+
+
+def test_dense_runs_belong_beside_every_mask():
+    masked = keys(mask={"roles": ["ff", "q"], "patterns": {}})
+    assert keys(is_dense=True).group == keys().dense_group == masked.dense_group
+    assert keys(is_dense=True).group != keys(is_dense=True, train=CONFIG["train"] | {"epochs": 6.0}).group
+
+
+def test_patterns_come_densest_first():
+    assert sorted(["1:32", "2:4", "1:4", "2:8", "1:2", "3:4"], key=pattern_order) == [
+        "3:4",
+        "1:2",
+        "2:4",
+        "1:4",
+        "2:8",
+        "1:32",
+    ]
+
+
+def test_a_gradient_rule_that_is_not_the_default_is_its_own_column():
+    recipes = [
+        ("mdgf", "mdgf_linear", "masked", {}),
+        ("mdgf", "mdgf_linear", "straight_through", {}),
+        ("sdgf", "sdgf_stepwise", "straight_through", {}),
+        ("dense", "dense", "straight_through", {}),
+        ("novel", "novel_thing", "masked", {}),
+        ("sdgf", "sdgf_stepwise_linear", "straight_through", {}),
+    ]
+    assert column_labels(recipes) == [
+        "MDGF linear",
+        "MDGF linear, straight-through gradient",
+        "SDGF stepwise",
+        "dense",
+        "novel_thing, masked gradient",
+        "SDGF stepwise + linear decay",
+    ]
+
+
+def test_options_are_named_where_they_differ():
+    recipes = [
+        ("sdgf", "sdgf_stepwise", "straight_through", {"finetune_fraction": 0.1, "k": None}),
+        ("sdgf", "sdgf_stepwise", "straight_through", {"finetune_fraction": 0.2, "k": None}),
+        ("ste", "ste", "straight_through", {"finetune_fraction": 0.3}),
+    ]
+    assert column_labels(recipes, {"ste": {"finetune_fraction": 0.3}}) == [
+        "SDGF stepwise (finetune_fraction=0.1)",
+        "SDGF stepwise (finetune_fraction=0.2)",
+        "STE",
+    ]
+
+
+def test_options_are_named_where_they_are_not_as_shipped():
+    default = {"sr_ste": {"penalty": 2e-4, "freeze_mask": False}, "sdgf": {"structure": "stepwise", "k": None}}
+    recipes = [
+        ("sr_ste", "sr_ste", "straight_through", {"penalty": 0.05, "freeze_mask": False}),
+        ("sdgf", "sdgf_geometric", "straight_through", {"structure": "geometric", "k": None}),
+    ]
+    assert column_labels(recipes, default) == ["SR-STE (penalty=0.05)", "SDGF geometric"]
+
+
+# What a user may write for the same run: each of these trains into the folder of the first.
+WRITTEN = [
+    "",
+    "mask.roles=[q,ff]",
+    "mask.patterns.q='1 : 4'",
+    "sparsity='1 : 8'",
+    "mask.stacks=[decoder,encoder]",
+    "mask.names=[b,a]",
+    "train.epochs=7",
+    "optim.betas=[0.9,0.999]",
+    "results_dir=elsewhere",
+]
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_configs_that_train_the_same_run_are_one_group(written):
+    base = ["model=t5", "train.updates=12", "mask.roles=[ff,q]", "mask.patterns.q=1:4", "sparsity=1:8"]
+    base += ["mask.names=[a,b]", "results_dir=here"]
+    first = compose_values(prepare_overrides(base))
+    other = compose_values(prepare_overrides([*base, *([written] if written else [])]))
+    for is_dense in (False, True):
+        named = [config_module._result_values(values, is_dense) for values in (first, other)]
+        assert named[0] == named[1]
+        assert keys_of(setting_of(first), is_dense) == keys_of(setting_of(other), is_dense)
+
+
+def test_what_an_older_config_does_not_say_has_its_default():
+    config = compose_values(["data=digits"])
+    older = copy.deepcopy(config)
+    del older["train"]["label_smoothing"], older["mask"]["stacks"], older["optim"]["schedule"], older["model"]["kind"]
+    assert keys_of(setting_of(older), False) == keys_of(setting_of(config), False)
+    other = copy.deepcopy(config)
+    other["train"]["label_smoothing"] = 0.2
+    assert keys_of(setting_of(older), False) != keys_of(setting_of(other), False)
+
+
+def test_shipped_settings_are_those_that_hydra_composes():
+    """Read as plain YAML; for every model, with the data and the training that its file chooses."""
+    for model in groups()["model"]:
+        composed = compose_values([f"model={model}"])
+        for values in (composed, config_module.check_config(composed).values):  # which config.yaml holds
+            assert unusual(setting_of(values), False) == [], model
+
+
+def test_classifiers_of_before_had_glue_in_the_form_of_t5():
+    older, newer = compose_values(["model=bert", "data=glue"]), compose_values(["model=bert", "data=glue"])
+    older["data"].pop("form", None)
+    newer["data"]["form"] = "auto"
+    assert setting_of(older)["data.form"] == "t5"
+    assert keys_of(setting_of(older), False) != keys_of(setting_of(newer), False)
+    assert setting_of(compose_values(["model=t5", "data=glue"])).get("data.form") != "t5"  # it reads no other
+
+
+def test_a_setting_that_is_not_as_shipped_is_unusual():
+    changed = compose_values(
+        [
+            *("mask.axis=output", "mask.names=[head.weight]", "train.precision=bf16", "train.batch_size=32"),
+            *("optim.lr=0.01", "data.classes=100", "++model.options.depth=6", "train.epochs=2", "train.eval_every=0.5"),
+            "model.name=vit_tiny_patch16_224",
+        ]
+    )
+    sparse = unusual(setting_of(changed), False)
+    assert sparse == [
+        "data.classes",
+        "mask.axis",
+        "mask.names",
+        "model.options.depth",
+        "optim.lr",
+        "train.batch_size",
+        "train.precision",
+    ]
+    assert unusual(setting_of(changed), True) == [key for key in sparse if not key.startswith("mask")]
+
+
+def test_a_folder_is_shown_by_its_name():
+    shown = describe(
+        {"data.path": "/home/me/sst2/", "model.pretrained": "google-t5/t5-small"}, ["data.path", "model.pretrained"]
+    )
+    assert shown == "data.path=sst2, model.pretrained=google-t5/t5-small"
