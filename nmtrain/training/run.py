@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import resource
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nmtrain.config.check import Config
-from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TrainingError
+from nmtrain.errors import ConfigError, DataError
 from nmtrain.models import build_model
 from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.sparsity import remove_sparsity, sparsify_model, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
 from nmtrain.training.environment import (
-    FIXES,
     describe_environment,
     environments_before,
     warn_of_variables,
@@ -35,11 +27,12 @@ from nmtrain.training.export import save_weights
 from nmtrain.training.loading import load_same_task
 from nmtrain.training.loop import Trainer, final_states
 from nmtrain.training.plan import Plan, make_plan
+from nmtrain.training.progress import progress
 from nmtrain.training.signals import stop_requests
+from nmtrain.training.status import logged_to, status_kept
+from nmtrain.training.summary import summarize
 
 logger = logging.getLogger(__name__)
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SUMMARY_SCHEMA = 1
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -63,7 +56,7 @@ def run(config: Config) -> dict[str, Any]:
             logger.info("%s is finished already; force=true repeats it", folder.path)
             summary: dict[str, Any] = folder.read_json("summary.json")
             return summary
-        with _logged_to(folder / "train.log"), _status_kept(folder), without_accelerate_variables():
+        with logged_to(folder / "train.log"), status_kept(folder), without_accelerate_variables():
             return _train(plan, folder)
 
 
@@ -76,12 +69,12 @@ def _train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     before = sum(trainer.seconds.values())
     summary = None
     try:
-        with stop_requests() as stop, _progress(trainer.total, trainer.done) as advance:
+        with stop_requests() as stop, progress(trainer.total, trainer.done) as advance:
             for done in trainer.train(stop):
                 advance(done)
         metrics, zeros = _finish(trainer)
         seconds = {"total": before + time.perf_counter() - started, **trainer.seconds}
-        summary = _summary(trainer, metrics, seconds) | {"kept_zeros": zeros}
+        summary = summarize(trainer, metrics, seconds) | {"kept_zeros": zeros}
         folder.write_json("summary.json", summary)
         folder.set_status("finished")
     finally:
@@ -143,90 +136,3 @@ def _finish(trainer: Trainer) -> tuple[dict[str, float], int]:
         logger.info("%d kept weights are exactly zero: their groups have fewer than N non-zero weights", zeros)
     save_weights(trainer.model, trainer.folder / "model.safetensors")
     return metrics, zeros
-
-
-def _summary(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, float]) -> dict[str, Any]:
-    plan, config, recipe = trainer.plan, trainer.config, trainer.config.recipe
-    work = trainer.task.work(trainer.total)
-    return {
-        "schema": SUMMARY_SCHEMA,
-        "run": trainer.folder.name,
-        "model": config.model.name,
-        "data": config.data["name"],
-        "sparsity": None if config.is_dense else str(config.sparsity),
-        "recipe": {"name": recipe.name, "variant": recipe.variant, "gradient": recipe.gradient},
-        "roles": [] if config.is_dense else list(config.mask.roles),
-        "seed": config.seed,
-        "updates": config.total_updates,
-        "epochs": config.total_updates / config.updates_per_epoch,
-        "headline": trainer.task.headline,
-        "metrics": {f"val/{name}": value for name, value in metrics.items()},
-        **({"signatures": trainer.task.signatures} if trainer.task.signatures else {}),
-        "flops": plan.flops,
-        "bytes": plan.bytes | {"exported": (trainer.folder / "model.safetensors").stat().st_size},
-        "density": plan.density,
-        "seconds": seconds,
-        "throughput": {"unit": work.unit, "per_second": work.amount / seconds["train"]},
-        **({} if work.padding is None else {"padding": work.padding}),
-        "peak_memory_bytes": _peak_memory(trainer.accelerator.device),
-        "fixes": FIXES,
-        "status": "finished",
-    }
-
-
-@contextmanager
-def _status_kept(folder: RunFolder) -> Iterator[None]:
-    """Whatever ends the run, its folder says so, with the reason; the traceback goes to its log."""
-    try:
-        yield
-    except Stopped as stopped:
-        folder.set_status("preempted", str(stopped))
-        raise
-    except Exception as error:
-        failure: NmtrainError
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            failure = TrainingError(
-                f"{folder.path}: {error.strerror}. Nothing already written is lost; free some space and repeat the"
-                " command to resume"
-            )
-        elif isinstance(error, TrainingError | DataError | ConfigError):
-            failure = error
-        else:
-            failure = TrainingError(f"{type(error).__name__}: {error} (traceback in {folder / 'train.log'})")
-        logging.getLogger("nmtrain.traceback").debug("training failed", exc_info=error)
-        try:
-            folder.set_status("failed", str(failure))
-        except OSError as full:
-            logger.error("status.json could not be written either: %s", full)
-        raise failure from error
-
-
-@contextmanager
-def _logged_to(path: Path) -> Iterator[None]:
-    """The run's own log gets every message, tracebacks too."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger("nmtrain")
-    root.setLevel(logging.DEBUG)
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()
-
-
-@contextmanager
-def _progress(total: int, done: int) -> Iterator[Any]:
-    """A progress bar where someone watches; elsewhere the log lines of the evaluations are enough."""
-    columns = (TextColumn("update"), MofNCompleteColumn(), BarColumn(bar_width=None), TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
-        task = progress.add_task("update", total=total, completed=done)
-        yield lambda done: progress.update(task, completed=done)
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes allocated on the device at most; on a CPU, the resident size of the process at most."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,57 @@
+"""What becomes of a run, told in its folder: the log of all messages, and the status with the reason."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TrainingError
+from nmtrain.runs.folder import RunFolder
+
+logger = logging.getLogger(__name__)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def status_kept(folder: RunFolder) -> Iterator[None]:
+    """Whatever ends the run, its folder says so, with the reason; the traceback goes to its log."""
+    try:
+        yield
+    except Stopped as stopped:
+        folder.set_status("preempted", str(stopped))
+        raise
+    except Exception as error:
+        failure: NmtrainError
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            failure = TrainingError(
+                f"{folder.path}: {error.strerror}. Nothing already written is lost; free some space and repeat the"
+                " command to resume"
+            )
+        elif isinstance(error, TrainingError | DataError | ConfigError):
+            failure = error
+        else:
+            failure = TrainingError(f"{type(error).__name__}: {error} (traceback in {folder / 'train.log'})")
+        logging.getLogger("nmtrain.traceback").debug("training failed", exc_info=error)
+        try:
+            folder.set_status("failed", str(failure))
+        except OSError as full:
+            logger.error("status.json could not be written either: %s", full)
+        raise failure from error
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """The run's own log gets every message, tracebacks too."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("nmtrain")
+    root.setLevel(logging.DEBUG)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,50 @@
+"""The content of summary.json: what a finished run came to."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+import torch
+
+from nmtrain.training.environment import FIXES
+from nmtrain.training.loop import Trainer
+
+SUMMARY_SCHEMA = 1
+
+
+def summarize(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, float]) -> dict[str, Any]:
+    """Of a run whose weights are saved; ``metrics`` and ``seconds`` are those of the whole run."""
+    plan, config, recipe = trainer.plan, trainer.config, trainer.config.recipe
+    work = trainer.task.work(trainer.total)
+    return {
+        "schema": SUMMARY_SCHEMA,
+        "run": trainer.folder.name,
+        "model": config.model.name,
+        "data": config.data["name"],
+        "sparsity": None if config.is_dense else str(config.sparsity),
+        "recipe": {"name": recipe.name, "variant": recipe.variant, "gradient": recipe.gradient},
+        "roles": [] if config.is_dense else list(config.mask.roles),
+        "seed": config.seed,
+        "updates": config.total_updates,
+        "epochs": config.total_updates / config.updates_per_epoch,
+        "headline": trainer.task.headline,
+        "metrics": {f"val/{name}": value for name, value in metrics.items()},
+        **({"signatures": trainer.task.signatures} if trainer.task.signatures else {}),
+        "flops": plan.flops,
+        "bytes": plan.bytes | {"exported": (trainer.folder / "model.safetensors").stat().st_size},
+        "density": plan.density,
+        "seconds": seconds,
+        "throughput": {"unit": work.unit, "per_second": work.amount / seconds["train"]},
+        **({} if work.padding is None else {"padding": work.padding}),
+        "peak_memory_bytes": _peak_memory(trainer.accelerator.device),
+        "fixes": FIXES,
+        "status": "finished",
+    }
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes allocated on the device at most; on a CPU, the resident size of the process at most."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
