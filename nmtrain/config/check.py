@@ -42,7 +42,7 @@ _NOT_RESULT = {
     ("train", "eval_batch_size"),
 }
 # Keys that came later: with these values a run is what it was without the key, and keeps its name.
-_AS_BEFORE = {("train", "length_penalty"): 1.0}
+_AS_BEFORE = {("train", "length_penalty"): 1.0, ("optim", "cooldown_fraction"): 0.2}
 
 
 @dataclass(frozen=True)
@@ -252,6 +252,14 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
     if optim := valid.get("optim"):
         if optim.final_lr > optim.lr:
             faults.append(f"optim.final_lr={optim.final_lr}: exceeds optim.lr {optim.lr}")
+        cooldown = optim.cooldown_fraction
+        if optim.schedule != "wsd" and cooldown != _AS_BEFORE["optim", "cooldown_fraction"]:
+            faults.append(f"optim.cooldown_fraction={cooldown}: has no effect with optim.schedule={optim.schedule}")
+        if optim.schedule == "wsd" and optim.warmup_fraction + cooldown > 1:
+            faults.append(
+                f"optim.cooldown_fraction={cooldown}: overlaps the warm-up; allowed: at most"
+                f" {1 - optim.warmup_fraction:g}, what optim.warmup_fraction={optim.warmup_fraction} leaves"
+            )
         if optim.name == "sgd" and optim.nesterov and optim.momentum == 0:
             faults.append("optim.nesterov=true: has no effect without optim.momentum")
     return faults

@@ -62,9 +62,10 @@ class MaskConfig(Section):
 
 class _Schedule(Section):
     lr: Positive
-    schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"]
+    schedule: Literal["cosine", "linear", "inverse_sqrt", "constant", "wsd"]
     weight_decay: NonNegative
     warmup_fraction: Fraction
+    cooldown_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2  # runs made before have no such key
     final_lr: NonNegative
     clip_norm: Positive | None
 

@@ -14,6 +14,7 @@ from nmtrain.data.images.glyphs import Glyphs
 from nmtrain.data.shapes import DataShape, TextShape
 from nmtrain.data.source import DataSource, ImageSource, TextSource
 from nmtrain.data.text.corpus import Corpus
+from nmtrain.data.text.g2p import G2P
 from nmtrain.data.text.glue import Glue
 from nmtrain.data.text.listops import ListOps
 from nmtrain.data.text.wmt import WMT
@@ -38,6 +39,7 @@ __all__ = [
 
 _SOURCES: dict[str, type[ImageSource | TextSource]] = {
     "digits": Digits,
+    "g2p": G2P,
     "glue": Glue,
     "glyphs": Glyphs,
     "listops": ListOps,

@@ -48,7 +48,8 @@ def _spared(model: nn.Module) -> set[int]:
 def learning_rate(config: OptimConfig, update: int, total: int) -> float:
     """Linear warm-up from ``final_lr`` to ``lr``, then ``schedule``.
 
-    ``cosine`` and ``linear`` go down to ``final_lr`` at ``total``; ``constant`` stays; ``inverse_sqrt`` falls with the
+    ``cosine`` and ``linear`` go down to ``final_lr`` at ``total``; ``constant`` stays; ``wsd`` (warm-up, stable, decay)
+    stays, and goes down linearly to ``final_lr`` over the last ``cooldown_fraction`` of all updates; ``inverse_sqrt`` falls with the
     square root of the update number, from ``lr`` at the end of the warm-up, and not below ``final_lr``. Adafactor never
     exceeds one over the square root of the update number.
     """
@@ -65,8 +66,9 @@ def _scheduled(config: OptimConfig, update: int, total: int, warmup: int) -> flo
         return config.lr
     if config.schedule == "inverse_sqrt":
         return max(config.final_lr, config.lr * math.sqrt(max(1, warmup) / max(1, update)))
-    progress = (update - warmup) / max(1, total - warmup)
-    remaining = 1 - progress if config.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    start = total - round(config.cooldown_fraction * total) if config.schedule == "wsd" else warmup
+    progress = max(0, update - start) / max(1, total - start)
+    remaining = 1 - progress if config.schedule in ("linear", "wsd") else (1 + math.cos(math.pi * progress)) / 2
     return config.final_lr + (config.lr - config.final_lr) * remaining
 
 

@@ -11,9 +11,21 @@ from nmtrain.config.check import ConfigError, check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
 
 OPTIMIZER_KEYS = {
-    "adamw": ["betas", "clip_norm", "eps", "final_lr", "lr", "name", "schedule", "warmup_fraction", "weight_decay"],
+    "adamw": [
+        "betas",
+        "clip_norm",
+        "cooldown_fraction",
+        "eps",
+        "final_lr",
+        "lr",
+        "name",
+        "schedule",
+        "warmup_fraction",
+        "weight_decay",
+    ],
     "sgd": [
         "clip_norm",
+        "cooldown_fraction",
         "final_lr",
         "lr",
         "momentum",
@@ -163,7 +175,7 @@ def test_a_missing_section_and_a_missing_key_are_named(shipped):
 @pytest.mark.parametrize(
     ("section", "known"),
     [
-        ("data", "['digits', 'glue', 'glyphs', 'listops', 'text', 'wmt']"),
+        ("data", "['digits', 'g2p', 'glue', 'glyphs', 'listops', 'text', 'wmt']"),
         ("recipe", "['dense', 'static', 'ste', 'sr_ste', 'mdgf', 'sdgf']"),
     ],
 )
@@ -232,6 +244,17 @@ def test_momentum_that_nesterov_needs_is_asked_for(shipped):
     assert faults(put(shipped("optim=sgd"), optim__momentum=0.0)) == [
         "optim.nesterov=true: has no effect without optim.momentum"
     ]
+
+
+def test_a_cooldown_needs_wsd_and_room(shipped):
+    assert faults(put(shipped(), optim__cooldown_fraction=0.3)) == [
+        "optim.cooldown_fraction=0.3: has no effect with optim.schedule=cosine"
+    ]
+    assert faults(put(shipped(), optim__schedule="wsd", optim__cooldown_fraction=0.95)) == [
+        "optim.cooldown_fraction=0.95: overlaps the warm-up; allowed: at most 0.9, what"
+        " optim.warmup_fraction=0.1 leaves"
+    ]
+    check_config(put(shipped(), optim__schedule="wsd", optim__cooldown_fraction=0.9))
 
 
 def test_all_faults_of_one_config_are_listed_together(shipped):

@@ -23,7 +23,7 @@ def test_importing_and_describing_imports_nothing_heavy():
 
 
 def test_names_are_those_of_the_yaml_files():
-    assert data_names() == ["digits", "glue", "glyphs", "listops", "text", "wmt"]
+    assert data_names() == ["digits", "g2p", "glue", "glyphs", "listops", "text", "wmt"]
     assert sorted(path.stem for path in (REPOSITORY / "conf/data").glob("*.yaml")) == data_names()
 
 
@@ -45,7 +45,11 @@ def test_shapes_follow_the_options():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mnist", {}, "data.name: 'mnist' is not a data source. Available: [digits, glue, glyphs, listops, text, wmt]"),
+        (
+            "mnist",
+            {},
+            "data.name: 'mnist' is not a data source. Available: [digits, g2p, glue, glyphs, listops, text, wmt]",
+        ),
         ("digits", {"classes": 5}, "data.classes=5: data=digits has no such option. Available: [image_size, augment]"),
         ("digits", {"image_size": 7}, "data.image_size: 7 is not allowed; allowed: multiples of 4 from 8 to 32"),
         ("digits", {"image_size": 36}, "data.image_size: 36 is not allowed; allowed: multiples of 4 from 8 to 32"),

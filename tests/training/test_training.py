@@ -54,6 +54,11 @@ def test_other_schedules_after_the_warm_up():
     assert rates("inverse_sqrt") == pytest.approx([1.0, 0.5**0.5, 0.5, (1 / 6) ** 0.5])
     assert rates("inverse_sqrt", final_lr=0.6)[2:] == [0.6, 0.6]
     assert rates("constant") == [1.0] * 4
+    # The last half of twelve goes down in a line: at 8, a third of it is done.
+    assert rates("wsd", cooldown_fraction=0.5) == pytest.approx([1.0, 1.0, 0.7, 0.1])
+    # A fifth of twelve is two updates: ten is still the whole rate, eleven half-way.
+    config = AdamWConfig(**{**ADAMW, "schedule": "wsd", "final_lr": 0.1})
+    assert [learning_rate(config, update, 12) for update in (10, 11, 12)] == pytest.approx([1.0, 0.55, 0.1])
 
 
 def test_adafactor_never_exceeds_one_over_the_square_root_of_the_update_and_keeps_rows_and_columns():

@@ -60,6 +60,8 @@ class Headline:
 
 _KNOWN = (
     Headline("accuracy", "accuracy", percent=True),
+    Headline("word_accuracy", "word accuracy", percent=True),
+    Headline("phoneme_error_rate", "phoneme error rate", percent=True, lower_is_better=True),
     Headline("score", "score", percent=True),
     Headline("f1", "F1", percent=True),
     Headline("matthews", "Matthews correlation", percent=True),
