@@ -49,9 +49,9 @@ def learning_rate(config: OptimConfig, update: int, total: int) -> float:
     """Linear warm-up from ``final_lr`` to ``lr``, then ``schedule``.
 
     ``cosine`` and ``linear`` go down to ``final_lr`` at ``total``; ``constant`` stays; ``wsd`` (warm-up, stable, decay)
-    stays, and goes down linearly to ``final_lr`` over the last ``cooldown_fraction`` of all updates; ``inverse_sqrt`` falls with the
-    square root of the update number, from ``lr`` at the end of the warm-up, and not below ``final_lr``. Adafactor never
-    exceeds one over the square root of the update number.
+    stays, and goes down linearly to ``final_lr`` over the last ``cooldown_fraction`` of all updates;
+    ``inverse_sqrt`` falls with the square root of the update number, from ``lr`` at the end of the warm-up, and not
+    below ``final_lr``. Adafactor never exceeds one over the square root of the update number.
     """
     warmup = round(config.warmup_fraction * total)
     if isinstance(config, AdafactorConfig):  # torch's own limit, so that the rate in the records is the one applied

@@ -1,4 +1,4 @@
-"""``data=g2p``: English words and how they are said, from the CMU Pronouncing Dictionary that comes with the package."""
+"""``data=g2p``: English words and their phonemes, from the CMU Pronouncing Dictionary that comes with the package."""
 
 from __future__ import annotations
 
