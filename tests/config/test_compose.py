@@ -30,7 +30,7 @@ from nmtrain.config.compose import compose_values, prepare_overrides
         ),
         (
             "data=cifar10",
-            "data=cifar10: there is no such data. Available: ['digits', 'g2p', 'glue', 'glyphs', 'listops', 'text', 'wmt']",
+            "data=cifar10: there is no such data. Available: ['digits', 'g2p', 'glue', 'glyphs',",
         ),
         ("recipe=null", "recipe=null: there is no such recipe. Available: ['dense', 'mdgf', "),
         ("train=null", "train=null: there is no such train. Available: ['default', 'finetune', 'text']"),
