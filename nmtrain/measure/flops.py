@@ -108,10 +108,11 @@ def _update_macs(
         state = states[tensor.pattern]
         if state.pattern is None or not state.strict:
             continue
-        dense_weight_gradient = state.gradient == "straight_through" or state.penalty > 0
-        sparse = (2 if dense_weight_gradient else 3) * Fraction(cost.tensors[tensor.label])
-        sparse -= Fraction(cost.unneeded_inputs.get(tensor.label, 0))
+        product = Fraction(cost.tensors[tensor.label])
+        sparse = 2 * product - Fraction(cost.unneeded_inputs.get(tensor.label, 0))
         macs -= (1 - _density(tensor.fit(state.pattern, state.exact))) * sparse
+        if state.reached is not None:
+            macs -= (1 - _density(tensor.fit(state.reached, state.exact))) * product
     return macs
 
 
@@ -142,10 +143,12 @@ class TrainingCurve:
         self.total = total
         self._samples = range(0, samples * (total + 1), samples) if isinstance(samples, int) else samples
         self.starts = sorted({0, *(first for recipe in recipes.values() for first, _ in recipe.phases(total))})
+        # Pieces of phases in which every update costs the same.
+        self._pieces = sorted({*self.starts, *(cut for recipe in recipes.values() for cut in recipe.cuts(total))})
         self._per_sample: list[Fraction] = []
         self._before: list[Fraction] = []
         spent = Fraction(0)
-        for start, end in zip(self.starts, [*self.starts[1:], total], strict=True):
+        for start, end in zip(self._pieces, [*self._pieces[1:], total], strict=True):
             states = {target: recipe.at(start, total) for target, recipe in recipes.items()}
             self._before.append(spent)
             self._per_sample.append(2 * _update_macs(cost, tensors, states))
@@ -155,16 +158,18 @@ class TrainingCurve:
         """FLOPs of the updates ``[0, until)``."""
         if not 0 <= until <= self.total:
             raise ValueError(f"update {until} is outside the {self.total} planned updates")
-        phase = bisect_right(self.starts, until) - 1
-        return float(self._before[phase] + self._within(phase, until))
+        return float(self._spent(until))
 
     def phase_flops(self, until: int) -> tuple[int, float]:
         """The phase of the last of the updates ``[0, until)``, from 0, and the FLOPs spent in it until then."""
         phase = bisect_right(self.starts, max(0, until - 1)) - 1
-        return phase, float(self._within(phase, until))
+        return phase, float(self._spent(until) - self._spent(self.starts[phase]))
 
-    def _within(self, phase: int, until: int) -> Fraction:
-        return (self._samples[until] - self._samples[self.starts[phase]]) * self._per_sample[phase]
+    def _spent(self, until: int) -> Fraction:
+        piece = bisect_right(self._pieces, until) - 1
+        return (
+            self._before[piece] + (self._samples[until] - self._samples[self._pieces[piece]]) * self._per_sample[piece]
+        )
 
 
 def training_flops(

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from nmtrain.recipes.ac_dc import ACDC
+from nmtrain.recipes.asp import ASP
 from nmtrain.recipes.base import Recipe, RecipeError
 from nmtrain.recipes.baselines import SRSTE, STE, Dense, Static
+from nmtrain.recipes.feather import Feather
+from nmtrain.recipes.gmp import GMP
 from nmtrain.recipes.mdgf import MDGF
+from nmtrain.recipes.rigl import RigL
+from nmtrain.recipes.s_ste import SSTE
 from nmtrain.recipes.sdgf import SDGF
+from nmtrain.recipes.step import STEP
+from nmtrain.recipes.top_kast import TopKAST
 from nmtrain.sparsity.pattern import NMPattern
 from nmtrain.sparsity.state import SparsityState
 
 __all__ = ["RECIPES", "Recipe", "RecipeError", "SparsityState", "build_recipe", "list_recipes"]
 
-RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (Dense, Static, STE, SRSTE, MDGF, SDGF)}
+RECIPES: dict[str, type[Recipe]] = {
+    recipe.name: recipe
+    for recipe in (Dense, Static, STE, SRSTE, MDGF, SDGF, GMP, ASP, STEP, SSTE, Feather, RigL, TopKAST, ACDC)
+}
 
 
 def list_recipes() -> list[str]:

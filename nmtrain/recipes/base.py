@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import ClassVar, TypeGuard, get_args
+from typing import ClassVar, TypeGuard
 
 from nmtrain.sparsity.pattern import NMPattern
-from nmtrain.sparsity.state import GradientRule, SparsityState
+from nmtrain.sparsity.state import GradientRule, Ranking, SparsityState
 
-GRADIENT_RULES: tuple[str, ...] = get_args(GradientRule)
+GRADIENT_RULES = ("straight_through", "masked")
 
 
 class RecipeError(ValueError):
@@ -52,8 +52,8 @@ class Recipe:
             faults["finetune_fraction"] = (
                 f"{self.finetune_fraction} + dense_fraction {self.dense_fraction} exceeds 1, the whole training"
             )
-        if self.gradient not in GRADIENT_RULES:
-            faults["gradient"] = f"{self.gradient!r} is unknown. Available: {list(GRADIENT_RULES)}"
+        if fault := gradient_fault(self.gradient):
+            faults["gradient"] = fault
         if not isinstance(self.freeze_mask, bool):
             faults["freeze_mask"] = f"{self.freeze_mask!r} is not true or false"
         elif self.freeze_mask and self.finetune_fraction == 0:
@@ -69,6 +69,10 @@ class Recipe:
         """The state of the decay phase, ``done`` of its ``length`` updates in."""
         raise NotImplementedError
 
+    def finetuned(self) -> SparsityState:
+        """The state of the fine-tune phase, and of the model that is evaluated in the end."""
+        return SparsityState(self.target, gradient=self.gradient)
+
     def bounds(self, total: int) -> tuple[int, int]:
         """``(t_d, t_f)``: the decay phase covers ``[t_d, t_f)``. Rounding never lets the phases overlap."""
         dense_end = round(self.dense_fraction * total)
@@ -83,12 +87,13 @@ class Recipe:
             return SparsityState(None)
         if update < finetune_start:
             return self.between(update - dense_end, finetune_start - dense_end)
-        return SparsityState(self.target, gradient=self.gradient, freeze=self.freeze_mask and update > finetune_start)
+        return frozen(self.finetuned()) if self.freeze_mask and update > finetune_start else self.finetuned()
 
     def phases(self, total: int) -> list[tuple[int, SparsityState]]:
         """``(first update, its state)`` of each phase: a stretch in which only D's value changes, and not to 0.
 
-        No phase ever comes back after another, so that equal ends of a stretch mean one phase throughout.
+        A mask that is kept for some updates does not make a phase, nor does an exchange of its entries. No phase ever
+        comes back after another, so that equal ends of a stretch mean one phase throughout.
         """
 
         def starts(first: int, last: int) -> Iterator[int]:
@@ -106,10 +111,27 @@ class Recipe:
             return []
         return [(update, self.at(update, total)) for update in (0, *starts(0, total - 1))]
 
+    def cuts(self, total: int) -> list[int]:
+        """Updates inside phases from which on one update may cost another sum than the update before."""
+        return []
+
+
+def frozen(state: SparsityState) -> SparsityState:
+    """The same state with the mask of the update before."""
+    return replace(state, ranking=replace(state.ranking, freeze=True))
+
+
+def gradient_fault(rule: object) -> str | None:
+    """What is wrong with a gradient rule."""
+    if (isinstance(rule, str) and rule in GRADIENT_RULES) or (is_number(rule) and 0 <= rule <= 1):
+        return None
+    return f"{rule!r} is unknown. Available: {list(GRADIENT_RULES)}, or a number from 0 to 1"
+
 
 def _kind(state: SparsityState) -> SparsityState:
     """The state without what changes inside a phase."""
-    return replace(state, decay=float(state.decay > 0), freeze=False)
+    decaying = replace(state.projection, decay=float(state.decay > 0))
+    return replace(state, projection=decaying, ranking=Ranking())
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -1,37 +1,154 @@
-"""What is in force at one optimizer update."""
+"""What is in force at one optimizer update: four small records, each read in one place."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from nmtrain.sparsity.pattern import NMPattern
 
-GradientRule = Literal["straight_through", "masked"]
+# The two rules by name, or the share of the gradient that reaches pruned entries.
+GradientRule = Literal["straight_through", "masked"] | float
 
 
 @dataclass(frozen=True)
+class Projection:
+    """What the forward sees of a weight W: ``s * (Phi * shrink(W) + D * (1 - Phi) * W)``.
+
+    Attributes:
+        decay: D in [0, 1], what is left of pruned entries.
+        power: None keeps kept entries as they are. A number p shrinks them, so that an entry comes and goes through
+            zero: ``shrink(w) = sign(w) * (|w|^p - (threshold * t)^p)^(1/p)``, with t the magnitude of the strongest
+            pruned entry of the group.
+        threshold: how much of t is taken off, in [0, 1]; 0 is hard.
+        rescale: s is not 1 but what brings ``s * shrink(W)`` nearest to W, of each tensor, and stays as it was when the
+            power came into force.
+    """
+
+    decay: float = 0.0
+    power: float | None = None
+    threshold: float = 1.0
+    rescale: bool = False
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What the backward passes of the gradient g: ``g * (Phi + theta * (1 - Phi)) + lambda * (1 - Phi) * W``.
+
+    Attributes:
+        gradient: theta: ``straight_through`` is 1, ``masked`` is D (the chain rule), or a number from 0 to 1.
+        contenders: an exponent a > 0: theta falls with an entry's magnitude, by ``(|w| / t)^a``, t as in `Projection`.
+        wider: only the entries of this pattern, wider than that of the forward, get a gradient at all.
+        penalty: SR-STE's lambda.
+    """
+
+    gradient: GradientRule = "straight_through"
+    contenders: float | None = None
+    wider: NMPattern | None = None
+    penalty: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How the mask is chosen: by magnitude, at this update, unless an attribute says otherwise.
+
+    Attributes:
+        freeze: keep the mask of the update before.
+        clear: what the mask prunes is set to zero in the weight itself, once.
+        regrow: after this update's backward, this share of the kept entries, the smallest, give their place to the
+            pruned ones of their group with the largest gradient, which start from zero. None: no such exchange.
+    """
+
+    freeze: bool = False
+    clear: bool = False
+    regrow: float | None = None
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What happens to Adam's moments of sparse weights.
+
+    Attributes:
+        hold_variance: the second moment stays what it was at the update before.
+    """
+
+    hold_variance: bool = False
+
+
+@dataclass(frozen=True, init=False)
 class SparsityState:
     """Every recipe is a choice of these at each update, nothing else (method: one transform).
 
+    The four that most recipes set can be given by themselves: ``SparsityState(pattern, decay=0.5, gradient="masked")``.
+
     Attributes:
         pattern: N:M in force, or None where the weight is dense.
-        decay: D in [0, 1], what is left of pruned entries.
-        gradient: the gradient rule, ``straight_through`` or ``masked``.
-        penalty: SR-STE's lambda.
-        freeze: keep the mask of the update before instead of ranking the weights again.
+        projection, flow, ranking, moments: see there; the defaults are strict N:M, straight-through, ranked anew.
         exact: the pattern was asked for by name: where its M does not divide an axis that is an error, and no narrower
             group may take its place (see `SparseTensor.fit`).
     """
 
     pattern: NMPattern | None
-    decay: float = 0.0
-    gradient: GradientRule = "straight_through"
-    penalty: float = 0.0
-    freeze: bool = False
-    exact: bool = False
+    projection: Projection
+    flow: Flow
+    ranking: Ranking
+    moments: Moments
+    exact: bool
+
+    def __init__(
+        self,
+        pattern: NMPattern | None,
+        decay: float = 0.0,
+        gradient: GradientRule = "straight_through",
+        penalty: float = 0.0,
+        freeze: bool = False,
+        exact: bool = False,
+        *,
+        projection: Projection | None = None,
+        flow: Flow | None = None,
+        ranking: Ranking | None = None,
+        moments: Moments | None = None,
+    ) -> None:
+        values: dict[str, Any] = {
+            "pattern": pattern,
+            "projection": Projection(decay) if projection is None else projection,
+            "flow": Flow(gradient, penalty=penalty) if flow is None else flow,
+            "ranking": Ranking(freeze) if ranking is None else ranking,
+            "moments": Moments() if moments is None else moments,
+            "exact": exact,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def decay(self) -> float:
+        """D of the projection."""
+        return self.projection.decay
+
+    @property
+    def gradient(self) -> GradientRule:
+        """The gradient rule of the flow."""
+        return self.flow.gradient
+
+    @property
+    def penalty(self) -> float:
+        """SR-STE's lambda, of the flow."""
+        return self.flow.penalty
+
+    @property
+    def freeze(self) -> bool:
+        """Whether the mask of the update before is kept."""
+        return self.ranking.freeze
 
     @property
     def strict(self) -> bool:
         """Whether pruned entries are exactly zero, so that hardware could skip them."""
         return self.pattern is not None and self.decay == 0.0
+
+    @property
+    def reached(self) -> NMPattern | None:
+        """The pattern of the entries whose gradient something needs; None where that is all."""
+        if self.penalty or self.ranking.regrow is not None:
+            return None
+        theta = self.decay if self.gradient == "masked" else self.gradient
+        return self.pattern if theta == 0.0 else self.flow.wider

@@ -124,7 +124,7 @@ def _recipe(config: Mapping[str, Any]) -> dict[str, str]:
         name = config["recipe"]["name"]
         gradient = config["recipe"].get("gradient") or DEFAULT_GRADIENT.get(name, "straight_through")
         return {"name": name, "variant": name, "gradient": gradient}
-    return {"name": recipe.name, "variant": recipe.variant, "gradient": recipe.gradient}
+    return {"name": recipe.name, "variant": recipe.variant, "gradient": str(recipe.gradient)}
 
 
 def _lost(folder: RunFolder) -> str | None:

@@ -1,0 +1,29 @@
+"""STEP: Adam's second moment is learnt dense, then held (Lu et al., 2023, arXiv 2302.01172)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nmtrain.recipes.base import Recipe
+from nmtrain.sparsity.state import Moments, SparsityState
+
+
+@dataclass(frozen=True, kw_only=True)
+class STEP(Recipe):
+    """Dense up to ``dense_fraction``, then straight-through at the target with the second moment as it was.
+
+    ``w -= lr * m_hat / (sqrt(v_hat) + eps)``, v_hat that of the last dense update, with its bias correction, which the
+    published code leaves out.
+    """
+
+    name = "step"
+    options: ClassVar[tuple[str, ...]] = ("dense_fraction", "finetune_fraction", "freeze_mask")
+    dense_fraction: float = 0.25
+    finetune_fraction: float = 0.0
+
+    def between(self, done: int, length: int) -> SparsityState:
+        return self.finetuned()
+
+    def finetuned(self) -> SparsityState:
+        return SparsityState(self.target, moments=Moments(hold_variance=self.dense_fraction > 0))
