@@ -11,7 +11,7 @@ from nmtrain.sparsity.state import GradientRule, Ranking, SparsityState
 
 @dataclass(frozen=True, kw_only=True)
 class ACDC(Recipe):
-    """Sparse and dense stretches by turns, ``rounds`` of each and all of one length, between a dense start and a sparse end.
+    """Sparse and dense stretches by turns, ``rounds`` of each, between a dense start and a sparse end.
 
     A sparse stretch keeps the mask that its first update makes, and the weights it prunes are zero: what a dense
     stretch grows, it grows from zero. The published schedule of 100 epochs is 10 dense, then 5 and 5 by turns, a dense

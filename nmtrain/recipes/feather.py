@@ -19,9 +19,9 @@ _DAMPED = 0.5
 class Feather(Recipe):
     """Cubic tightening to half of training, a projection that goes through zero, damped gradients of pruned entries.
 
-    Kept entries are ``sign(w) (|w|^3 - t^3)^(1/3)``, t the strongest pruned one of the group; pruned entries get half of
-    the gradient where the target keeps less than 5 %, else all of it, and the weights stay so to the end. The published
-    code takes one threshold for the whole network; here each group has its own.
+    Kept entries are ``sign(w) (|w|^3 - t^3)^(1/3)``, t the strongest pruned one of the group; pruned entries get half
+    of the gradient where the target keeps less than 5 %, else all of it, and the weights stay so to the end. The
+    published code takes one threshold for the whole network; here each group has its own.
     """
 
     name = "feather"

@@ -11,9 +11,9 @@ from nmtrain.sparsity.state import GradientRule, SparsityState
 
 
 def cubic_pattern(target: NMPattern, done: int, length: int) -> NMPattern:
-    """The pattern of the target's M after ``done`` of ``length`` updates: densities fall as (1 - q)^3, q = done / length.
+    """The pattern of the target's M after ``done`` of ``length`` updates, through every integer from M to N:
 
-    ``N_t = max(N, round(M (rho + (1 - rho) (1 - q)^3)))``, rho the target's density: every integer from M to N.
+    ``N_t = max(N, round(M (rho + (1 - rho) (1 - q)^3)))``, rho the target's density, q = done / length.
     """
     remaining = (1 - done / length) ** 3 if length else 0.0
     kept = target.n + (target.m - target.n) * remaining

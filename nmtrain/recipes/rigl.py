@@ -14,10 +14,10 @@ from nmtrain.sparsity.state import GradientRule, Ranking, SparsityState
 class RigL(Recipe):
     """Masked training; every ``every`` updates the weakest kept entries give way to those with the largest gradient.
 
-    Up to ``until`` of the planned updates, a share ``exchange / 2 * (1 + cos(pi t / (until T)))`` of the kept entries of
-    each tensor changes, inside their groups; the new ones start from zero, with fresh moments. The published method
-    starts from random masks and moves weights anywhere in a layer; here the first mask is by magnitude. The gradient
-    of pruned entries is needed at those updates alone, and training FLOPs count it there alone.
+    Up to ``until`` of the L sparse updates, a share ``exchange / 2 * (1 + cos(pi t / (until L)))`` of a tensor's kept
+    entries changes, inside their groups; the new ones start from zero, with fresh moments. The published method starts
+    from random masks and moves weights anywhere in a layer; here the first mask is by magnitude. The gradient of
+    pruned entries is needed at those updates alone, and training FLOPs count it there alone.
     """
 
     name = "rigl"
