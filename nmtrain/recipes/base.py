@@ -8,9 +8,7 @@ from numbers import Real
 from typing import ClassVar, TypeGuard
 
 from nmtrain.sparsity.pattern import NMPattern
-from nmtrain.sparsity.state import GradientRule, Ranking, SparsityState
-
-GRADIENT_RULES = ("straight_through", "masked")
+from nmtrain.sparsity.state import GRADIENT_RULES, GradientRule, Ranking, SparsityState
 
 
 class RecipeError(ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -11,32 +12,54 @@ from torch.nn.utils import parametrize
 
 from nmtrain.sparsity.mask import group_dim, nm_mask
 from nmtrain.sparsity.pattern import NMPattern
+from nmtrain.sparsity.projection import (
+    contending,
+    nearest_scale,
+    queried,
+    regrown,
+    shrunk,
+    strongest_pruned,
+    with_whole_groups,
+)
 from nmtrain.sparsity.rules import SparseTensor, SparsityRule, resolve_rules, stock_names
 from nmtrain.sparsity.sparsify import apply_mask
-from nmtrain.sparsity.state import GradientRule, SparsityState
+from nmtrain.sparsity.state import SparsityState
 
 
 class _InForce:
     """The state in force for one target pattern, as the forward reads it.
 
-    The decay is a 0-dim tensor that is filled in place: a float that changes would recompile a compiled model.
+    What changes inside a phase are 0-dim tensors that are filled in place: a float would recompile a compiled model.
     """
 
     def __init__(self, target: NMPattern) -> None:
         self.state = SparsityState(target)
         self.active = True
-        self.gradient: GradientRule = "straight_through"
+        self.reaches_all = True
         self.decay = torch.zeros(())
+        self.theta = torch.zeros(())
 
     def set(self, state: SparsityState, device: torch.device) -> None:
-        self.state, self.active, self.gradient = state, state.pattern is not None, state.gradient
+        self.state, self.active = state, state.pattern is not None
+        # An exchange needs the gradient of all entries, and cuts off afterwards what the new mask prunes.
+        self.reaches_all = state.gradient in ("straight_through", 1.0) or state.ranking.regrow is not None
         if self.decay.device != device:
-            self.decay = self.decay.to(device)
+            self.decay, self.theta = self.decay.to(device), self.theta.to(device)
         self.decay.fill_(state.decay)
+        self.theta.fill_(state.theta)
+
+    @property
+    def reached(self) -> Tensor | None:
+        """The share of the gradient that reaches pruned entries; None is all."""
+        return None if self.reaches_all else self.theta
 
 
 class SparseWeight(nn.Module):
-    """Parametrization of one weight: dense in, sparse out. Masks are buffers, so they travel with the state dict."""
+    """Parametrization of one weight: dense in, sparse out. Masks are buffers, so they travel with the state dict.
+
+    So do not what follows from weight and mask at each update: ``factor_i``, of kept entries, and ``reached_i``, the
+    share of the gradient of pruned ones; they are there once a recipe wants them.
+    """
 
     def __init__(self, weight: Tensor, tensors: Sequence[SparseTensor], control: SparsityControl) -> None:
         super().__init__()
@@ -63,7 +86,25 @@ class SparseWeight(nn.Module):
         force = self.in_force[i]
         if not force.active:
             return part
-        return apply_mask(part, self.mask(i), force.decay, force.gradient)
+        flow, reached = force.state.flow, force.reached
+        if flow.contenders is not None or flow.wider is not None:
+            reached = self._derived("reached", i)
+        return apply_mask(part, self.mask(i), force.decay, reached, factor=self.factor(i))
+
+    def factor(self, i: int) -> Tensor | None:
+        """What kept entries are multiplied by, where the recipe shrinks or enlarges them."""
+        projection = self.in_force[i].state.projection
+        return self._derived("factor", i) if projection.power is not None or projection.queried else None
+
+    def _derived(self, kind: str, i: int) -> Tensor:
+        return cast(Tensor, getattr(self, f"{kind}_{i}"))
+
+    def derive(self, kind: str, i: int, value: Tensor) -> None:
+        """Keep what follows from weight and mask, at the same place as before."""
+        if hasattr(self, f"{kind}_{i}"):
+            self._derived(kind, i).copy_(value)
+        else:
+            self.register_buffer(f"{kind}_{i}", value.contiguous(), persistent=False)
 
 
 class SparsityControl:
@@ -72,6 +113,7 @@ class SparsityControl:
     def __init__(self) -> None:
         self._in_force: dict[NMPattern, _InForce] = {}
         self._weights: list[tuple[SparseWeight, parametrize.ParametrizationList]] = []
+        self.scales: dict[str, Tensor] = {}  # of tensors under `Projection.rescale`, by label; part of a checkpoint
 
     @property
     def targets(self) -> list[NMPattern]:
@@ -100,9 +142,52 @@ class SparsityControl:
         device = self._weights[0][1].original.device
         for target, force in self._in_force.items():
             force.set(states[target], device)
-        for tensor, part, mask, state in self.sparse_tensors():
-            if state.pattern is not None and not state.freeze:
-                mask.copy_(nm_mask(part, tensor.fit(state.pattern, state.exact), tensor.axis))
+        for weight, owner in self._weights:
+            for i, tensor in enumerate(weight.tensors):
+                if (state := weight.in_force[i].state).pattern is not None:
+                    self._refresh(weight, i, tensor, tensor.part_of(owner.original), state)
+
+    @torch.no_grad()
+    def bake(self) -> None:
+        """Make every sparse weight what its target's projection shows of it, with exact zeros."""
+        for weight, owner in self._weights:
+            for i, tensor in enumerate(weight.tensors):
+                part = tensor.part_of(owner.original)
+                self._refresh(weight, i, tensor, part, replace(weight.in_force[i].state, pattern=tensor.pattern))
+                if (factor := weight.factor(i)) is not None:
+                    part.mul_(factor)
+                part.masked_fill_(~weight.mask(i), 0.0).add_(0.0)  # adding turns -0.0 into 0.0
+
+    def _refresh(self, weight: SparseWeight, i: int, tensor: SparseTensor, part: Tensor, state: SparsityState) -> None:
+        """The mask of one sparse tensor, and what its recipe derives from it."""
+        assert state.pattern is not None
+        mask, projection, flow = weight.mask(i), state.projection, state.flow
+        pattern = tensor.fit(state.pattern, state.exact)
+        if not state.freeze:
+            mask.copy_(nm_mask(part, pattern, tensor.axis))
+            if projection.whole_groups:
+                mask.copy_(with_whole_groups(mask, part, pattern.m, tensor.axis, projection.whole_groups))
+        if state.ranking.clear:
+            part.masked_fill_(~mask, 0.0)
+        if projection.power is None and not projection.queried and flow.contenders is None and flow.wider is None:
+            return
+        strongest = strongest_pruned(part, mask, pattern.m, tensor.axis)
+        if projection.power is not None:
+            factor = shrunk(part, strongest, projection.power, projection.threshold)
+            if projection.rescale:
+                if tensor.label not in self.scales:
+                    self.scales[tensor.label] = nearest_scale(part, part * factor * mask)
+                factor *= self.scales[tensor.label]
+            weight.derive("factor", i, factor)
+        elif projection.queried:
+            weight.derive("factor", i, queried(part, pattern))
+        if flow.contenders is not None:
+            theta = (
+                state.decay if flow.gradient == "masked" else 1.0 if isinstance(flow.gradient, str) else flow.gradient
+            )
+            weight.derive("reached", i, theta * contending(part, strongest, flow.contenders))
+        elif flow.wider is not None and not state.freeze:
+            weight.derive("reached", i, nm_mask(part, tensor.fit(flow.wider, state.exact), tensor.axis).to(part.dtype))
 
     @torch.no_grad()
     def add_penalty(self) -> None:
@@ -117,6 +202,28 @@ class SparsityControl:
                 if gradient is not None and (penalty := weight.in_force[i].state.penalty):
                     pruned = tensor.part_of(owner.original).masked_fill(weight.mask(i), 0.0)
                     tensor.part_of(gradient).add_(pruned, alpha=penalty)
+
+    @torch.no_grad()
+    def exchange(self, optimizer: torch.optim.Optimizer) -> None:
+        """Where the state says so, let pruned entries take the place of kept ones, by their gradients (`regrown`).
+
+        Those that come in start from zero; the moments of all that changed are zero, and so is the gradient of what is
+        pruned now. Call at the place of `add_penalty`.
+        """
+        for weight, owner in self._weights:
+            for i, tensor in enumerate(weight.tensors):
+                state = weight.in_force[i].state
+                if state.pattern is None or state.ranking.regrow is None or owner.original.grad is None:
+                    continue
+                part, gradient = tensor.part_of(owner.original), tensor.part_of(owner.original.grad)
+                mask, pattern = weight.mask(i), tensor.fit(state.pattern, state.exact)
+                after = regrown(part, gradient, mask, pattern, tensor.axis, state.ranking.regrow)
+                part.masked_fill_(after & ~mask, 0.0)
+                gradient.masked_fill_(~after, 0.0)
+                for moment in optimizer.state[owner.original].values():
+                    if isinstance(moment, Tensor) and moment.shape == owner.original.shape:
+                        tensor.part_of(moment).masked_fill_(after ^ mask, 0.0)
+                mask.copy_(after)
 
 
 def sparsify_model(model: nn.Module, rules: Sequence[SparsityRule]) -> list[SparseTensor]:
@@ -153,10 +260,7 @@ def sparsity_control(model: nn.Module) -> SparsityControl:
 @torch.no_grad()
 def remove_sparsity(model: nn.Module) -> None:
     """Bake the target's exact zeros into plain parameters; the state dict has the stock model's keys again."""
-    for tensor, part, mask, state in sparsity_control(model).sparse_tensors():
-        if not state.freeze:
-            mask.copy_(nm_mask(part, tensor.pattern, tensor.axis))
-        part.mul_(mask).add_(0.0)  # adding turns -0.0 into 0.0
+    sparsity_control(model).bake()
     for module in list(model.modules()):
         if not parametrize.is_parametrized(module):
             continue

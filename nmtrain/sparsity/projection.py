@@ -62,7 +62,7 @@ def _soft(rows: Tensor, pattern: NMPattern) -> Tensor:
     return torch.sigmoid((rows - least) / _SOFTNESS)
 
 
-def with_dense_groups(mask: Tensor, weight: Tensor, m: int, axis: Axis, share: float) -> Tensor:
+def with_whole_groups(mask: Tensor, weight: Tensor, m: int, axis: Axis, share: float) -> Tensor:
     """The mask with a share of the groups kept whole: those with the largest sum of magnitudes."""
     dim = group_dim(axis)
     sums = weight.detach().abs().unflatten(dim, (-1, m)).sum(dim + 1, keepdim=True)

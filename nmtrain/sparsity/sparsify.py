@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nmtrain.sparsity.mask import Axis, nm_mask
 from nmtrain.sparsity.pattern import NMPattern
-from nmtrain.sparsity.state import GradientRule
+from nmtrain.sparsity.state import GRADIENT_RULES, GradientRule
 
 
 def nm_sparsify(
@@ -27,45 +27,65 @@ def nm_sparsify(
         pattern: N:M; M must divide the axis.
         axis: ``input`` or ``output``, see `nm_mask`.
         decay: D in [0, 1], what is left of pruned entries; 0 is strict N:M.
-        gradient: ``straight_through`` passes ``g``; ``masked`` passes ``g * (Phi + D * (1 - Phi))``.
+        gradient: ``straight_through`` passes ``g``; ``masked`` passes ``g * (Phi + D * (1 - Phi))``; a number theta
+            ``g * (Phi + theta * (1 - Phi))``.
         penalty: SR-STE's lambda; adds ``lambda * (1 - Phi) * W`` to the gradient, in each backward of each call.
             Training adds it once per optimizer update instead: `SparsityControl.add_penalty`.
 
     Returns:
         Tensor of the weight's shape and dtype.
     """
-    return apply_mask(weight, nm_mask(weight, pattern, axis), decay, gradient, penalty)
+    mask = nm_mask(weight, pattern, axis)
+    if isinstance(gradient, float) and 0 <= gradient <= 1:
+        return apply_mask(weight, mask, decay, gradient, penalty)
+    if gradient not in GRADIENT_RULES:
+        known = f"{list(GRADIENT_RULES)}, or a float from 0 to 1"
+        raise ValueError(f"gradient rule {gradient!r} is unknown. Available: {known}")
+    # A copy: Dynamo does not trace a function that is given one tensor twice.
+    reached = torch.as_tensor(decay).clone() if gradient == "masked" else None
+    return apply_mask(weight, mask, decay, reached, penalty)
 
 
 def apply_mask(
     weight: Tensor,
     mask: Tensor,
     decay: float | Tensor = 0.0,
-    gradient: GradientRule = "straight_through",
+    reached: float | Tensor | None = None,
     penalty: float | Tensor | None = None,
+    factor: Tensor | None = None,
 ) -> Tensor:
-    """`nm_sparsify` with a mask at hand: bool, of the weight's shape. Decay and penalty may be 0-dim tensors."""
-    if gradient not in get_args(GradientRule):
-        raise ValueError(f"gradient rule {gradient!r} is unknown. Available: {list(get_args(GradientRule))}")
-    decay = torch.as_tensor(decay, dtype=weight.dtype, device=weight.device)
-    if penalty is not None:
-        penalty = torch.as_tensor(penalty, dtype=weight.dtype, device=weight.device)
-    return _ApplyMask.apply(weight, mask, decay, penalty, gradient == "masked")
+    """`nm_sparsify` with a mask at hand: bool, of the weight's shape. Tensors for decay and penalty are 0-dim.
+
+    Args:
+        reached: the share of the gradient that reaches a pruned entry, 0-dim or of the weight's shape; None is all.
+        factor: what a kept entry is multiplied by, of the weight's shape; the gradient passes by it.
+    """
+    scalars = [
+        None if value is None else torch.as_tensor(value, dtype=weight.dtype, device=weight.device)
+        for value in (decay, reached, penalty)
+    ]
+    return _ApplyMask.apply(weight, mask, *scalars, factor)
 
 
 class _ApplyMask(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: Tensor, penalty: Tensor | None, masked: bool) -> Tensor:
-        ctx.save_for_backward(mask, decay, *(() if penalty is None else (penalty, weight)))
-        ctx.masked = masked
-        return torch.where(mask, weight, weight * decay)
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        mask: Tensor,
+        decay: Tensor,
+        reached: Tensor | None,
+        penalty: Tensor | None,
+        factor: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(mask, reached, penalty, None if penalty is None else weight)
+        return torch.where(mask, weight if factor is None else weight * factor, weight * decay)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        mask, decay, *penalised = ctx.saved_tensors
+        mask, reached, penalty, weight = ctx.saved_tensors
         (grad,) = grads
-        pruned = grad * decay if ctx.masked else grad
-        if penalised:
-            penalty, weight = penalised
+        pruned = grad if reached is None else grad * reached
+        if penalty is not None:
             pruned = torch.addcmul(pruned, weight, penalty)
-        return pruned if pruned is grad else torch.where(mask, grad, pruned), None, None, None, None
+        return pruned if pruned is grad else torch.where(mask, grad, pruned), None, None, None, None, None

@@ -9,6 +9,7 @@ from nmtrain.sparsity.pattern import NMPattern
 
 # The two rules by name, or the share of the gradient that reaches pruned entries.
 GradientRule = Literal["straight_through", "masked"] | float
+GRADIENT_RULES = ("straight_through", "masked")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Projection:
             zero: ``shrink(w) = sign(w) * (|w|^p - (threshold * t)^p)^(1/p)``, with t the magnitude of the strongest
             pruned entry of the group.
         threshold: how much of t is taken off, in [0, 1]; 0 is hard.
+        queried: kept entries are enlarged by MaxQ's factor, up to 3, see `nmtrain.sparsity.projection.queried`.
+        whole_groups: this share of a tensor's groups, those of the largest sums, is not pruned at all.
         rescale: s is not 1 but what brings ``s * shrink(W)`` nearest to W, of each tensor, and stays as it was when the
             power came into force.
     """
@@ -29,6 +32,8 @@ class Projection:
     power: float | None = None
     threshold: float = 1.0
     rescale: bool = False
+    queried: bool = False
+    whole_groups: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -143,12 +148,18 @@ class SparsityState:
     @property
     def strict(self) -> bool:
         """Whether pruned entries are exactly zero, so that hardware could skip them."""
-        return self.pattern is not None and self.decay == 0.0
+        return self.pattern is not None and self.decay == 0.0 and self.projection.whole_groups == 0.0
 
     @property
     def reached(self) -> NMPattern | None:
         """The pattern of the entries whose gradient something needs; None where that is all."""
         if self.penalty or self.ranking.regrow is not None:
             return None
-        theta = self.decay if self.gradient == "masked" else self.gradient
-        return self.pattern if theta == 0.0 else self.flow.wider
+        return self.pattern if self.theta == 0.0 else self.flow.wider
+
+    @property
+    def theta(self) -> float:
+        """The share of the gradient that reaches pruned entries, as far as it is one for all."""
+        if isinstance(self.gradient, str):
+            return self.decay if self.gradient == "masked" else 1.0
+        return self.gradient

@@ -54,6 +54,7 @@ class Trainer:
         self.control = sparsity_control(model)
         if checkpoint:
             model.load_state_dict(checkpoint["model"])
+            self.control.scales = {k: s.to(accelerator.device) for k, s in checkpoint.get("scales", {}).items()}
         compiled = torch.compile(model) if plan.config.train.compile else model
         self.forward, self.optimizer = accelerator.prepare(compiled, build_optimizer(model, plan.config.optim))
         self.done = 0  # updates
@@ -118,6 +119,7 @@ class Trainer:
                     self.accelerator.backward(loss)
                 self.loss_sum += loss.detach()
             self.control.add_penalty()
+            self.control.exchange(self.optimizer)
             if self.meter:
                 self.meter.see_gradients(number)
             grad_norm = None
@@ -198,6 +200,7 @@ class Trainer:
             "done": self.done,
             "data": self.data,
             "model": self.model.state_dict(),
+            "scales": self.control.scales,
             "optimizer": self.optimizer.state_dict(),
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,

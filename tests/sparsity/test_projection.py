@@ -11,7 +11,7 @@ from nmtrain.sparsity.projection import (
     regrown,
     shrunk,
     strongest_pruned,
-    with_dense_groups,
+    with_whole_groups,
 )
 
 W = torch.tensor([[4.0, -2.0, 1.0, 0.0, -3.0, 3.0, 6.0, -6.0]])
@@ -71,10 +71,10 @@ def test_maxq_asks_of_each_filter_and_of_each_place_in_the_kernel():
 
 
 def test_dense_groups_are_those_of_the_largest_sum():
-    assert with_dense_groups(MASK, W, 4, "input", 0.5).tolist() == [[True] + [False] * 3 + [True] * 4]
-    assert with_dense_groups(MASK, W, 4, "input", 0.0).equal(MASK)
-    assert with_dense_groups(MASK, W, 4, "input", 1.0).all()
-    assert with_dense_groups(MASK.T, W.T, 4, "output", 0.5).T.tolist() == [[True] + [False] * 3 + [True] * 4]
+    assert with_whole_groups(MASK, W, 4, "input", 0.5).tolist() == [[True] + [False] * 3 + [True] * 4]
+    assert with_whole_groups(MASK, W, 4, "input", 0.0).equal(MASK)
+    assert with_whole_groups(MASK, W, 4, "input", 1.0).all()
+    assert with_whole_groups(MASK.T, W.T, 4, "output", 0.5).T.tolist() == [[True] + [False] * 3 + [True] * 4]
 
 
 def test_the_weakest_kept_entries_give_way_to_those_of_large_gradient():
