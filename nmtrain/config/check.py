@@ -42,7 +42,13 @@ _NOT_RESULT = {
     ("train", "eval_batch_size"),
 }
 # Keys that came later: with these values a run is what it was without the key, and keeps its name.
-_AS_BEFORE = {("train", "length_penalty"): 1.0, ("optim", "cooldown_fraction"): 0.2}
+_AS_BEFORE: dict[tuple[str, str], Any] = {
+    ("train", "length_penalty"): 1.0,
+    ("optim", "cooldown_fraction"): 0.2,
+    ("recipe", "decay_end"): 0.0,
+    ("recipe", "tighten"): False,
+    ("recipe", "contenders"): None,
+}
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,8 @@ def check_config(values: dict[str, Any]) -> Config:
     shape = _check_data(values.get("data"), valid.get("model"), faults)
     recipes = _check_recipes(values, valid, faults)
     faults += _cross_checks(valid, values.get("data"), shape)
+    if "optim" in valid and valid["optim"].name != "adamw" and any(recipe.needs_adam for recipe in recipes.values()):
+        faults.append(f"recipe={values['recipe']['name']}: holds moments of Adam; allowed: optim=adamw")
     if faults or shape is None:
         raise ConfigError(faults)
     root = Root.model_construct(**valid)

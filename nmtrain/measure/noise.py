@@ -204,7 +204,8 @@ class NoiseMeter:
             step = torch.as_tensor(state["step"]).double()
             m, v = (tensor.part_of(state[key]).double() for key in ("exp_avg", "exp_avg_sq"))
             beta1, beta2 = betas[id(weight)]
-            yield m / (1 - beta1**step), v / (1 - beta2**step)
+            held_at = torch.as_tensor(state.get("held_at", state["step"])).double()
+            yield m / (1 - beta1**step), v / (1 - beta2**held_at)
 
     def _records(self, before: _Before, rows: list[list[float]], window_is_full: bool) -> list[Record]:
         records = []

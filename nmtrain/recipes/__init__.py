@@ -10,6 +10,7 @@ from nmtrain.recipes.base import Recipe, RecipeError
 from nmtrain.recipes.baselines import SRSTE, STE, Dense, Static
 from nmtrain.recipes.feather import Feather
 from nmtrain.recipes.gmp import GMP
+from nmtrain.recipes.maxq import MaxQ
 from nmtrain.recipes.mdgf import MDGF
 from nmtrain.recipes.rigl import RigL
 from nmtrain.recipes.s_ste import SSTE
@@ -23,7 +24,7 @@ __all__ = ["RECIPES", "Recipe", "RecipeError", "SparsityState", "build_recipe", 
 
 RECIPES: dict[str, type[Recipe]] = {
     recipe.name: recipe
-    for recipe in (Dense, Static, STE, SRSTE, MDGF, SDGF, GMP, ASP, STEP, SSTE, Feather, RigL, TopKAST, ACDC)
+    for recipe in (Dense, Static, STE, SRSTE, MDGF, SDGF, GMP, ASP, STEP, SSTE, Feather, RigL, TopKAST, ACDC, MaxQ)
 }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import ClassVar, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 from nmtrain.sparsity.pattern import NMPattern
 from nmtrain.sparsity.state import GRADIENT_RULES, GradientRule, Ranking, SparsityState
@@ -28,6 +29,7 @@ class Recipe:
     """
 
     name: ClassVar[str]
+    needs_adam: ClassVar[bool] = False  # reads the moments of Adam
     options: ClassVar[tuple[str, ...]]
     target: NMPattern
     gradient: GradientRule = "straight_through"
@@ -90,8 +92,9 @@ class Recipe:
     def phases(self, total: int) -> list[tuple[int, SparsityState]]:
         """``(first update, its state)`` of each phase: a stretch in which only D's value changes, and not to 0.
 
-        A mask that is kept for some updates does not make a phase, nor does an exchange of its entries. No phase ever
-        comes back after another, so that equal ends of a stretch mean one phase throughout.
+        So does the share of whole groups. A mask that is kept for some updates does not make a phase, nor does an
+        exchange of its entries. No phase ever comes back after another, so that equal ends of a stretch mean one phase
+        throughout.
         """
 
         def starts(first: int, last: int) -> Iterator[int]:
@@ -126,10 +129,23 @@ def gradient_fault(rule: object) -> str | None:
     return f"{rule!r} is unknown. Available: {list(GRADIENT_RULES)}, or a number from 0 to 1"
 
 
+def contenders_fault(recipe: Any) -> dict[str, str]:
+    """What is wrong with ``contenders``, an exponent that damps what the gradient rule lets through."""
+    value = recipe.contenders
+    if value is None:
+        return {}
+    if not is_number(value) or not 0 < value < math.inf:
+        return {"contenders": f"{value!r} is not an exponent above 0, or null"}
+    if recipe.gradient == 0 and is_number(recipe.gradient):
+        return {"contenders": f"{value!r} has no effect with gradient 0"}
+    return {}
+
+
 def _kind(state: SparsityState) -> SparsityState:
     """The state without what changes inside a phase."""
-    decaying = replace(state.projection, decay=float(state.decay > 0))
-    return replace(state, projection=decaying, ranking=Ranking())
+    projection = state.projection
+    stretch = replace(projection, decay=float(state.decay > 0), whole_groups=float(projection.whole_groups > 0))
+    return replace(state, projection=stretch, ranking=Ranking())
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -23,9 +23,11 @@ def decay_factor(kind: str, beta: float | None, done: int, length: int) -> float
     return max(0.0, 1 - done / length if beta is None else 1 - beta * done)
 
 
-def decay_faults(kind: object, beta: object) -> dict[str, str]:
-    """What is wrong with the two options, by option."""
+def decay_faults(kind: object, beta: object, end: object) -> dict[str, str]:
+    """What is wrong with the three options, by option."""
     faults = {}
+    if not is_number(end) or not 0 <= end < 1:
+        faults["decay_end"] = f"{end!r} is not a number of at least 0 and below 1"
     if kind not in get_args(DecayKind):
         faults["decay"] = f"{kind!r} is unknown. Available: {list(get_args(DecayKind))}"
     if beta is not None and kind == "cubic":

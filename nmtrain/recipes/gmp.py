@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nmtrain.recipes.base import Recipe
+from nmtrain.recipes.base import Recipe, contenders_fault
 from nmtrain.sparsity.pattern import NMPattern
-from nmtrain.sparsity.state import GradientRule, SparsityState
+from nmtrain.sparsity.state import Flow, GradientRule, SparsityState
 
 
 def cubic_pattern(target: NMPattern, done: int, length: int) -> NMPattern:
@@ -29,9 +29,22 @@ class GMP(Recipe):
     """
 
     name = "gmp"
-    options: ClassVar[tuple[str, ...]] = ("gradient", "dense_fraction", "finetune_fraction", "freeze_mask")
+    options: ClassVar[tuple[str, ...]] = (
+        "gradient",
+        "contenders",
+        "dense_fraction",
+        "finetune_fraction",
+        "freeze_mask",
+    )
     gradient: GradientRule = "straight_through"
     finetune_fraction: float = 0.5
+    contenders: float | None = None  # see `Flow`
+
+    def faults(self) -> dict[str, str]:
+        return super().faults() | contenders_fault(self)
 
     def between(self, done: int, length: int) -> SparsityState:
-        return SparsityState(cubic_pattern(self.target, done, length), gradient=self.gradient)
+        return SparsityState(cubic_pattern(self.target, done, length), flow=Flow(self.gradient, self.contenders))
+
+    def finetuned(self) -> SparsityState:
+        return SparsityState(self.target, flow=Flow(self.gradient, self.contenders))

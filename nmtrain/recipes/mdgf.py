@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nmtrain.recipes.base import Recipe
+from nmtrain.recipes.base import Recipe, contenders_fault
 from nmtrain.recipes.decay import decay_factor, decay_faults
-from nmtrain.sparsity.state import GradientRule, SparsityState
+from nmtrain.recipes.gmp import cubic_pattern
+from nmtrain.sparsity.state import Flow, GradientRule, Projection, SparsityState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +16,22 @@ class MDGF(Recipe):
     """The target's mask from the start, ``W * (Phi + D (1 - Phi))`` with D falling per update.
 
     The default gradient rule is the paper's text (``masked``); its published code used ``straight_through``.
+
+    Attributes:
+        decay: ``exponential``, ``linear`` or ``cubic``, see `decay_factor`; with ``beta``.
+        decay_end: D falls from 1 to this value, not to 0; the fine-tune phase is strict all the same.
+        tighten: the pattern tightens beneath the decay, as that of `gmp`.
+        contenders: the gradient of a pruned entry falls with its magnitude, see `Flow`.
     """
 
     name = "mdgf"
     options: ClassVar[tuple[str, ...]] = (
         "decay",
         "beta",
+        "decay_end",
+        "tighten",
         "gradient",
+        "contenders",
         "dense_fraction",
         "finetune_fraction",
         "freeze_mask",
@@ -29,13 +39,25 @@ class MDGF(Recipe):
     gradient: GradientRule = "masked"
     decay: str = "exponential"
     beta: float | None = None
+    decay_end: float = 0.0
+    tighten: bool = False
+    contenders: float | None = None
 
     def faults(self) -> dict[str, str]:
-        return super().faults() | decay_faults(self.decay, self.beta)
+        faults = super().faults() | decay_faults(self.decay, self.beta, self.decay_end) | contenders_fault(self)
+        if not isinstance(self.tighten, bool):
+            faults["tighten"] = f"{self.tighten!r} is not true or false"
+        return faults
 
     @property
     def variant(self) -> str:
         return f"mdgf_{self.decay}"
 
     def between(self, done: int, length: int) -> SparsityState:
-        return SparsityState(self.target, decay_factor(self.decay, self.beta, done, length), self.gradient)
+        fallen = decay_factor(self.decay, self.beta, done, length)
+        pattern = cubic_pattern(self.target, done, length) if self.tighten else self.target
+        decay = self.decay_end + (1 - self.decay_end) * fallen
+        return SparsityState(pattern, projection=Projection(decay), flow=Flow(self.gradient, self.contenders))
+
+    def finetuned(self) -> SparsityState:
+        return SparsityState(self.target, flow=Flow(self.gradient, self.contenders))

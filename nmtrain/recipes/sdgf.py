@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nmtrain.recipes.base import Recipe
+from nmtrain.recipes.base import Recipe, contenders_fault
 from nmtrain.recipes.decay import decay_factor, decay_faults
 from nmtrain.sparsity.pattern import NMPattern
-from nmtrain.sparsity.state import SparsityState
+from nmtrain.sparsity.state import Flow, Projection, SparsityState
 
 STRUCTURES = ("stepwise", "geometric", "densify", "custom")
 
@@ -24,7 +24,8 @@ class SDGF(Recipe):
         k: first multiple of ``geometric``, a power of two (16 in the paper, 8 in its code).
         patterns: of ``custom``; the last one must be the target, none may occur twice, and M must divide every axis.
         decay: None for strict phases, or MDGF's ``exponential`` or ``linear`` inside each phase.
-        beta: as in MDGF, per update of one phase.
+        beta, decay_end: as in MDGF, of one phase.
+        contenders: as in MDGF.
     """
 
     name = "sdgf"
@@ -34,7 +35,9 @@ class SDGF(Recipe):
         "patterns",
         "decay",
         "beta",
+        "decay_end",
         "gradient",
+        "contenders",
         "dense_fraction",
         "finetune_fraction",
         "freeze_mask",
@@ -44,6 +47,8 @@ class SDGF(Recipe):
     patterns: Sequence[str] | None = None
     decay: str | None = None
     beta: float | None = None
+    decay_end: float = 0.0
+    contenders: float | None = None
 
     def faults(self) -> dict[str, str]:
         faults = super().faults()
@@ -57,10 +62,12 @@ class SDGF(Recipe):
         if fault := self._custom_fault():
             faults["patterns"] = fault
         if self.decay is not None:
-            faults |= decay_faults(self.decay, self.beta)
-        elif self.beta is not None:
-            faults["beta"] = f"{self.beta!r} has no effect without decay"
-        return faults
+            faults |= decay_faults(self.decay, self.beta, self.decay_end)
+        for option, unset in (("beta", None), ("decay_end", 0.0)):
+            value = getattr(self, option)
+            if self.decay is None and value != unset:
+                faults[option] = f"{value!r} has no effect without decay"
+        return faults | contenders_fault(self)
 
     def _custom_fault(self) -> str | None:
         if self.structure != "custom":
@@ -104,10 +111,15 @@ class SDGF(Recipe):
         phase = max(i for i in range(count) if starts[i] <= done)
         factor = 0.0
         if self.decay is not None:
-            factor = decay_factor(self.decay, self.beta, done - starts[phase], starts[phase + 1] - starts[phase])
+            fallen = decay_factor(self.decay, self.beta, done - starts[phase], starts[phase + 1] - starts[phase])
+            factor = self.decay_end + (1 - self.decay_end) * fallen
         # A pattern that the user wrote down is that pattern or an error; the multiples of the others adapt to an axis.
         exact = self.structure == "custom" and patterns[phase] != self.target
-        return SparsityState(patterns[phase], factor, self.gradient, exact=exact)
+        flow = Flow(self.gradient, self.contenders)
+        return SparsityState(patterns[phase], projection=Projection(factor), flow=flow, exact=exact)
+
+    def finetuned(self) -> SparsityState:
+        return SparsityState(self.target, flow=Flow(self.gradient, self.contenders))
 
 
 def _halvings(k: int) -> list[int]:

@@ -18,12 +18,19 @@ class STEP(Recipe):
     """
 
     name = "step"
+    needs_adam = True
     options: ClassVar[tuple[str, ...]] = ("dense_fraction", "finetune_fraction", "freeze_mask")
     dense_fraction: float = 0.25
     finetune_fraction: float = 0.0
+
+    def faults(self) -> dict[str, str]:
+        faults = super().faults()
+        if self.dense_fraction == 0 and "dense_fraction" not in faults:
+            faults["dense_fraction"] = f"{self.dense_fraction!r} leaves no second moment to hold"
+        return faults
 
     def between(self, done: int, length: int) -> SparsityState:
         return self.finetuned()
 
     def finetuned(self) -> SparsityState:
-        return SparsityState(self.target, moments=Moments(hold_variance=self.dense_fraction > 0))
+        return SparsityState(self.target, moments=Moments(hold_variance=True))

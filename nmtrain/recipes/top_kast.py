@@ -19,7 +19,7 @@ class TopKAST(Recipe):
     """
 
     name = "top_kast"
-    options: ClassVar[tuple[str, ...]] = ("wider", "every", "dense_fraction", "finetune_fraction", "freeze_mask")
+    options: ClassVar[tuple[str, ...]] = ("wider", "every", "dense_fraction")
     finetune_fraction: float = 0.0
     wider: int = 4
     every: int = 100
@@ -32,8 +32,13 @@ class TopKAST(Recipe):
                 faults[option] = f"{value!r} is not a whole number of at least {lowest}"
         return faults
 
+    def at(self, update: int, total: int) -> SparsityState:
+        state, start = super().at(update, total), self.bounds(total)[0]
+        keeps = update > start and ((update - start) % self.every != 0 or update == total)
+        return frozen(state) if keeps else state
+
     def between(self, done: int, length: int) -> SparsityState:
-        return frozen(self.finetuned()) if done % self.every else self.finetuned()
+        return self.finetuned()
 
     def finetuned(self) -> SparsityState:
         n, m = self.target.n, self.target.m

@@ -131,6 +131,14 @@ class SparsityControl:
             for i, tensor in enumerate(weight.tensors)
         ]
 
+    def with_held_variance(self) -> list[nn.Parameter]:
+        """The weights whose second moment the optimizer is to leave as it is."""
+        return [
+            cast(nn.Parameter, owner.original)
+            for weight, owner in self._weights
+            if any(force.state.moments.hold_variance for force in weight.in_force)
+        ]
+
     @torch.no_grad()
     def update(self, states: Mapping[NMPattern, SparsityState]) -> None:
         """Put one state per target pattern in force and refresh the masks. Call once per optimizer update.

@@ -21,7 +21,7 @@ from nmtrain.runs.folder import Records, RunFolder
 from nmtrain.sparsity import sparsity_control
 from nmtrain.tracking import open_sink
 from nmtrain.training.checkpoint import save_checkpoint
-from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate
+from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate, take_step
 from nmtrain.training.plan import Plan
 from nmtrain.training.signals import StopRequest
 from nmtrain.training.task import Task
@@ -125,7 +125,7 @@ class Trainer:
             grad_norm = None
             if config.optim.clip_norm is not None:
                 grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
-            self.optimizer.step()
+            take_step(self.optimizer, self.control.with_held_variance())
             for record in self.meter.after_step() if self.meter else ():
                 self.record_noise(record)
             self.optimizer.zero_grad()

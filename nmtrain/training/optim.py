@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from math import prod
 
@@ -79,6 +80,31 @@ def optimizer_bytes(model: nn.Module, config: OptimConfig) -> int:
         return 4 * sum(prod(s[:-1]) + prod(s[:-2]) * s[-1] if len(s) > 1 else prod(s) for s in shapes)
     copies = 2 if isinstance(config, AdamWConfig) else 1 if config.momentum else 0
     return 4 * copies * sum(p.numel() for p in model.parameters())
+
+
+@torch.no_grad()
+def take_step(optimizer: torch.optim.Optimizer, held: Sequence[nn.Parameter]) -> None:
+    """One step of the optimizer, and for ``held`` one of AdamW whose second moment stays what it was (STEP, Lu et al.,
+    2023): ``w -= lr * m_hat / (sqrt(v_hat) + eps)``, v_hat with the bias correction of its last update.
+
+    The number of that update is kept as ``held_at`` beside the moments, so a checkpoint has it.
+    """
+    held = [weight for weight in held if optimizer.state[weight]]  # without a step there is nothing to hold
+    gradients = [weight.grad for weight in held]
+    for weight in held:
+        weight.grad = None  # the optimizer leaves out what has no gradient
+    optimizer.step()
+    groups = {id(weight): group for group in optimizer.param_groups for weight in group["params"]}
+    for weight, gradient in zip(held, gradients, strict=True):
+        weight.grad = gradient
+        state, group = optimizer.state[weight], groups[id(weight)]
+        (beta1, beta2), rate = group["betas"], group["lr"]
+        state.setdefault("held_at", state["step"].clone())
+        state["step"] += 1
+        state["exp_avg"].lerp_(gradient, 1 - beta1)
+        size = (state["exp_avg_sq"] / (1 - beta2 ** state["held_at"])).sqrt_().add_(group["eps"])
+        weight.mul_(1 - rate * group["weight_decay"])
+        weight.addcdiv_(state["exp_avg"], size, value=-rate / float(1 - beta1 ** state["step"]))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -49,7 +49,7 @@ def kind(state: SparsityState):
 def test_every_recipe_is_among_the_variants():
     older, newer = ["dense", "static", "ste", "sr_ste", "mdgf", "sdgf"], list_recipes()[6:]
     assert list_recipes()[:6] == older
-    assert newer == ["gmp", "asp", "step", "s_ste", "feather", "rigl", "top_kast", "ac_dc"]
+    assert newer == ["gmp", "asp", "step", "s_ste", "feather", "rigl", "top_kast", "ac_dc", "maxq"]
     assert {name for name, _ in VARIANTS.values()} == set(list_recipes())
 
 
