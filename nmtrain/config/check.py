@@ -45,6 +45,7 @@ _NOT_RESULT = {
 _AS_BEFORE: dict[tuple[str, str], Any] = {
     ("train", "length_penalty"): 1.0,
     ("optim", "cooldown_fraction"): 0.2,
+    ("recipe", "decay_power"): 1.0,
     ("recipe", "decay_end"): 0.0,
     ("recipe", "tighten"): False,
     ("recipe", "contenders"): None,

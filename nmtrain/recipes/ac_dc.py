@@ -43,8 +43,11 @@ class ACDC(Recipe):
 
     def phases(self, total: int) -> list[tuple[int, SparsityState]]:
         first, end = self.bounds(total)
-        starts = sorted({0, *(first + start for start in self._starts(end - first)), end}) if total else []
-        return [(update, self.at(update, total)) for update in starts if update < total]
+        found: list[tuple[int, SparsityState]] = []
+        for update in sorted({0, *(first + start for start in self._starts(end - first)), end}):
+            if update < total and (state := self.at(update, total)).pattern != (found[-1][1].pattern if found else ""):
+                found.append((update, state))
+        return found
 
     def _sparse(self, first: bool) -> SparsityState:
         return SparsityState(self.target, gradient="masked", ranking=Ranking(freeze=not first, clear=first))

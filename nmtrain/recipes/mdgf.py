@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nmtrain.recipes.base import Recipe, contenders_fault
-from nmtrain.recipes.decay import decay_factor, decay_faults
+from nmtrain.recipes.decay import DECAY_OPTIONS, decay_factor, decay_faults
 from nmtrain.recipes.gmp import cubic_pattern
 from nmtrain.sparsity.state import Flow, GradientRule, Projection, SparsityState
 
@@ -18,17 +18,14 @@ class MDGF(Recipe):
     The default gradient rule is the paper's text (``masked``); its published code used ``straight_through``.
 
     Attributes:
-        decay: ``exponential``, ``linear`` or ``cubic``, see `decay_factor`; with ``beta``.
-        decay_end: D falls from 1 to this value, not to 0; the fine-tune phase is strict all the same.
+        decay, beta, decay_power, decay_end: see `decay_factor`; the fine-tune phase is strict whatever they are.
         tighten: the pattern tightens beneath the decay, as that of `gmp`.
         contenders: the gradient of a pruned entry falls with its magnitude, see `Flow`.
     """
 
     name = "mdgf"
     options: ClassVar[tuple[str, ...]] = (
-        "decay",
-        "beta",
-        "decay_end",
+        *DECAY_OPTIONS,
         "tighten",
         "gradient",
         "contenders",
@@ -39,12 +36,13 @@ class MDGF(Recipe):
     gradient: GradientRule = "masked"
     decay: str = "exponential"
     beta: float | None = None
+    decay_power: float = 1.0
     decay_end: float = 0.0
     tighten: bool = False
     contenders: float | None = None
 
     def faults(self) -> dict[str, str]:
-        faults = super().faults() | decay_faults(self.decay, self.beta, self.decay_end) | contenders_fault(self)
+        faults = super().faults() | decay_faults(self) | contenders_fault(self)
         if not isinstance(self.tighten, bool):
             faults["tighten"] = f"{self.tighten!r} is not true or false"
         return faults
@@ -54,10 +52,9 @@ class MDGF(Recipe):
         return f"mdgf_{self.decay}"
 
     def between(self, done: int, length: int) -> SparsityState:
-        fallen = decay_factor(self.decay, self.beta, done, length)
         pattern = cubic_pattern(self.target, done, length) if self.tighten else self.target
-        decay = self.decay_end + (1 - self.decay_end) * fallen
-        return SparsityState(pattern, projection=Projection(decay), flow=Flow(self.gradient, self.contenders))
+        projection = Projection(decay_factor(self, done, length))
+        return SparsityState(pattern, projection=projection, flow=Flow(self.gradient, self.contenders))
 
     def finetuned(self) -> SparsityState:
         return SparsityState(self.target, flow=Flow(self.gradient, self.contenders))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nmtrain.recipes.base import Recipe, contenders_fault
-from nmtrain.recipes.decay import decay_factor, decay_faults
+from nmtrain.recipes.decay import DECAY_OPTIONS, decay_factor, decay_faults
 from nmtrain.sparsity.pattern import NMPattern
 from nmtrain.sparsity.state import Flow, Projection, SparsityState
 
@@ -24,7 +24,7 @@ class SDGF(Recipe):
         k: first multiple of ``geometric``, a power of two (16 in the paper, 8 in its code).
         patterns: of ``custom``; the last one must be the target, none may occur twice, and M must divide every axis.
         decay: None for strict phases, or MDGF's ``exponential`` or ``linear`` inside each phase.
-        beta, decay_end: as in MDGF, of one phase.
+        beta, decay_power, decay_end: as in MDGF, of one phase.
         contenders: as in MDGF.
     """
 
@@ -33,9 +33,7 @@ class SDGF(Recipe):
         "structure",
         "k",
         "patterns",
-        "decay",
-        "beta",
-        "decay_end",
+        *DECAY_OPTIONS,
         "gradient",
         "contenders",
         "dense_fraction",
@@ -47,6 +45,7 @@ class SDGF(Recipe):
     patterns: Sequence[str] | None = None
     decay: str | None = None
     beta: float | None = None
+    decay_power: float = 1.0
     decay_end: float = 0.0
     contenders: float | None = None
 
@@ -62,8 +61,8 @@ class SDGF(Recipe):
         if fault := self._custom_fault():
             faults["patterns"] = fault
         if self.decay is not None:
-            faults |= decay_faults(self.decay, self.beta, self.decay_end)
-        for option, unset in (("beta", None), ("decay_end", 0.0)):
+            faults |= decay_faults(self)
+        for option, unset in (("beta", None), ("decay_power", 1.0), ("decay_end", 0.0)):
             value = getattr(self, option)
             if self.decay is None and value != unset:
                 faults[option] = f"{value!r} has no effect without decay"
@@ -111,8 +110,7 @@ class SDGF(Recipe):
         phase = max(i for i in range(count) if starts[i] <= done)
         factor = 0.0
         if self.decay is not None:
-            fallen = decay_factor(self.decay, self.beta, done - starts[phase], starts[phase + 1] - starts[phase])
-            factor = self.decay_end + (1 - self.decay_end) * fallen
+            factor = decay_factor(self, done - starts[phase], starts[phase + 1] - starts[phase])
         # A pattern that the user wrote down is that pattern or an error; the multiples of the others adapt to an axis.
         exact = self.structure == "custom" and patterns[phase] != self.target
         flow = Flow(self.gradient, self.contenders)

@@ -32,7 +32,7 @@ from nmtrain.config.compose import compose_values, prepare_overrides
             "data=cifar10",
             "data=cifar10: there is no such data. Available: ['digits', 'g2p', 'glue', 'glyphs',",
         ),
-        ("recipe=null", "recipe=null: there is no such recipe. Available: ['dense', 'mdgf', "),
+        ("recipe=null", "recipe=null: there is no such recipe. Available: ['ac_dc', 'asp', 'dense', 'feather', "),
         ("train=null", "train=null: there is no such train. Available: ['default', 'finetune', 'text']"),
         ("recipe@train=ste", "recipe@train=ste: a group cannot be put elsewhere; write recipe=..."),
         ("modle/x=3", "modle/x=3: there is no such group. Available: ['data', 'experiment', 'mask', "),

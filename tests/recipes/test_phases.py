@@ -30,6 +30,22 @@ VARIANTS = {
     "sdgf_stepwise_steep": ("sdgf", {"decay": "linear", "beta": 0.4}),
     "sdgf_geometric_exponential": ("sdgf", {"structure": "geometric", "decay": "exponential"}),
 }
+# The field's other methods, whose states have more to them than pattern, D, gradient rule and penalty.
+FIELD = {
+    "gmp": ("gmp", {}),
+    "gmp_masked": ("gmp", {"gradient": "masked", "finetune_fraction": 0.2, "dense_fraction": 0.1}),
+    "asp": ("asp", {}),
+    "asp_late": ("asp", {"dense_fraction": 1.0}),
+    "step": ("step", {}),
+    "s_ste": ("s_ste", {"dense_fraction": 0.2}),
+    "feather": ("feather", {}),
+    "rigl": ("rigl", {"every": 3}),
+    "top_kast": ("top_kast", {"every": 5}),
+    "ac_dc": ("ac_dc", {}),
+    "ac_dc_short": ("ac_dc", {"rounds": 2, "dense_fraction": 0.0, "finetune_fraction": 0.4}),
+    "maxq": ("maxq", {}),
+    "mdgf_tight": ("mdgf", {"tighten": True, "decay_end": 0.2, "contenders": 2.0}),
+}
 SDGF = [variant for variant in VARIANTS if variant.startswith("sdgf")]
 TARGETS = ["1:1", "1:2", "4:4", "1:3", "2:3", "2:4", "1:8", "3:8", "2:12", "4:6", "3:12", "5:24", "1:128", "100:128"]
 FRACTIONS = [(0.0, 0.1), (0.0, 0.0), (0.1, 0.25), (0.3, 0.7), (0.5, 0.5), (0.0, 1.0), (1.0, 0.0)]
@@ -50,7 +66,8 @@ def test_every_recipe_is_among_the_variants():
     older, newer = ["dense", "static", "ste", "sr_ste", "mdgf", "sdgf"], list_recipes()[6:]
     assert list_recipes()[:6] == older
     assert newer == ["gmp", "asp", "step", "s_ste", "feather", "rigl", "top_kast", "ac_dc", "maxq"]
-    assert {name for name, _ in VARIANTS.values()} == set(list_recipes())
+    assert {name for name, _ in VARIANTS.values()} == {*older}
+    assert {name for name, _ in FIELD.values()} == {*newer}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -64,6 +81,24 @@ def test_phases_are_what_the_updates_one_by_one_show(variant):
                 expected.append((first, states[first]))
                 first += len(list(stretch))
             assert recipe.phases(total) == expected, (target, total)
+
+
+@pytest.mark.parametrize("variant", FIELD)
+def test_phases_of_the_fields_methods_are_what_the_updates_one_by_one_show(variant):
+    name, options = FIELD[variant]
+    for target in ("1:8", "3:8", "1:1", "2:3"):
+        for total in (1, 2, 3, 7, 40, 120):
+            recipe = build_recipe(name, target, **options)
+            states = [recipe.at(update, total) for update in range(total)]
+            expected, first = [], 0
+            for _, stretch in groupby(
+                states, key=lambda state: (*kind(state), state.strict, state.flow, state.moments)
+            ):
+                expected.append((first, states[first]))
+                first += len(list(stretch))
+            assert recipe.phases(total) == expected, (target, total)
+            assert recipe.at(total, total).strict
+            assert recipe.at(total, total).pattern == NMPattern.parse(target)
 
 
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "dense"])
