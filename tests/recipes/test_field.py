@@ -134,5 +134,5 @@ def test_values_that_are_not_allowed_are_named(name, option, value):
 
 
 def test_contenders_have_nothing_to_share_where_no_gradient_passes():
-    with pytest.raises(RecipeError, match="contenders: 2.0 has no effect with gradient 0"):
+    with pytest.raises(RecipeError, match=r"contenders: 2\.0 has no effect with gradient 0"):
         build_recipe("gmp", "1:8", gradient=0, contenders=2.0)
