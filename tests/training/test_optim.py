@@ -1,16 +1,18 @@
 """Which weights decay: the same of a dense model and of its sparse twin, whatever a parametrization calls them."""
 
+import copy
 import warnings
 
 import pytest
 import timm
 import torch
+from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from nmtrain.config.schema import AdamWConfig
 from nmtrain.sparsity import NMPattern, SparsityRule, sparsify_model
 from nmtrain.sparsity.rules import stock_name
-from nmtrain.training.optim import build_optimizer
+from nmtrain.training.optim import build_optimizer, take_step
 
 CONFIG = AdamWConfig(
     name="adamw",
@@ -85,3 +87,36 @@ def test_lists_of_timm_may_hold_wildcards():
         model = timm.create_model("xcit_nano_12_p16_224", depth=1)
     assert "pos_embed.*" in model.no_weight_decay()
     assert "pos_embed.token_projection.weight" in groups(model)[1][1]
+
+
+def test_a_held_second_moment_keeps_its_correction_and_the_first_one_goes_on():
+    """Three steps by hand: two of Adam, then one whose v_hat is that of the second."""
+    weight, free = nn.Parameter(torch.tensor([[1.0]])), nn.Parameter(torch.tensor([[1.0]]))
+    twin = nn.Parameter(torch.tensor([[1.0]]))
+    settings = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.5}
+    optimizer = torch.optim.AdamW([weight, free], **settings)
+    plain = torch.optim.AdamW([twin], **settings)
+    for gradient in (2.0, 1.0):
+        weight.grad, free.grad, twin.grad = (torch.tensor([[gradient]]) for _ in range(3))
+        take_step(optimizer, [])
+        plain.step()
+    assert weight.equal(free)
+    assert weight.equal(twin)
+    before = weight.item()
+    weight.grad, free.grad, twin.grad = (torch.tensor([[3.0]]) for _ in range(3))
+    take_step(optimizer, [weight])
+    plain.step()
+    assert free.equal(twin)  # what is not held goes on as ever
+    m = 0.9 * (0.9 * 0.2 + 0.1) + 0.1 * 3.0
+    v = (0.99 * 0.04 + 0.01) / (1 - 0.99**2)
+    expected = before * (1 - 0.1 * 0.5) - 0.1 * (m / (1 - 0.9**3)) / (v**0.5 + 1e-8)
+    assert weight.item() == pytest.approx(expected, rel=1e-6)
+    assert weight.grad.item() == 3.0  # the meters still see it
+    saved = copy.deepcopy(optimizer.state_dict())
+    again = torch.optim.AdamW([nn.Parameter(weight.detach().clone()), nn.Parameter(free.detach().clone())], **settings)
+    again.load_state_dict(saved)
+    (loaded, _) = again.param_groups[0]["params"]
+    weight.grad = loaded.grad = torch.tensor([[1.0]])
+    take_step(optimizer, [weight])
+    take_step(again, [loaded])
+    assert loaded.equal(weight)
