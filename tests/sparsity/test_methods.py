@@ -1,4 +1,4 @@
-"""What the field's methods do to a layer: forward, gradient, masks and weights, on entries that can be checked by eye."""
+"""What the field's methods do to one layer: forward, gradient, masks and weights, by eye."""
 
 import pytest
 import torch
