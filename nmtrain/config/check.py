@@ -42,7 +42,7 @@ _NOT_RESULT = {
     ("train", "eval_batch_size"),
 }
 # Keys that came later: with these values a run is what it was without the key, and keeps its name.
-_AS_BEFORE = {("train", "length_penalty"): 1.0}
+_AS_BEFORE: dict[tuple[str, ...], Any] = {("train", "length_penalty"): 1.0, ("init_from",): None}
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Config:
     tracking: TrackingConfig
     seed: int
     results_dir: Path
+    init_from: Path | None  # the folder of the run whose final weights this one starts from
     force: bool
     dry_run: bool
     data_shape: DataShape | TextShape
@@ -102,8 +103,12 @@ def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     kept = {
         key: {k: v for k, v in value.items() if _changes_the_result((key, k), v)} if isinstance(value, dict) else value
         for key, value in values.items()
-        if (key,) not in _NOT_RESULT
+        if _changes_the_result((key,), value)
     }
+    if "init_from" in kept:
+        kept["init_from"] = Path(kept["init_from"]).name  # wherever it lies
+    if kept["model"].get("kind") == "image_classifier" and kept["model"].get("pretrained") is None:
+        kept["model"].pop("pretrained", None)  # a key that image models did not have
     if kept["train"]["updates"] is not None:
         kept["train"] = {key: value for key, value in kept["train"].items() if key != "epochs"}  # overridden
     if is_dense:  # trained once for every pattern
@@ -117,7 +122,7 @@ def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     return _canonical(kept)
 
 
-def _changes_the_result(key: tuple[str, str], value: Any) -> bool:
+def _changes_the_result(key: tuple[str, ...], value: Any) -> bool:
     return key not in _NOT_RESULT and not (key in _AS_BEFORE and value == _AS_BEFORE[key])
 
 
@@ -136,7 +141,7 @@ def check_config(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: listing every fault that can be seen without building the model or reading data.
     """
-    values = _with_small_model_options(values)
+    values = _with_whole_path(_with_small_model_options(values))
     faults: list[str] = []
     try:
         valid = dict(Root.model_validate(values))
@@ -160,6 +165,7 @@ def check_config(values: dict[str, Any]) -> Config:
         root.tracking,
         root.seed,
         Path(os.path.expanduser(root.results_dir)),
+        None if root.init_from is None else Path(root.init_from),
         root.force,
         root.dry_run,
         shape,
@@ -175,6 +181,12 @@ def _with_small_model_options(values: dict[str, Any]) -> dict[str, Any]:
         return values
     own = SMALL_MODEL_OPTIONS.get(str(model.get("name")), {})
     return values | {"model": model | {"options": own | model["options"]}}
+
+
+def _with_whole_path(values: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml says of ``init_from``: the folder itself, from wherever it was named and however."""
+    given = values.get("init_from")
+    return values | {"init_from": os.path.realpath(os.path.expanduser(given))} if given and isinstance(given, str) else values
 
 
 def _check_data(data: Any, model: ModelConfig | None, faults: list[str]) -> DataShape | TextShape | None:
@@ -194,7 +206,7 @@ def _check_data(data: Any, model: ModelConfig | None, faults: list[str]) -> Data
 def _valid_sections(values: dict[str, Any]) -> dict[str, Any]:
     """Of a config with faults, what the checks across sections can still be made on."""
     valid: dict[str, Any] = {}
-    for name in ("model", "sparsity", "mask", "optim", "train"):
+    for name in ("model", "sparsity", "mask", "optim", "train", "init_from"):
         given = Root.model_fields[name]
         section: Any = Annotated[given.annotation, given]
         try:
@@ -236,6 +248,8 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
     faults = []
     if model := valid.get("model"):
         faults += _model_faults(model, valid.get("train"), data, shape)
+        if (start := valid.get("init_from")) and model.pretrained and not model.reads_text:
+            faults.append(f"init_from={start}: model.pretrained={model.pretrained} gives weights too; leave one of them out")
     if mask := valid.get("mask"):
         roles = written(mask.roles)
         for role, pattern in mask.patterns.items():
@@ -287,11 +301,8 @@ def _model_faults(
     """Whether model and data go together, and options that have no effect with this kind of model."""
     faults = []
     if not model.reads_text:
-        faults += [
-            f"model.{option}={getattr(model, option)}: has no effect with model.kind=image_classifier"
-            for option in ("pretrained", "tokenizer")
-            if getattr(model, option) is not None
-        ]
+        if model.tokenizer is not None:
+            faults.append(f"model.tokenizer={model.tokenizer}: has no effect with model.kind=image_classifier")
     if train is not None:
         faults += _writing_faults(model, train, data, shape)
     if shape is not None and model.reads_text != isinstance(shape, TextShape):

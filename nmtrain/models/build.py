@@ -19,7 +19,7 @@ def build_model(model: ModelConfig, shape: DataShape | TextShape, pretrained: bo
         pretrained: False leaves out the weights of ``model.pretrained``: others take their place, or none are wanted.
 
     Raises:
-        ValueError: if there is no such model, or its library refuses the options.
+        ValueError: if there is no such model, its library refuses the options, or weights do not fit.
         DataError: if it has to come from a hub that cannot be reached.
     """
     if isinstance(shape, TextShape):
@@ -27,5 +27,9 @@ def build_model(model: ModelConfig, shape: DataShape | TextShape, pretrained: bo
 
         return build_language_model(model, shape, pretrained)
     from nmtrain.models.vision import build_vision_model
+    from nmtrain.models.vision_weights import find_weights, naming
 
-    return build_vision_model(model.name, shape, model.options)
+    if not model.pretrained or not pretrained:
+        return build_vision_model(model.name, shape, model.options)
+    with naming(f"model.pretrained={model.pretrained}"):
+        return build_vision_model(model.name, shape, model.options, find_weights(model.pretrained, download=True))
