@@ -100,7 +100,7 @@ class Config:
 
 def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     """The values that a run's result depends on, however they were written."""
-    kept = {
+    kept: dict[str, Any] = {
         key: {k: v for k, v in value.items() if _changes_the_result((key, k), v)} if isinstance(value, dict) else value
         for key, value in values.items()
         if _changes_the_result((key,), value)
@@ -186,7 +186,11 @@ def _with_small_model_options(values: dict[str, Any]) -> dict[str, Any]:
 def _with_whole_path(values: dict[str, Any]) -> dict[str, Any]:
     """What config.yaml says of ``init_from``: the folder itself, from wherever it was named and however."""
     given = values.get("init_from")
-    return values | {"init_from": os.path.realpath(os.path.expanduser(given))} if given and isinstance(given, str) else values
+    return (
+        values | {"init_from": os.path.realpath(os.path.expanduser(given))}
+        if given and isinstance(given, str)
+        else values
+    )
 
 
 def _check_data(data: Any, model: ModelConfig | None, faults: list[str]) -> DataShape | TextShape | None:
@@ -249,7 +253,9 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
     if model := valid.get("model"):
         faults += _model_faults(model, valid.get("train"), data, shape)
         if (start := valid.get("init_from")) and model.pretrained and not model.reads_text:
-            faults.append(f"init_from={start}: model.pretrained={model.pretrained} gives weights too; leave one of them out")
+            faults.append(
+                f"init_from={start}: model.pretrained={model.pretrained} gives weights too; leave one of them out"
+            )
     if mask := valid.get("mask"):
         roles = written(mask.roles)
         for role, pattern in mask.patterns.items():
@@ -300,9 +306,8 @@ def _model_faults(
 ) -> list[str]:
     """Whether model and data go together, and options that have no effect with this kind of model."""
     faults = []
-    if not model.reads_text:
-        if model.tokenizer is not None:
-            faults.append(f"model.tokenizer={model.tokenizer}: has no effect with model.kind=image_classifier")
+    if not model.reads_text and model.tokenizer is not None:
+        faults.append(f"model.tokenizer={model.tokenizer}: has no effect with model.kind=image_classifier")
     if train is not None:
         faults += _writing_faults(model, train, data, shape)
     if shape is not None and model.reads_text != isinstance(shape, TextShape):

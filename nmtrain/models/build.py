@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from nmtrain.data import DataShape, TextShape
+from nmtrain.models.saved import naming
 
 if TYPE_CHECKING:
     from nmtrain.config.schema import ModelConfig
@@ -27,7 +28,7 @@ def build_model(model: ModelConfig, shape: DataShape | TextShape, pretrained: bo
 
         return build_language_model(model, shape, pretrained)
     from nmtrain.models.vision import build_vision_model
-    from nmtrain.models.vision_weights import find_weights, naming
+    from nmtrain.models.vision_weights import find_weights
 
     if not model.pretrained or not pretrained:
         return build_vision_model(model.name, shape, model.options)

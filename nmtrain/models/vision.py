@@ -50,9 +50,7 @@ def vision_architecture(name: str, shape: DataShape, options: dict[str, Any]) ->
     return timm_name, {**arguments, **options}
 
 
-def build_vision_model(
-    name: str, shape: DataShape, options: dict[str, Any], weights: Path | None = None
-) -> nn.Module:
+def build_vision_model(name: str, shape: DataShape, options: dict[str, Any], weights: Path | None = None) -> nn.Module:
     """A stock timm model, randomly initialised from torch's global generator, for images of the given shape.
 
     Args:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import safe_open
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, load_state_dict
 from torch import Tensor, nn
 
 from nmtrain.config.choices import near
 from nmtrain.config.faults import written
+from nmtrain.models.saved import shapes_of, some
 
 _SAFE = ".safetensors"
 _SUFFIXES = (_SAFE, ".pth", ".pt", ".bin", ".tar")
@@ -29,16 +28,6 @@ _PREFERRED = ("model.safetensors", "pytorch_model.bin")  # as exports and timm's
 _OTHER_HEADS = ("head", "fc", "classifier", "head.fc")
 # Arguments of timm that are adapted, or change nothing about what the weights mean.
 _ADAPTED = ("num_classes", "in_chans", "img_size", "weight_init")
-_NAMED = 3  # tensors that a message names before it counts the rest
-
-
-@contextmanager
-def naming(setting: str) -> Iterator[None]:
-    """Faults inside begin with the setting that they are of."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{setting}: {error}") from error
 
 
 def find_weights(source: str, download: bool) -> Path | None:
@@ -169,7 +158,7 @@ def _trial(architecture: str, arguments: dict[str, Any], tensors: dict[str, Tens
     new = [name for name, made in fresh.named_parameters() if taken[name]._version == made._version]
     head, stem = _names(fresh, "classifier"), _names(fresh, "first_conv")
     if absent := [name for name in new if name.rpartition(".")[0] not in (*head, *stem)]:
-        raise ValueError(f"it has no {_some(absent)}")
+        raise ValueError(f"it has no {some(absent)}")
     said = []
     classes = theirs["num_classes"]
     if classes != arguments["num_classes"]:
@@ -183,7 +172,7 @@ def _trial(architecture: str, arguments: dict[str, Any], tensors: dict[str, Tens
         for name, ours in fresh.state_dict().items()
         if name in tensors and tensors[name].shape != ours.shape and name.rpartition(".")[0] not in (*head, *stem)
     ]
-    return said + ([f"resized {_some(resized)}"] if resized else [])
+    return said + ([f"resized {some(resized)}"] if resized else [])
 
 
 def load_into_new(architecture: str, arguments: Mapping[str, Any], file: Path) -> nn.Module:
@@ -235,15 +224,13 @@ def _tensors(file: Path, device: str) -> dict[str, Tensor]:
     """
     try:
         if file.suffix == _SAFE and device == "meta":
-            with safe_open(file, "pt") as content:
-                shapes = {name: content.get_slice(name).get_shape() for name in content.keys()}  # noqa: SIM118
-            tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+            tensors = shapes_of(file)
         else:
             tensors = load_state_dict(str(file), device=device)  # never runs what a pickle asks for
     except Exception as error:  # of safetensors, pickle, zip files, torch
         raise ValueError(f"{file.name} cannot be read as weights: {_one_line(error)}") from error
     if not isinstance(tensors, dict) or not any(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        held = f" ({_some(list(map(str, tensors)))})" if isinstance(tensors, dict) and tensors else ""
+        held = f" ({some(list(map(str, tensors)))})" if isinstance(tensors, dict) and tensors else ""
         raise ValueError(f"{file.name} holds no tensors{held}")
     return tensors
 
@@ -289,14 +276,10 @@ def _misfit(error: Exception) -> str:
     said = []
     for kind, words in (("Missing", "it has no {}"), ("Unexpected", "the model has no {}")):
         if listed := re.search(rf"{kind} key\(s\) in state_dict: (.*)", text):
-            said.append(words.format(_some(re.findall(r'"([^"]+)"', listed[1]))))
+            said.append(words.format(some(re.findall(r'"([^"]+)"', listed[1]))))
     if sizes := [f"{name} is [{theirs}] in it and [{ours}] in the model" for name, theirs, ours in _SIZE.findall(text)]:
-        said.append(_some(sizes))
+        said.append(some(sizes))
     return "; ".join(said) or _one_line(error)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _one_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from nmtrain.config.check import Config, check_config
 from nmtrain.data import DataShape, TextShape
 from nmtrain.errors import RunFolderError
 from nmtrain.models import build_model
+from nmtrain.models.saved import aliases, load_saved
 from nmtrain.models.vision import vision_architecture
 from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.sparsity import NMPattern, SparsityRule, verify_sparsity
@@ -31,20 +32,13 @@ def save_weights(model: nn.Module, path: Path) -> None:
     A model of timm gets every key, since timm asks for each; shared weights are written under all of their names.
     Transformers ties weights itself when it loads: there they are written once, under their first name.
     """
-    once = _aliases(model) if hasattr(model, "save_pretrained") else {}
+    once = aliases(model) if hasattr(model, "save_pretrained") else {}
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in once}
     # Copies, because safetensors refuses tensors that share memory.
     content = save(
         {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, {"format": "pt"}
     )
     write_whole(path, lambda file: file.write(content))
-
-
-def _aliases(model: nn.Module) -> dict[str, str]:
-    """The further names of tied weights, and the first name of each."""
-    first: dict[int, str] = {}
-    names = [(name, first.setdefault(id(p), name)) for name, p in model.named_parameters(remove_duplicate=False)]
-    return {name: original for name, original in names if name != original}
 
 
 def load_run(path: Path) -> tuple[Config, nn.Module]:
@@ -64,15 +58,7 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
         config = check_config(_completed(values))
         model = build_model(config.model, config.data_shape, pretrained=False)
         file = folder / "model.safetensors"
-        tensors = load_file(file)
-        for name, original in _aliases(model).items():
-            if name not in tensors:  # written once
-                tensors[name] = tensors[original]
-            elif not torch.equal(tensors[name], tensors[original]):
-                # a checkpoint can bring a weight of its own where the architecture ties: T5 1.1's head
-                module, _, attribute = name.rpartition(".")
-                setattr(model.get_submodule(module), attribute, nn.Parameter(tensors[name]))
-        model.load_state_dict(tensors)
+        load_saved(model, load_file(file))
         verify_sparsity(model, _recorded_rules(folder))
     except OSError as error:
         raise RunFolderError(f"{file}: {error.strerror or error}") from error

@@ -13,7 +13,6 @@ from accelerate.state import AcceleratorState
 
 from nmtrain.config.check import Config
 from nmtrain.errors import ConfigError, DataError
-from nmtrain.models import build_model
 from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.sparsity import remove_sparsity, sparsify_model, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
@@ -29,6 +28,7 @@ from nmtrain.training.loop import Trainer, final_states
 from nmtrain.training.plan import Plan, make_plan
 from nmtrain.training.progress import progress
 from nmtrain.training.signals import stop_requests
+from nmtrain.training.start import start_digest, starting_model
 from nmtrain.training.status import logged_to, status_kept
 from nmtrain.training.summary import summarize
 
@@ -103,12 +103,13 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
 
     torch.manual_seed(config.seed)
     try:
-        model = build_model(config.model, config.data_shape).to(accelerator.device)
+        model = starting_model(config, checkpoint).to(accelerator.device)
     except ValueError as error:  # of a checkpoint's weights, which the plan does not read
         raise ConfigError(str(error).splitlines()) from error
     sparsify_model(model, plan.rules)
     before = checkpoint.get("data", {}) if checkpoint else {}
     task, environment["data"] = load_same_task(config, model, accelerator.device, before, _refuse_other_data)
+    environment["data"] |= start_digest(config, before, _refuse_other_data)
     folder.write_json("environment.json", environment)
     if (lengths := task.lengths()) is not None:
         plan = plan.with_lengths(lengths)

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import PurePath
 from typing import Any
 
 from nmtrain.report.read.defaults import shipped_settings
@@ -91,6 +92,8 @@ def setting_of(config: Mapping[str, Any]) -> Flat:
     setting = without(setting, NOT_RESULT)
     if setting.get("train.updates") is not None:
         setting.pop("train.epochs", None)  # overridden
+    if start := setting.pop("init_from", None):
+        setting["init_from"] = PurePath(start).name  # as in run names, wherever it lies
     for key in ("mask.roles", "mask.names"):
         setting[key] = sorted(setting.get(key) or ())
     stacks = sorted(set(setting.get("mask.stacks") or ()))
@@ -116,7 +119,7 @@ def unusual(setting: Flat, is_dense: bool) -> list[str]:
     return [
         key
         for key, value in sorted(told.items())
-        if (key in default or key.startswith("model.options.")) and value != default.get(key)
+        if (key in default or key.startswith("model.options.") or key == "init_from") and value != default.get(key)
     ]
 
 
