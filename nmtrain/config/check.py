@@ -106,7 +106,7 @@ def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
         if _changes_the_result((key,), value)
     }
     if "init_from" in kept:
-        kept["init_from"] = Path(kept["init_from"]).name  # wherever it lies
+        kept["init_from"] = Path(str(kept["init_from"])).name  # wherever it lies
     if kept["model"].get("kind") == "image_classifier" and kept["model"].get("pretrained") is None:
         kept["model"].pop("pretrained", None)  # a key that image models did not have
     if kept["train"]["updates"] is not None:

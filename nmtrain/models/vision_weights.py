@@ -162,10 +162,10 @@ def _trial(architecture: str, arguments: dict[str, Any], tensors: dict[str, Tens
     said = []
     classes = theirs["num_classes"]
     if classes != arguments["num_classes"]:
-        had = f"the file's has {classes}" if classes else "the file has none"
-        said.append(f"a new head for {arguments['num_classes']} classes, which starts at random ({had})")
+        had = f"the file's is for {classes}" if classes else "the file has none"
+        said.append(f"a new head for {arguments['num_classes']} classes ({had})")
     if theirs["input_size"][0] != arguments["in_chans"]:
-        how = "start at random" if {f"{name}.weight" for name in stem} & set(new) else "are made of the file's"
+        how = "are new" if {f"{name}.weight" for name in stem} & set(new) else "are made of the file's"
         said.append(f"weights for {arguments['in_chans']} input channels {how} ({theirs['input_size'][0]})")
     resized = [
         f"{name} ({list(tensors[name].shape)} to {list(ours.shape)})"

@@ -207,7 +207,7 @@ def _text_told(config: Config, model: nn.Module, theirs: ModelConfig, file: Path
     )
     if faults:
         raise ValueError(f"does not fit {ours.name} with {written(ours.options)}: {'; '.join(faults)}")
-    return [f"a new head, which starts at random: {some([sizes[name] for name in head])}"] if head else []
+    return [f"a new head: {some([sizes[name] for name in head])}"] if head else []
 
 
 def _text_head(config: Config, model: Any, resized: list[str]) -> list[str]:
