@@ -112,7 +112,7 @@ def test_a_tensor_that_is_missing_is_named_whatever_the_number_of_classes(name, 
 
 
 def test_tensors_of_other_shapes_and_names_are_refused_and_the_first_of_them_named(weights):
-    file, state = weights("vit", embed_dim=64, num_heads=2)
+    file, _ = weights("vit", embed_dim=64, num_heads=2)
     with pytest.raises(ValueError, match=r"cls_token is \[1, 1, 64\] in it and \[1, 1, 128\] in the model, .* more$"):
         told("vit", SHAPE, file)
     with pytest.raises(ValueError, match=r"it has no blocks\.3\.norm1\.weight, blocks\.3\.norm1\.bias, .* and 9 more$"):

@@ -267,7 +267,7 @@ def test_what_does_not_go_together_is_refused(overrides, message, tmp_path):
     [
         (["model=vit", "data=listops"], r"data=listops: holds text, which model=vit .*glyphs"),
         (["model=vit", "train.beams=4"], r"train\.beams=4: has no effect with model\.kind=image_classifier"),
-        (["model=vit", "model.pretrained=x"], r"model\.pretrained=x: has no effect with model\.kind=image_classifier"),
+        (["model=vit", "model.tokenizer=x"], r"model\.tokenizer=x: has no effect with model\.kind=image_classifier"),
         (
             ["model=bert", "train.score_by=ranking"],
             r"train\.score_by=ranking: has no effect with model\.kind=text_class",
