@@ -33,7 +33,7 @@ from nmtrain.models import build_model, sparsity_rules
 from nmtrain.models.indices import RealIndices
 from nmtrain.sparsity import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules, sparsify_model
 from nmtrain.training.optim import optimizer_bytes
-from nmtrain.training.start import start_told
+from nmtrain.training.start import goes_on, start_told
 from nmtrain.training.text_plan import require_texts_fit, text_cost, text_inputs
 
 # A micro-batch on the meta device: positional for images, whose argument no two libraries call the same.
@@ -179,7 +179,8 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     built: dict[str, tuple[nn.Module, Collection[str]] | None] = {}
     for config in configs:
         train = config.train
-        key = repr((config.model, config.init_from, config.data_shape, train.batch_size, train.micro_batches))
+        start = (config.init_from, goes_on(config))
+        key = repr((config.model, start, config.data_shape, train.batch_size, train.micro_batches))
         try:
             if key not in built:
                 built[key] = None  # stays, if it cannot be built

@@ -42,7 +42,7 @@ def start_told(config: Config, model: nn.Module) -> list[str]:
     try:
         if config.init_from is None and config.model.pretrained and isinstance(config.data_shape, TextShape):
             return new_weights(config.model, config.data_shape, download=not config.dry_run)
-        if not (config.init_from or config.model.pretrained) or _goes_on(config):
+        if not (config.init_from or config.model.pretrained) or goes_on(config):
             return []
         with naming(_setting(config)):
             told = _told(config, model)
@@ -94,6 +94,12 @@ def start_digest(config: Config, before: dict[str, str], refuse: Callable[[str],
     return {START: digest}
 
 
+def goes_on(config: Config) -> bool:
+    """Whether the run has weights of its own: a checkpoint, or those it ended with."""
+    own = (*config.run_folder.glob("checkpoints/*.pt"), *config.run_folder.glob("model.safetensors"))
+    return bool(own) and not config.force
+
+
 def _setting(config: Config) -> str:
     pretrained = f"model.pretrained={config.model.pretrained}"
     return pretrained if config.init_from is None else f"init_from={config.init_from}"
@@ -101,12 +107,6 @@ def _setting(config: Config) -> str:
 
 def _weights(run: Path) -> Path:
     return run / "model.safetensors"
-
-
-def _goes_on(config: Config) -> bool:
-    """Whether the run has weights of its own: a checkpoint, or those it ended with."""
-    own = (*config.run_folder.glob("checkpoints/*.pt"), *config.run_folder.glob("model.safetensors"))
-    return bool(own) and not config.force
 
 
 def _start_file(config: Config) -> Path | None:

@@ -1,5 +1,6 @@
 """Runs that start from the weights of another run or of a file: what they take, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -196,7 +197,23 @@ def test_the_name_depends_on_the_name_of_that_run_and_not_on_where_it_lies(make_
         make_config("init_from=a/second").run_name,
     }
     assert len(names | others) == 3
-    assert make_config("model.pretrained=null").run_name == make_config().run_name
+
+
+def test_runs_from_before_there_were_these_keys_keep_their_names(make_config):
+    config = make_config()
+    values = {key: value for key, value in config.values.items() if key != "init_from"}
+    values["model"] = {key: value for key, value in values["model"].items() if key != "pretrained"}
+    assert values != config.values
+    assert dataclasses.replace(config, values=values).run_name == config.run_name
+    assert make_config("model.pretrained=x.pth").run_name != config.run_name
+
+
+def test_each_run_of_a_sweep_that_has_not_begun_is_checked(dense, make_config):
+    begun = make_config(f"init_from={dense}", "train.updates=1")
+    run(begun)
+    shutil.rmtree(dense)
+    other = make_config(f"init_from={dense}", "train.updates=1", "seed=1")
+    assert shape_faults([begun, other]) == [f"init_from={dense}: there is no such folder"]
 
 
 def test_t5_starts_from_a_run_with_its_weights_and_needs_the_same_tokens(text_config, checkpoint):
