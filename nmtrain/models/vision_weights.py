@@ -131,21 +131,16 @@ def trial(architecture: str, arguments: Mapping[str, Any], file: Path) -> list[s
     Raises:
         ValueError: where the weights do not fit otherwise, naming tensors; where the file cannot be read.
     """
-    for device in ("meta", "cpu"):
-        tensors = _tensors(file, device)
-        try:
-            return _trial(architecture, dict(arguments), tensors, device) + _described_otherwise(
-                architecture, arguments, file.with_name("config.json")
-            )
-        except Exception as error:  # whatever timm or torch object to
-            if device == "meta" and "meta" in str(error):
-                continue  # an adaptation that needs the values
-            raise ValueError(f"does not fit {architecture} with {arguments}: {_misfit(error)}") from error
-    raise AssertionError("the last trial returns or raises")
+    tensors = _tensors(file)
+    try:
+        told = _trial(architecture, dict(arguments), tensors)
+    except Exception as error:  # whatever timm or torch object to
+        raise ValueError(f"does not fit {architecture} with {dict(arguments)}: {_misfit(error)}") from error
+    return told + _described_otherwise(architecture, arguments, file.with_name("config.json"))
 
 
-def _trial(architecture: str, arguments: dict[str, Any], tensors: dict[str, Tensor], device: str) -> list[str]:
-    with torch.device(device):
+def _trial(architecture: str, arguments: dict[str, Any], tensors: dict[str, Tensor]) -> list[str]:
+    with torch.device("meta"):
         fresh = timm.create_model(architecture, **arguments)
         theirs = _source(fresh, arguments, tensors)
         # Where classes or channels are others, timm asks for no tensor any more: so first as the file has them.
@@ -160,17 +155,18 @@ def _trial(architecture: str, arguments: dict[str, Any], tensors: dict[str, Tens
     if absent := [name for name in new if name.rpartition(".")[0] not in (*head, *stem)]:
         raise ValueError(f"it has no {some(absent)}")
     said = []
-    classes = theirs["num_classes"]
+    classes, channels = theirs["num_classes"], theirs["input_size"][0]
     if classes != arguments["num_classes"]:
         had = f"the file's is for {classes}" if classes else "the file has none"
         said.append(f"a new head for {arguments['num_classes']} classes ({had})")
-    if theirs["input_size"][0] != arguments["in_chans"]:
+    if channels != arguments["in_chans"]:
         how = "are new" if {f"{name}.weight" for name in stem} & set(new) else "are made of the file's"
-        said.append(f"weights for {arguments['in_chans']} input channels {how} ({theirs['input_size'][0]})")
+        said.append(f"weights for {arguments['in_chans']} input channels {how} ({channels})")
+    adapted = (*head, *(stem if channels != arguments["in_chans"] else ()))
     resized = [
         f"{name} ({list(tensors[name].shape)} to {list(ours.shape)})"
         for name, ours in fresh.state_dict().items()
-        if name in tensors and tensors[name].shape != ours.shape and name.rpartition(".")[0] not in (*head, *stem)
+        if name in tensors and tensors[name].shape != ours.shape and name.rpartition(".")[0] not in adapted
     ]
     return said + ([f"resized {some(resized)}"] if resized else [])
 
@@ -183,7 +179,7 @@ def load_into_new(architecture: str, arguments: Mapping[str, Any], file: Path) -
     """
     with torch.device("meta"):
         shapes = timm.create_model(architecture, **arguments)
-    overlay = _source(shapes, arguments, _tensors(file, "meta")) | {"file": str(file)}
+    overlay = _source(shapes, arguments, _tensors(file)) | {"file": str(file)}
     try:
         return timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
     except Exception as error:  # whatever timm or torch object to
@@ -216,17 +212,15 @@ def _names(model: nn.Module, key: str) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names or ())
 
 
-def _tensors(file: Path, device: str) -> dict[str, Tensor]:
-    """The tensors of a file by name; on the meta device no more than shapes of a safetensors file are read.
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, on the meta device; of a safetensors file only the header is read.
 
     Raises:
         ValueError: where the file is none that can be read.
     """
     try:
-        if file.suffix == _SAFE and device == "meta":
-            tensors = shapes_of(file)
-        else:
-            tensors = load_state_dict(str(file), device=device)  # never runs what a pickle asks for
+        # Of pickled files timm takes tensors and plain containers only, and runs nothing that they ask for.
+        tensors = shapes_of(file) if file.suffix == _SAFE else load_state_dict(str(file), device="meta")
     except Exception as error:  # of safetensors, pickle, zip files, torch
         raise ValueError(f"{file.name} cannot be read as weights: {_one_line(error)}") from error
     if not isinstance(tensors, dict) or not any(isinstance(tensor, Tensor) for tensor in tensors.values()):

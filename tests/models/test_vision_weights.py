@@ -86,6 +86,13 @@ def test_other_classes_channels_and_sizes_change_the_tensors_that_depend_on_them
     assert all(torch.equal(models[0][n], models[1][n]) for n in models[0])
 
 
+def test_patches_of_another_size_are_resized_and_told(weights):
+    file, _ = weights("vit")
+    assert told("vit", SHAPE, file, patch_size=8) == [
+        "resized pos_embed ([1, 17, 128] to [1, 5, 128]), patch_embed.proj.weight ([128, 1, 4, 4] to [128, 1, 8, 8])"
+    ]
+
+
 def test_one_channel_is_the_sum_of_the_three_that_the_file_has(weights):
     file, state = weights("resnet", OTHER)
     loaded = build_vision_model("resnet", DataShape(7, 1, 32, 100, 10), {}, file)
