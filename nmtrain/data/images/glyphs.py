@@ -47,8 +47,8 @@ class Glyphs(ImageSource):
     """The first ``classes`` of ``CHARACTERS`` in twelve faces, each image distorted and made noisy at random.
 
     The images depend on the options ``classes``, ``image_size``, ``train_size``, ``val_size``, ``noise`` and
-    ``generation_seed`` alone; those for test, which are drawn only where they are evaluated on, on ``test_size`` and not
-    on the other two sizes. They are kept in ``cache_dir`` (default: the user's cache folder).
+    ``generation_seed`` alone; those for test, which are drawn only where they are evaluated on, on ``test_size`` in
+    place of the other two sizes. They are kept in ``cache_dir`` (default: the user's cache folder).
     """
 
     classes: int = 200

@@ -39,8 +39,8 @@ class Corpus(TextSource):
     """All ``.txt`` files of a folder, or one file, in UTF-8, as one text in windows of ``window`` bytes.
 
     Windows at equal distances are for validation, and of the others again some for test; their gaps are the same in
-    every run. Those of the training windows are drawn anew in each update. The built-in sample, ``path=null``, is help text of Python's language reference: it
-    differs from one version of Python to the next.
+    every run. Those of the training windows are drawn anew in each update. The built-in sample, ``path=null``, is help
+    text of Python's language reference: it differs from one version of Python to the next.
     """
 
     path: str | None = None

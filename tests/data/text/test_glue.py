@@ -90,9 +90,7 @@ def test_hidden_labels_of_a_test_set_are_refused_with_what_to_do(hidden, load, t
     folder = write("rte", tmp_path / "set")
     unlabelled = rows("rte", 4).remove_columns("label").add_column("label", [hidden] * 4)
     unlabelled.to_parquet(folder / "test.parquet")
-    with pytest.raises(
-        DataError, match=r"^glue/rte \(test\): example 0 has no label \((-1|None)\): the published test"
-    ):
+    with pytest.raises(DataError, match=r"^glue/rte \(test\): example 0 has no label \((-1|None)\): the published"):
         load(task="rte", path=str(folder), evaluate="test")
     load(task="rte", path=str(folder))
 
