@@ -105,7 +105,9 @@ def test_tasks_trained_in_two_ways_are_two_tables_that_say_how(train, sections):
 def test_the_title_says_what_is_not_as_shipped(train, sections):
     train("rte", "sr_ste", [0.60], **{"mask.axis": "output"})
     train("cola", "sr_ste", [0.60], **{"mask.axis": "output"})
-    assert [table.title for table in glue_tables(sections())] == ["GLUE average: vit, ff sparse, validation split (mask.axis=output)"]
+    assert [table.title for table in glue_tables(sections())] == [
+        "GLUE average: vit, ff sparse, validation split (mask.axis=output)"
+    ]
 
 
 def test_it_is_said_why_there_is_no_average(train, sections):

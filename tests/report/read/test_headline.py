@@ -80,7 +80,9 @@ def test_differences_keep_their_sign_and_say_which_is_better(perplexity, section
     assert table is not None
     assert table.title == "Difference in perplexity to SR-STE: gpt on text"
     assert dict(zip(table.head, table.rows[0], strict=True))["SDGF stepwise"].text == "-10.00 ± 0.00"
-    assert table.notes[0].startswith("Perplexity above SR-STE on the validation split, so that less than zero is better: mean over pairs")
+    assert table.notes[0].startswith(
+        "Perplexity above SR-STE on the validation split, so that less than zero is better: mean over pairs"
+    )
 
 
 def test_advice_names_the_lowest_as_best(perplexity, sections):
