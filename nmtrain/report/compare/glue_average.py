@@ -106,8 +106,8 @@ def _table(alike: Alike, others: Sequence[Alike]) -> Table:
     ]
     notes = [
         "Mean over tasks of each task's headline metric (correlations count as they are), in %: mean over seeds ± "
-        f"half of its 95 % t-interval, on the {WORDS[alike.split]} split. Each row averages over the tasks named in it, "
-        "all trained alike but for data.",
+        f"half of its 95 % t-interval, on the {WORDS[alike.split]} split. Each row averages over the tasks named in "
+        "it, all trained alike but for data.",
         TEST,
         *([f"Left out, trained with several settings: {', '.join(several)}."] if several else []),
         *([f"Left out, trained with another setting: {', '.join(otherwise)}."] if otherwise else []),

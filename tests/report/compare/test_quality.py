@@ -189,7 +189,8 @@ def test_plain_text_is_aligned_and_explained(run, sections):
 def test_a_title_names_what_is_not_as_shipped_even_where_nothing_else_was_trained(run, sections):
     run("sdgf", "1:4", config={"mask.axis": "output", "mask.names": ["head.weight"], "train.precision": "bf16"})
     assert [section.title for section in sections()] == [
-        'vit on glyphs, ff sparse, validation split (mask.axis=output, mask.names=["head.weight"], train.precision=bf16)'
+        "vit on glyphs, ff sparse, validation split "
+        '(mask.axis=output, mask.names=["head.weight"], train.precision=bf16)'
     ]
 
 
