@@ -24,7 +24,15 @@ from nmtrain.config.schema import (
     TrainConfig,
 )
 from nmtrain.config.small_models import SMALL_MODEL_OPTIONS
-from nmtrain.data import DataShape, TextShape, data_names, describe_data, headline
+from nmtrain.data import (
+    DataShape,
+    TextShape,
+    data_names,
+    default_options,
+    describe_data,
+    headline,
+    options_of_test_alone,
+)
 from nmtrain.errors import ConfigError
 from nmtrain.recipes import Recipe, RecipeError, build_recipe, list_recipes
 from nmtrain.sparsity.pattern import NMPattern
@@ -42,7 +50,13 @@ _NOT_RESULT = {
     ("train", "eval_batch_size"),
 }
 # Keys that came later: with these values a run is what it was without the key, and keeps its name.
-_AS_BEFORE: dict[tuple[str, ...], Any] = {("train", "length_penalty"): 1.0, ("init_from",): None}
+_AS_BEFORE: dict[tuple[str, ...], Any] = {
+    ("train", "length_penalty"): 1.0,
+    ("data", "test_split"): False,
+    ("data", "test_fraction"): 0,
+    ("init_from",): None,
+}
+_ALWAYS_HAD_EVALUATE = ("listops", "wmt")  # so that it stands in the names of their runs whatever its value
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,11 @@ class Config:
         return self.data_shape.train_size // self.train.batch_size
 
     @property
+    def split(self) -> str:
+        """What the run is evaluated on: "val" or "test"."""
+        return str(self.data["evaluate"])
+
+    @property
     def total_updates(self) -> int:
         if self.train.updates is not None:
             return self.train.updates
@@ -109,6 +128,9 @@ def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
         kept["init_from"] = Path(str(kept["init_from"])).name  # wherever it lies
     if kept["model"].get("kind") == "image_classifier" and kept["model"].get("pretrained") is None:
         kept["model"].pop("pretrained", None)  # a key that image models did not have
+    if kept["data"]["evaluate"] == "val" and kept["data"]["name"] not in _ALWAYS_HAD_EVALUATE:
+        unread = ("evaluate", *options_of_test_alone(kept["data"]["name"]))
+        kept["data"] = {key: value for key, value in kept["data"].items() if key not in unread}
     if kept["train"]["updates"] is not None:
         kept["train"] = {key: value for key, value in kept["train"].items() if key != "epochs"}  # overridden
     if is_dense:  # trained once for every pattern
@@ -141,7 +163,7 @@ def check_config(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: listing every fault that can be seen without building the model or reading data.
     """
-    values = _with_whole_path(_with_small_model_options(values))
+    values = _with_whole_path(_with_data_defaults(_with_small_model_options(values)))
     faults: list[str] = []
     try:
         valid = dict(Root.model_validate(values))
@@ -191,6 +213,14 @@ def _with_whole_path(values: dict[str, Any]) -> dict[str, Any]:
         if given and isinstance(given, str)
         else values
     )
+
+
+def _with_data_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml says of data that a user's own YAML describes: all options, those it leaves out too."""
+    data = values.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        return values
+    return values | {"data": default_options(data["name"]) | data}
 
 
 def _check_data(data: Any, model: ModelConfig | None, faults: list[str]) -> DataShape | TextShape | None:

@@ -30,10 +30,12 @@ __all__ = [
     "TextShape",
     "TextSource",
     "data_names",
+    "default_options",
     "describe_data",
     "headline",
     "load_data",
     "local_files",
+    "options_of_test_alone",
 ]
 
 _SOURCES: dict[str, type[ImageSource | TextSource]] = {
@@ -72,8 +74,19 @@ def headline(name: str, **options: Any) -> str:
     return _source(name, options).headline
 
 
+def default_options(name: str) -> dict[str, Any]:
+    """The options of a data source that a config need not say; none of a name that is not known."""
+    return {field.name: field.default for field in fields(_SOURCES[name])} if name in _SOURCES else {}
+
+
+def options_of_test_alone(name: str) -> tuple[str, ...]:
+    """The options that say what the test split is, and change nothing where that is not evaluated on."""
+    return _SOURCES[name].of_test_alone if name in _SOURCES else ()
+
+
 def local_files(name: str, **options: Any) -> list[Path]:
-    """The local files and folders that the examples are read from; none where they are drawn, or from the hub.
+    """The local files and folders that the examples of training and of the split to evaluate are read from; none
+    where they are drawn, or from the hub.
 
     Raises:
         ValueError: as :func:`describe_data`.

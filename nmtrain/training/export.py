@@ -15,6 +15,7 @@ from torch import nn
 
 from nmtrain.config.check import Config, check_config
 from nmtrain.data import DataShape, TextShape
+from nmtrain.data.earlier import completed
 from nmtrain.errors import RunFolderError
 from nmtrain.models import build_model
 from nmtrain.models.saved import aliases, load_saved
@@ -82,12 +83,11 @@ def _recorded_rules(folder: RunFolder) -> list[SparsityRule]:
 
 
 def _completed(values: dict[str, Any]) -> dict[str, Any]:
-    """The config of a run from before ``data.form``, when classifiers were given T5's string and words."""
+    """The config of a run, with what the absence of later options meant."""
     model, data = values.get("model"), values.get("data")
     if not isinstance(model, dict) or not isinstance(data, dict):
         return values
-    is_concerned = model.get("kind") == "text_classifier" and data.get("name") == "glue"
-    return values | {"data": {"form": "t5"} | data} if is_concerned else values
+    return values | {"data": completed(data, model.get("kind"))}
 
 
 def evaluate_run(path: Path) -> dict[str, float]:

@@ -29,7 +29,7 @@ def summarize(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, fl
         "updates": config.total_updates,
         "epochs": config.total_updates / config.updates_per_epoch,
         "headline": trainer.task.headline,
-        "metrics": {f"val/{name}": value for name, value in metrics.items()},
+        "metrics": {f"{config.split}/{name}": value for name, value in metrics.items()},
         **({"signatures": trainer.task.signatures} if trainer.task.signatures else {}),
         "flops": plan.flops,
         "bytes": plan.bytes | {"exported": (trainer.folder / "model.safetensors").stat().st_size},

@@ -16,6 +16,8 @@ from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
+from nmtrain.data import options_of_test_alone
+from nmtrain.data.earlier import completed
 from nmtrain.report.read.defaults import shipped_settings
 from nmtrain.report.read.flat import Flat, describe, differing, flatten, without
 from nmtrain.sparsity.pattern import NMPattern
@@ -40,7 +42,7 @@ LENGTH = ("train.epochs", "train.updates")
 SPARSE_ONLY = ("mask",)
 # What a title does not repeat: it stands elsewhere in it, or changes the way to a result and not the result.
 _UNTITLED = (
-    *("mask.roles", "mask.patterns", "data.task", "data.pair", "data.path", *LENGTH),
+    *("mask.roles", "mask.patterns", "data.task", "data.pair", "data.path", "data.evaluate", *LENGTH),
     *("train.eval_every", "train.compile", "train.device"),
 )
 
@@ -87,9 +89,9 @@ def setting_of(config: Mapping[str, Any]) -> Flat:
     given = without(flatten(config), VARIED + NOT_RESULT)
     default = without(shipped_settings(given), ("model.options",))  # what is not said there is up to the library
     setting = default | {key: value for key, value in given.items() if value != {}}
-    if given.get("data.name") == "glue" and setting.get("model.kind") == "text_classifier":
-        setting["data.form"] = given.get("data.form", "t5")  # the only one, before there was the key
-    setting = without(setting, NOT_RESULT)
+    setting |= flatten({"data": completed(config.get("data") or {}, setting.get("model.kind"))})
+    unread = options_of_test_alone(setting.get("data.name", "")) if setting["data.evaluate"] == "val" else ()
+    setting = without(setting, (*NOT_RESULT, *(f"data.{option}" for option in unread)))
     if setting.get("train.updates") is not None:
         setting.pop("train.epochs", None)  # overridden
     if start := setting.pop("init_from", None):

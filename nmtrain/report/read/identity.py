@@ -22,6 +22,7 @@ from nmtrain.report.read.grouping import (
 )
 from nmtrain.report.read.headline import DEFAULT
 from nmtrain.report.read.provenance import older_rules
+from nmtrain.report.read.split import split_of
 
 # How a run was lost: its loss or weights were no longer finite, or it failed otherwise.
 DIVERGED, FAILED = "diverged", "failed"
@@ -73,7 +74,7 @@ def _metrics(folders: Sequence[RunFolder], settings: Sequence[Flat | None]) -> l
             signature = signature_of(folder.summary) if len(signatures[key, headline]) > 1 else None
         found.append({} if headline == DEFAULT else {"headline": headline})
         found[-1] |= {"signature": method_of(signature)} if signature else {}
-        found[-1] |= older_rules(folder.config, folder.environment)
+        found[-1] |= older_rules(folder.config, folder.environment, folder.test if folder.afterwards else None)
     return found
 
 
@@ -104,6 +105,7 @@ def _identity(folder: RunFolder, is_dense: bool) -> dict[str, Any]:
     return {
         "model": config["model"]["name"],
         "data": data_label(config["data"]),
+        "split": split_of(config),
         "roles": None if is_dense else roles_text((summary or {}).get("roles", config["mask"]["roles"])),
         "sparsity": sparsity,
         "target_density": density_of(sparsity),
