@@ -37,3 +37,8 @@ def _digest() -> hashlib.blake2b:
 def changed_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """The files that are not as they were: changed, new or gone."""
     return sorted(name for name in (before.keys() | now.keys()) - {EXAMPLES} if before.get(name) != now.get(name))
+
+
+def foreign_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The files that hold what none did before, wherever they lay then."""
+    return sorted(name for name, digest in now.items() if digest not in before.values())
