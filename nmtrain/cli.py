@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,8 @@ nmtrain: train N:M structured-sparse networks
   nmtrain model=vit sparsity=1:32 recipe=sdgf        train one run (the word `train` is optional)
   nmtrain ... --dry-run                              check everything, show phases, tensors, cost; train nothing
   nmtrain -m recipe=dense,sr_ste,mdgf,sdgf sparsity=1:8,1:32 seed=0,1,2     sweep, one run after the other
-  nmtrain eval RUN                                   evaluate a finished run's model again
+  nmtrain eval RUN [data.path=NEW ...]               score a finished run's model again, also on data that moved
+  nmtrain eval RUN data.evaluate=test                score it on the test split; RUN/test/metrics.json keeps it
   nmtrain export RUN [--out DIR]                     write its model for plain timm or transformers
   nmtrain report [FOLDERS] [--out DIR]               tables, plots and a page from run folders
   nmtrain list [GROUP]                               what there is to choose
@@ -140,25 +142,38 @@ def _show(arguments: list[str]) -> None:
         raise UsageError(str(error)) from error
 
 
-def _eval(arguments: list[str]) -> None:
-    run = _finished_run(arguments, "eval RUN")
-    from nmtrain.training.export import evaluate_run
+# A key has no slash, and so is no folder's path.
+_SETTING = re.compile(r"\+{0,2}[\w.]+=")
 
-    for name, value in evaluate_run(run).items():
-        print(f"val/{name}: {value:.6f}")
+
+def _eval(arguments: list[str]) -> None:
+    arguments, folders = _take(arguments, "--config-dir")
+    settings = [argument for argument in arguments if _SETTING.match(argument)]
+    paths = [argument for argument in arguments if argument not in settings]
+    run = _finished_run(paths, "eval RUN [data.KEY=VALUE ...] [--config-dir DIR]")
+    from nmtrain.config.compose import evaluation_overrides
+
+    overrides = evaluation_overrides(settings, folders)
+    from nmtrain.training.evaluation import evaluate_run, write_evaluation
+
+    evaluation = evaluate_run(run, overrides)
+    for name, value in evaluation["metrics"].items():
+        print(f"{name}: {value:.6f}")
+    if evaluation["split"] == "test":
+        write_evaluation(run, evaluation)
 
 
 def _export(arguments: list[str]) -> None:
-    paths, out = _take_out(arguments)
+    paths, outs = _take(arguments, "--out")
     run = _finished_run(paths, "export RUN [--out DIR]")
     from nmtrain.training.export import export_run
 
-    out = out or run / "export"
+    out = outs[-1] if outs else run / "export"
     print(f"{out}: load it with {export_run(run, out)}")
 
 
 def _report(arguments: list[str]) -> None:
-    paths, out = _take_out(arguments)
+    paths, outs = _take(arguments, "--out")
     if any(path.startswith("-") for path in paths):
         raise UsageError("usage: nmtrain report [FOLDERS] [--out DIR]")
     from nmtrain.report.draw.processes import start_server
@@ -166,26 +181,26 @@ def _report(arguments: list[str]) -> None:
     start_server()  # it imports what draws while this process imports what reads
     from nmtrain.report import write_report
 
-    result = write_report([Path(path) for path in paths or ["results/runs"]], out or Path("results/report"))
+    result = write_report([Path(path) for path in paths or ["results/runs"]], (outs or [Path("results/report")])[-1])
     print(result.table)
     print(f"\nreport: {result.paths[0]}")
 
 
-def _take_out(arguments: list[str]) -> tuple[list[str], Path | None]:
-    """The arguments without ``--out DIR``, and DIR."""
+def _take(arguments: list[str], wanted: str) -> tuple[list[str], list[Path]]:
+    """The arguments without ``--out DIR``, or another flag that names a folder, and each DIR."""
     rest: list[str] = []
-    out: Path | None = None
+    folders: list[Path] = []
     given = iter(arguments)
     for argument in given:
         flag, equals, value = argument.partition("=")
-        if flag != "--out":
+        if flag != wanted:
             rest.append(argument)
             continue
         value = value if equals else next(given, "")
         if not value or value.startswith("-"):
-            raise UsageError("--out: name a folder")
-        out = Path(value)
-    return rest, out
+            raise UsageError(f"{wanted}: name a folder")
+        folders.append(Path(value).expanduser())
+    return rest, folders
 
 
 def _list(arguments: list[str]) -> None:
@@ -205,8 +220,9 @@ def _finished_run(arguments: list[str], usage: str) -> Path:
         raise UsageError(f"usage: nmtrain {usage}")
     from nmtrain.runs.folder import RunFolder
 
-    RunFolder(Path(arguments[0])).require_finished()
-    return Path(arguments[0])
+    run = Path(arguments[0]).expanduser()
+    RunFolder(run).require_finished()
+    return run
 
 
 if __name__ == "__main__":

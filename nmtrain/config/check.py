@@ -157,8 +157,11 @@ def _canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def check_config(values: dict[str, Any]) -> Config:
+def check_config(values: dict[str, Any], data_shape: DataShape | TextShape | None = None) -> Config:
     """Check a resolved config that came from YAML or the command line.
+
+    Args:
+        data_shape: of the data, where it is known; they are then not looked at.
 
     Raises:
         ConfigError: listing every fault that can be seen without building the model or reading data.
@@ -170,7 +173,7 @@ def check_config(values: dict[str, Any]) -> Config:
     except ValidationError as error:
         faults += [line for fault in error.errors() for line in describe(fault, Root)]
         valid = _valid_sections(values)
-    shape = _check_data(values.get("data"), valid.get("model"), faults)
+    shape = data_shape or _check_data(values.get("data"), valid.get("model"), faults)
     recipes = _check_recipes(values, valid, faults)
     faults += _cross_checks(valid, values.get("data"), shape)
     if faults or shape is None:

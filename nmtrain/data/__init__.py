@@ -66,12 +66,12 @@ def describe_data(name: str, for_classifier: bool = False, /, **options: Any) ->
 
 
 def headline(name: str, **options: Any) -> str:
-    """The metric that tables show of this data set, such as "accuracy".
+    """The metric that tables show of this data set, such as "accuracy"; no file is looked at, no value is checked.
 
     Raises:
-        ValueError: as :func:`describe_data`.
+        ValueError: for an unknown name.
     """
-    return _source(name, options).headline
+    return _unchecked(name, options).headline
 
 
 def default_options(name: str) -> dict[str, Any]:
@@ -120,10 +120,8 @@ def load_data(
 
 
 def _source(name: str, options: dict[str, Any], for_classifier: bool = False) -> ImageSource | TextSource:
-    if name not in _SOURCES:
-        raise ValueError(f"data.name: {name!r} is not a data source. Available: [{', '.join(data_names())}]")
-    known = [field.name for field in fields(_SOURCES[name])]
-    source = _SOURCES[name](**{option: value for option, value in options.items() if option in known})
+    source = _unchecked(name, options)
+    known = [field.name for field in fields(source)]
     lines = [
         f"data.{option}={options[option]!r}: data={name} has no such option. Available: [{', '.join(known)}]"
         for option in options
@@ -133,3 +131,11 @@ def _source(name: str, options: dict[str, Any], for_classifier: bool = False) ->
     if lines:
         raise ValueError("\n".join(lines))
     return source.for_classifier() if for_classifier and isinstance(source, TextSource) else source
+
+
+def _unchecked(name: str, options: dict[str, Any]) -> ImageSource | TextSource:
+    """The source with those options that it has."""
+    if name not in _SOURCES:
+        raise ValueError(f"data.name: {name!r} is not a data source. Available: [{', '.join(data_names())}]")
+    known = {field.name for field in fields(_SOURCES[name])}
+    return _SOURCES[name](**{option: value for option, value in options.items() if option in known})

@@ -41,3 +41,8 @@ def changed_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
     return sorted(
         name for name in (before.keys() | now.keys()) - {EXAMPLES, START} if before.get(name) != now.get(name)
     )
+
+
+def foreign_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The files that hold what none did before, wherever they lay then."""
+    return sorted(name for name, digest in now.items() if digest not in before.values())

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from nmtrain.errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 # Faults of earlier versions that change results and that this one has mended: reports mark the runs that lack them.
@@ -61,7 +63,7 @@ def describe_environment(device: torch.device, compiled: bool) -> dict[str, Any]
     source = Path(__file__).parent
     git = subprocess.run(["git", "-C", str(source), "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+        "versions": package_versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
@@ -71,6 +73,17 @@ def describe_environment(device: torch.device, compiled: bool) -> dict[str, Any]
         "fixes": FIXES,
         "command": sys.argv[1:],
     }
+
+
+def require_device(device: str) -> None:
+    """Raise ConfigError for ``train.device=cuda`` where there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["train.device=cuda: torch finds no CUDA device here; allowed: auto, cpu"])
+
+
+def package_versions() -> dict[str, str]:
+    """Of Python and of the packages that a number may depend on."""
+    return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
 
 
 def environments_before(last: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,13 +1,14 @@
-"""Models out of a run folder: evaluated again, or exported for plain timm."""
+"""Models out of a run folder: loaded and checked, or exported for plain timm and transformers."""
 
 from __future__ import annotations
 
 import json
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -22,9 +23,7 @@ from nmtrain.models.saved import aliases, load_saved
 from nmtrain.models.vision import vision_architecture
 from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.sparsity import NMPattern, SparsityRule, verify_sparsity
-from nmtrain.training.loading import load_same_task
-
-logger = logging.getLogger(__name__)
+from nmtrain.training.kept import kept_model, kept_shape
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -45,27 +44,51 @@ def save_weights(model: nn.Module, path: Path) -> None:
 def load_run(path: Path) -> tuple[Config, nn.Module]:
     """Config and final projected model of a finished run, the model checked group by group.
 
+    Data, checkpoint and tokenizer need not be where they were: what the run kept of them takes their place.
+
     Raises:
         RunFolderError: if the folder is not a finished run's, if a file of it is missing or damaged, or if a group of
             a sparse tensor has more than N non-zero weights.
     """
     folder = RunFolder(path)
     folder.require_finished()
-    file = folder / "config.yaml"
-    try:
-        values = yaml.safe_load(file.read_text())
+    shape = kept_shape(folder)
+    with damage_told(folder / "config.yaml"):
+        config = check_config(saved_values(folder), shape)
+    if shape is not None:
+        config = replace(config, model=kept_model(folder, config.model))
+    return config, load_model(folder, config)
+
+
+def saved_values(folder: RunFolder) -> dict[str, Any]:
+    """The content of config.yaml, as this version reads it. Raises RunFolderError if there are no keys and values."""
+    with damage_told(folder / "config.yaml"):
+        values = yaml.safe_load((folder / "config.yaml").read_text())
         if not isinstance(values, dict):
             raise ValueError("no keys and values")
-        config = check_config(_completed(values))
+        return _completed(values)
+
+
+def load_model(folder: RunFolder, config: Config) -> nn.Module:
+    """The final projected model of a run, as `load_run`, for a config that is checked."""
+    with damage_told(folder / "config.yaml"):
         model = build_model(config.model, config.data_shape, pretrained=False)
-        file = folder / "model.safetensors"
+    file = folder / "model.safetensors"
+    with damage_told(file):
         load_saved(model, load_file(file))
         verify_sparsity(model, _recorded_rules(folder))
+    return model
+
+
+@contextmanager
+def damage_told(file: Path) -> Iterator[None]:
+    """Turn what goes wrong with a file of a run folder into RunFolderError with its name."""
+    try:
+        yield
     except OSError as error:
         raise RunFolderError(f"{file}: {error.strerror or error}") from error
     except (ValueError, KeyError, RuntimeError, SafetensorError, yaml.YAMLError) as error:
         raise RunFolderError(f"{file}: does not hold what this run left: {error}") from error
-    return config, model
 
 
 def _recorded_rules(folder: RunFolder) -> list[SparsityRule]:
@@ -88,23 +111,6 @@ def _completed(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(model, dict) or not isinstance(data, dict):
         return values
     return values | {"data": completed(data, model.get("kind"))}
-
-
-def evaluate_run(path: Path) -> dict[str, float]:
-    """Validation metrics of a run's final model, computed anew."""
-    config, model = load_run(path)
-    device = "cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu"
-    environment = RunFolder(path).read_json("environment.json") if (path / "environment.json").exists() else {}
-
-    def warn(change: str) -> None:
-        logger.warning("%s; the score may be another", change)
-
-    try:
-        task, _ = load_same_task(config, model.to(device), torch.device(device), environment.get("data", {}), warn)
-    except ValueError as error:  # of a tokenizer that is gone
-        raise RunFolderError(f"{path}: {error}") from error
-    with torch.autocast(device, torch.bfloat16, enabled=config.train.precision == "bf16"):
-        return task.evaluate(model, config.train.eval_batch_size)
 
 
 def export_run(path: Path, out: Path) -> str:

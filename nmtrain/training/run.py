@@ -19,10 +19,12 @@ from nmtrain.training.checkpoint import load_checkpoint
 from nmtrain.training.environment import (
     describe_environment,
     environments_before,
+    require_device,
     warn_of_variables,
     without_accelerate_variables,
 )
 from nmtrain.training.export import save_weights
+from nmtrain.training.kept import keep_model
 from nmtrain.training.loading import load_same_task
 from nmtrain.training.loop import Trainer, final_states
 from nmtrain.training.plan import Plan, make_plan
@@ -44,8 +46,7 @@ def run(config: Config) -> dict[str, Any]:
         TrainingError: if training fails; the folder says ``failed`` and keeps what was made.
         Stopped: after Ctrl-C or SIGTERM; the folder says ``preempted`` and the same command goes on.
     """
-    if config.train.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(["train.device=cuda: torch finds no CUDA device here; allowed: auto, cpu"])
+    require_device(config.train.device)
     plan = make_plan(config)
     folder = RunFolder(config.run_folder)
     folder.prepare()
@@ -111,6 +112,7 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     task, environment["data"] = load_same_task(config, model, accelerator.device, before, _refuse_other_data)
     environment["data"] |= start_digest(config, before, _refuse_other_data)
     folder.write_json("environment.json", environment)
+    keep_model(folder, config)
     if (lengths := task.lengths()) is not None:
         plan = plan.with_lengths(lengths)
     trainer = Trainer(plan, model, task, accelerator, folder, checkpoint, environment["data"])
