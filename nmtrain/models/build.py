@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from nmtrain.data import DataShape, TextShape
+from nmtrain.models.registry import build_registered, is_registered
 
 if TYPE_CHECKING:
     from nmtrain.config.schema import ModelConfig
 
 
 def build_model(model: ModelConfig, shape: DataShape | TextShape, pretrained: bool = True) -> nn.Module:
-    """A stock model for data of the given shape, randomly initialised from torch's global generator or pretrained.
+    """A stock or registered model for data of the given shape, randomly initialised or pretrained.
+
+    Random weights are drawn from torch's global generator.
 
     Args:
         pretrained: False leaves out the weights of ``model.pretrained``: others take their place, or none are wanted.
@@ -26,6 +29,8 @@ def build_model(model: ModelConfig, shape: DataShape | TextShape, pretrained: bo
         from nmtrain.models.language import build_language_model
 
         return build_language_model(model, shape, pretrained)
+    if is_registered(model.name):
+        return build_registered(model.name, shape, model.options)
     from nmtrain.models.vision import build_vision_model
 
     return build_vision_model(model.name, shape, model.options)

@@ -17,8 +17,10 @@ from nmtrain.config.check import Config, check_config
 from nmtrain.data import DataShape, TextShape
 from nmtrain.errors import RunFolderError
 from nmtrain.models import build_model
+from nmtrain.models.registry import is_registered
 from nmtrain.models.vision import vision_architecture
 from nmtrain.runs.folder import RunFolder, write_whole
+from nmtrain.runs.loaded import changed_plugins, missing_plugin, provider
 from nmtrain.sparsity import NMPattern, SparsityRule, verify_sparsity
 from nmtrain.training.loading import load_same_task
 
@@ -56,6 +58,8 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
     """
     folder = RunFolder(path)
     folder.require_finished()
+    environment = folder.read_json("environment.json") if (folder / "environment.json").exists() else {}
+    values: dict[str, Any] = {}
     file = folder / "config.yaml"
     try:
         values = yaml.safe_load(file.read_text())
@@ -77,7 +81,12 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
     except OSError as error:
         raise RunFolderError(f"{file}: {error.strerror or error}") from error
     except (ValueError, KeyError, RuntimeError, SafetensorError, yaml.YAMLError) as error:
-        raise RunFolderError(f"{file}: does not hold what this run left: {error}") from error
+        lacking = missing_plugin(values, environment) if isinstance(values, dict) else None
+        raise RunFolderError(
+            f"{path}: {lacking}" if lacking else f"{file}: does not hold what this run left: {error}"
+        ) from error
+    for change in changed_plugins(values, environment):
+        logger.warning("%s: %s", path, change)
     return config, model
 
 
@@ -141,6 +150,8 @@ def export_run(path: Path, out: Path) -> str:
 def _export_image(config: Config, model: nn.Module, out: Path) -> str:
     shape = config.data_shape
     assert isinstance(shape, DataShape)
+    if is_registered(config.model.name):
+        return _export_registered(config, model, out)
     name, arguments = vision_architecture(config.model.name, shape, config.model.options)
     description: dict[str, Any] = {
         "architecture": name,
@@ -154,6 +165,21 @@ def _export_image(config: Config, model: nn.Module, out: Path) -> str:
     save_weights(model, out / "model.safetensors")
     write_whole(out / "config.json", lambda file: file.write(json.dumps(description, indent=1).encode()))
     return f'timm.create_model("local-dir:{out}", pretrained=True)'
+
+
+def _export_registered(config: Config, model: nn.Module, out: Path) -> str:
+    """A model from outside, which only the code that it is from can build."""
+    plugin = provider("model", config.model.name)
+    description = {
+        "model": config.model.name,
+        "shape": vars(config.data_shape),
+        "options": config.model.options,
+        "plugin": plugin.record() if plugin else None,
+    }
+    save_weights(model, out / "model.safetensors")
+    write_whole(out / "config.json", lambda file: file.write(json.dumps(description, indent=1).encode()))
+    weights = out / "model.safetensors"
+    return f'model.load_state_dict(safetensors.torch.load_file("{weights}")), model as {config.model.name} builds it'
 
 
 def _export_text(config: Config, model: Any, out: Path) -> str:
