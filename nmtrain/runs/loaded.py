@@ -22,6 +22,8 @@ from nmtrain.errors import PluginError
 
 _NAME = re.compile(r"\w[\w.+-]*")  # what a file, a run folder and a sweep can be named after
 
+_TAKEN = re.compile(r"Overwriting (\S+) in registry")  # what timm warns of
+
 
 @dataclass(eq=False)
 class Plugin:
@@ -88,16 +90,19 @@ def told(what: str, root: str) -> Iterator[None]:
     """
     try:
         with warnings.catch_warnings():
-            # Of timm, where a model takes the name of another one.
-            warnings.filterwarnings("error", "Overwriting", module=re.escape(root))
+            warnings.filterwarnings("error", _TAKEN.pattern, module=re.escape(root))
             yield
     except (Exception, SystemExit) as error:
-        reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {_first_line(error)}"
-        raise PluginError(f"{place(error) or what}: {reason}") from error
+        raise PluginError(f"{place(error) or what}: {_reason(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].strip()
+def _reason(error: BaseException) -> str:
+    if isinstance(error, PluginError):
+        return str(error)
+    if taken := _TAKEN.match(str(error)):
+        return f"model {taken[1]}: the name is taken by timm; choose another"
+    first, *_ = (error.msg if isinstance(error, SyntaxError) else str(error)).splitlines() or [""]
+    return f"{type(error).__name__}: {first}".removesuffix(": ")
 
 
 def enter(kind: str, name: Any, thing: Any, registry: dict[str, Any], ours: Iterable[str] = ()) -> None:
