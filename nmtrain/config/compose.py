@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nmtrain.config.choices import groups, near
 from nmtrain.config.faults import written
 from nmtrain.errors import ConfigError
+from nmtrain.runs.loaded import provider
 
 EVALUATION_KEYS = ("train.eval_batch_size", "train.device")  # beside those of data, what `nmtrain eval` may be told
 _OF_HYDRA = re.compile(r"hydra([./]|$)")
@@ -109,10 +110,16 @@ def _choice_faults(group: str, override: Override, known: dict[str, str]) -> lis
     optional = (None,) if group == "experiment" and not override.is_sweep_override() else ()
     names = [choice if choice is None or isinstance(choice, bool) else str(choice) for choice in chosen]
     return [
-        f"{group}={written(name)}: there is no such {group}. Available: {list(known)}{near(name, known)}"
+        f"{group}={written(name)}: {_why_no_choice(group, name, known)}"
         for name in names
         if name not in known and name not in optional
     ]
+
+
+def _why_no_choice(group: str, name: Any, known: dict[str, str]) -> str:
+    if (plugin := provider(group, str(name))) is not None:
+        return f"{plugin.origin} registers it, but its defaults are nowhere; write the file {plugin.yaml(group, name)}"
+    return f"there is no such {group}. Available: {list(known)}{near(name, known)}"
 
 
 def _searched(overrides: Iterator[Override]) -> list[Path]:

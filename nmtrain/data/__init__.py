@@ -1,13 +1,15 @@
 """Data sets turned into batches. A new source is one class, one line in ``_SOURCES``, one YAML file, one test.
 
+One from outside calls `register` instead of the line.
+
 Importing this package, and describing a data set, imports neither torch nor any imaging library.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nmtrain.data.images.digits import Digits
 from nmtrain.data.images.glyphs import Glyphs
@@ -17,6 +19,8 @@ from nmtrain.data.text.corpus import Corpus
 from nmtrain.data.text.glue import Glue
 from nmtrain.data.text.listops import ListOps
 from nmtrain.data.text.wmt import WMT
+from nmtrain.errors import PluginError
+from nmtrain.runs.loaded import enter
 
 if TYPE_CHECKING:
     from nmtrain.data.images.in_memory import ImageData
@@ -36,6 +40,7 @@ __all__ = [
     "load_data",
     "local_files",
     "options_of_test_alone",
+    "register",
 ]
 
 _SOURCES: dict[str, type[ImageSource | TextSource]] = {
@@ -46,6 +51,31 @@ _SOURCES: dict[str, type[ImageSource | TextSource]] = {
     "text": Corpus,
     "wmt": WMT,
 }
+
+
+_New = TypeVar("_New", bound=type[ImageSource | TextSource])
+
+
+def register(source: _New) -> _New:
+    """Make a data source of one's own known under its ``name``, a plain class attribute: a decorator of the class.
+
+    Raises:
+        PluginError: saying what the class lacks, or who has its name already.
+    """
+    if not isinstance(source, type) or not issubclass(source, ImageSource | TextSource):
+        raise PluginError(f"data {source!r}: is no subclass of nmtrain.data.ImageSource or TextSource")
+    name = source.__dict__.get("name")
+    called = f"data {name or source.__name__}"
+    if name is None:
+        raise PluginError(f"{called}: the class has no name; add the line name = {source.__name__.lower()!r}")
+    if lacking := sorted(source.__abstractmethods__):
+        raise PluginError(f"{called}: the class does not define {', '.join(lacking)}")
+    if "__dataclass_fields__" not in source.__dict__:
+        raise PluginError(f"{called}: the class is no dataclass; write @dataclass(frozen=True) below @register")
+    if bare := [f.name for f in fields(source) if f.default is MISSING and f.default_factory is MISSING]:
+        raise PluginError(f"{called}: the options {bare} have no defaults")
+    enter("data", name, source, _SOURCES)
+    return source
 
 
 def data_names(text: bool | None = None) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from nmtrain.errors import ConfigError
+from nmtrain.runs.loaded import LOADED
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def describe_environment(device: torch.device, compiled: bool) -> dict[str, Any]
         "cpu_count": os.cpu_count(),
         "variables": _set(*_CHANGING, *(_CHANGING_COMPILED if compiled else ())),
         "git_commit": git.stdout.strip() or None,
+        "plugins": [plugin.record() for plugin in LOADED],
         "fixes": FIXES,
         "command": sys.argv[1:],
     }
@@ -90,13 +92,18 @@ def environments_before(last: dict[str, Any], now: dict[str, Any]) -> list[dict[
     """What trained the run before this resume, oldest first: each time that code, device or variables were others."""
     before: list[dict[str, Any]] = last.pop("before", [])
     same = all(last.get(key) == now[key] for key in ("versions", "git_commit", "fixes", "device"))
-    if same and last.get("variables", {}) == now["variables"]:
+    if same and last.get("variables", {}) == now["variables"] and _hashes(last) == _hashes(now):
         return before
     logger.warning(
         "resuming with other code or library versions than before, another device or other variables;"
         " environment.json keeps both"
     )
     return [*before, last]
+
+
+def _hashes(environment: dict[str, Any]) -> dict[str, str]:
+    """What the plug-ins were, wherever they lay."""
+    return {plugin["name"]: plugin["hash"] for plugin in environment.get("plugins", ())}
 
 
 def warn_of_variables(environment: dict[str, Any]) -> None:

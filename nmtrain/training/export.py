@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,11 +20,15 @@ from nmtrain.data import DataShape, TextShape
 from nmtrain.data.earlier import completed
 from nmtrain.errors import RunFolderError
 from nmtrain.models import build_model
+from nmtrain.models.registry import is_registered
 from nmtrain.models.saved import aliases, load_saved
 from nmtrain.models.vision import vision_architecture
 from nmtrain.runs.folder import RunFolder, write_whole
+from nmtrain.runs.loaded import changed_plugins, missing_plugin, provider
 from nmtrain.sparsity import NMPattern, SparsityRule, verify_sparsity
 from nmtrain.training.kept import kept_model, kept_shape
+
+logger = logging.getLogger(__name__)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -61,12 +66,21 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
 
 
 def saved_values(folder: RunFolder) -> dict[str, Any]:
-    """The content of config.yaml, as this version reads it. Raises RunFolderError if there are no keys and values."""
+    """The content of config.yaml, as this version reads it.
+
+    Raises:
+        RunFolderError: if there are no keys and values, or a plug-in that they name is not loaded.
+    """
     with damage_told(folder / "config.yaml"):
         values = yaml.safe_load((folder / "config.yaml").read_text())
         if not isinstance(values, dict):
             raise ValueError("no keys and values")
-        return _completed(values)
+    environment = folder.read_json("environment.json") if (folder / "environment.json").exists() else {}
+    if lacking := missing_plugin(values, environment):
+        raise RunFolderError(f"{folder.path}: {lacking}")
+    for change in changed_plugins(values, environment):
+        logger.warning("%s: %s", folder.path, change)
+    return _completed(values)
 
 
 def load_model(folder: RunFolder, config: Config) -> nn.Module:
@@ -133,6 +147,8 @@ def export_run(path: Path, out: Path) -> str:
 def _export_image(config: Config, model: nn.Module, out: Path) -> str:
     shape = config.data_shape
     assert isinstance(shape, DataShape)
+    if is_registered(config.model.name):
+        return _export_registered(config, model, out)
     name, arguments = vision_architecture(config.model.name, shape, config.model.options)
     description: dict[str, Any] = {
         "architecture": name,
@@ -146,6 +162,21 @@ def _export_image(config: Config, model: nn.Module, out: Path) -> str:
     save_weights(model, out / "model.safetensors")
     write_whole(out / "config.json", lambda file: file.write(json.dumps(description, indent=1).encode()))
     return f'timm.create_model("local-dir:{out}", pretrained=True)'
+
+
+def _export_registered(config: Config, model: nn.Module, out: Path) -> str:
+    """A model from outside, which only the code that it is from can build."""
+    plugin = provider("model", config.model.name)
+    description = {
+        "model": config.model.name,
+        "shape": vars(config.data_shape),
+        "options": config.model.options,
+        "plugin": plugin.record() if plugin else None,
+    }
+    save_weights(model, out / "model.safetensors")
+    write_whole(out / "config.json", lambda file: file.write(json.dumps(description, indent=1).encode()))
+    weights = out / "model.safetensors"
+    return f'model.load_state_dict(safetensors.torch.load_file("{weights}")), model as {config.model.name} builds it'
 
 
 def _export_text(config: Config, model: Any, out: Path) -> str:

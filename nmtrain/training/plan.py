@@ -31,6 +31,8 @@ from nmtrain.measure import (
 from nmtrain.measure.products import ProductCounter
 from nmtrain.models import build_model, sparsity_rules
 from nmtrain.models.indices import RealIndices
+from nmtrain.models.registry import role_map
+from nmtrain.runs.loaded import in_plugin
 from nmtrain.sparsity import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules, sparsify_model
 from nmtrain.training.optim import optimizer_bytes
 from nmtrain.training.start import goes_on, start_told
@@ -220,7 +222,7 @@ def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
         outputs = outputs if isinstance(outputs, Tensor) else outputs.logits
         fault = f"gives {tuple(outputs.shape)}" if expected and outputs.shape != expected else None
     except Exception as error:  # whatever timm, transformers or torch object to
-        fault = str(error).partition("\n")[0] or type(error).__name__
+        fault = (str(error).partition("\n")[0] or type(error).__name__) + in_plugin(error)
     if fault:
         given = ", ".join(
             str(tuple(tensor.shape)) for tensor in (inputs.values() if isinstance(inputs, dict) else inputs)
@@ -269,7 +271,7 @@ def _resolved(
     """
     mask = config.mask.model_copy(update={"indivisible": "skip"}) if config.is_dense else config.mask
     try:
-        rules = sparsity_rules(model, mask, config.sparsity)
+        rules = sparsity_rules(model, mask, config.sparsity, role_map(config.model.name))
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from error
     patterns = f" mask.patterns={written(config.values['mask']['patterns'])}" if config.mask.patterns else ""

@@ -95,6 +95,7 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     write_whole(folder / "config.yaml", lambda file: file.write(content))
     checkpoint = load_checkpoint(folder / "checkpoints")
     environment = describe_environment(accelerator.device, config.train.compile)
+    environment["recipe"] = config.recipe.record()  # for reports without the plug-in that it may be of
     warn_of_variables(environment)
     if checkpoint and (folder / "environment.json").exists():
         environment["before"] = environments_before(folder.read_json("environment.json"), environment)

@@ -23,6 +23,7 @@ from nmtrain.data.digest import START, file_digests
 from nmtrain.errors import ConfigError, DataError, RunFolderError
 from nmtrain.models import build_model
 from nmtrain.models.language import build_tokenizer, new_weights
+from nmtrain.models.registry import is_registered
 from nmtrain.models.saved import load_saved, misfits, naming, shapes_of, some, untie
 from nmtrain.runs.folder import RunFolder
 
@@ -45,6 +46,8 @@ def start_told(config: Config, model: nn.Module) -> list[str]:
         if not (config.init_from or config.model.pretrained) or goes_on(config):
             return []
         with naming(_setting(config)):
+            if is_registered(config.model.name):
+                raise ValueError(f"model.name={config.model.name} is of a plug-in, and starts from random weights only")
             told = _told(config, model)
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from error

@@ -100,6 +100,8 @@ def _mixtures(counted: pd.DataFrame) -> Iterable[str]:
     ):
         yield from _compared(counted, column, what, then)
     names = ["model", "data", "sparsity", "label"]
+    both = zip(counted["code"], counted["plugins"], strict=True)
+    counted = counted.assign(code=[f"{code}, {plugins}" if pd.notna(plugins) else code for code, plugins in both])
     for _, cell in counted[["cell", "folder", "code", "seed", *names]].groupby("cell", sort=False):
         name = " ".join(cell[names].iloc[0].dropna().astype(str))
         if cell["code"].nunique() > 1:

@@ -101,7 +101,7 @@ def _identity(folder: RunFolder, is_dense: bool) -> dict[str, Any]:
     config, summary = folder.config, folder.summary
     target = pattern_text(config["sparsity"]) if not is_dense else config["sparsity"]
     sparsity = None if is_dense else target
-    recipe = _recipe(config) if summary is None else summary["recipe"]
+    recipe = _recipe(folder) if summary is None else summary["recipe"]
     return {
         "model": config["model"]["name"],
         "data": data_label(config["data"]),
@@ -118,15 +118,18 @@ def _identity(folder: RunFolder, is_dense: bool) -> dict[str, Any]:
     }
 
 
-def _recipe(config: Mapping[str, Any]) -> dict[str, str]:
+def _recipe(folder: RunFolder) -> dict[str, str]:
     """What the summary would say of the recipe of a run that has none."""
+    config, recorded = folder.config, folder.environment.get("recipe") or {}
+    if recorded.get("name") == config["recipe"]["name"] and {"variant", "gradient"} <= recorded.keys():
+        return dict(recorded)
     try:
         recipe = build_recipe(target=config["sparsity"], **config["recipe"])
-    except (ValueError, TypeError):  # of another version
+    except (ValueError, TypeError):  # of another version, or of a plug-in
         name = config["recipe"]["name"]
         gradient = config["recipe"].get("gradient") or DEFAULT_GRADIENT.get(name, "straight_through")
         return {"name": name, "variant": name, "gradient": gradient}
-    return {"name": recipe.name, "variant": recipe.variant, "gradient": recipe.gradient}
+    return recipe.record()
 
 
 def _lost(folder: RunFolder) -> str | None:

@@ -23,6 +23,17 @@ def code(environment: Environment) -> str:
     return _over_time(environment, _one_code) or "unknown"
 
 
+def plugins(config: Mapping[str, Any], environment: Environment) -> str | None:
+    """What of the run's recipe, data and model was from outside: ``my_folder/mine.py 846b0cce``, ``my-sparse 0.3``."""
+    used = {f"{kind} {(config.get(kind) or {}).get('name')}" for kind in ("recipe", "data", "model")}
+    return _over_time(environment, lambda one: _plugins_at_once(one, used))
+
+
+def _plugins_at_once(environment: Environment, used: set[str]) -> str:
+    found = [one for one in environment.get("plugins") or () if used & set(one.get("provides", ()))]
+    return ", ".join(f"{one['name']} {one.get('version') or one['hash'][:8]}" for one in found)
+
+
 def libraries(environment: Environment) -> str | None:
     """``torch 2.15.0, timm 1.0.31``, and variables that may change a result; None where nothing was recorded."""
     return _over_time(environment, _one_set_of_libraries)
