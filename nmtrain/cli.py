@@ -88,12 +88,18 @@ _FLAGS = ("-m", "--multirun", "--dry-run", "--config-dir", "--plugins", "--help"
 
 
 def _train(arguments: list[str]) -> None:
-    from nmtrain.config.compose import compose_values, prepare_overrides, search_path_override
+    from nmtrain.config.compose import (
+        compose_values,
+        prepare_overrides,
+        search_in_everything,
+        search_path_override,
+    )
     from nmtrain.launch.job import checked, log_to_terminal, run_job
 
     settings, folders, flags, shown = _split(arguments)
     show_config = bool(flags & {"--cfg", "-c"})
     if flags & set(_SHOWING) and not show_config:
+        search_in_everything(conf_folders())
         _show(arguments)
         return
     sweep = bool(flags & {"-m", "--multirun"})

@@ -19,7 +19,8 @@ def groups(folders: Iterable[Path] = (), ours: bool = True) -> dict[str, dict[st
         ours: False leaves out conf/ itself.
     """
     found: dict[str, dict[str, str]] = {}
-    paths = [path for folder in ((_CONF,) if ours else ()) + tuple(folders) for path in folder.glob("*/*.yaml")]
+    searched = [*([_CONF] if ours else []), *folders]
+    paths = [path for folder in searched for path in folder.glob("[!.]*/[!.]*.yaml") if path.is_file()]
     for path in sorted(paths, key=lambda path: (path.parent.name, path.stem)):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         comments = [line for line in lines if line.startswith("# ") and "@package" not in line]

@@ -14,11 +14,14 @@ import yaml
 from hydra import compose, initialize_config_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -135,6 +138,17 @@ def search_path_override(folders: list[Path]) -> list[str]:
         raise ConfigError(faults)
     quoted = ['"file://' + str(folder.resolve()).replace('"', r"\"") + '"' for folder in folders]
     return [f"{_SEARCH_PATH}=[{','.join(quoted)}]"] if folders else []
+
+
+def search_in_everything(folders: list[Path]) -> None:
+    """Make what Hydra runs by itself look in ``folders`` too: completion and --info, which take no such override."""
+
+    class Folders(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for folder in folders:
+                search_path.append("nmtrain-plugins", f"file://{folder}")
+
+    Plugins.instance().register(Folders)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def environments_before(last: dict[str, Any], now: dict[str, Any]) -> list[dict[
     if same and last.get("variables", {}) == now["variables"] and _hashes(last) == _hashes(now):
         return before
     logger.warning(
-        "resuming with other code or library versions than before, another device or other variables;"
+        "resuming with other code, plug-ins or library versions than before, another device or other variables;"
         " environment.json keeps both"
     )
     return [*before, last]
