@@ -58,14 +58,27 @@ class _ApplyMask(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: Tensor, penalty: Tensor | None, masked: bool) -> Tensor:
         ctx.save_for_backward(mask, decay, *(() if penalty is None else (penalty, weight)))
         ctx.masked = masked
-        return torch.where(mask, weight, weight * decay)
+        return masked_weight(weight, mask, decay)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         mask, decay, *penalised = ctx.saved_tensors
         (grad,) = grads
-        pruned = grad * decay if ctx.masked else grad
+        own = _factors(mask, decay).mul_(grad) if ctx.masked else grad
         if penalised:
             penalty, weight = penalised
-            pruned = torch.addcmul(pruned, weight, penalty)
-        return pruned if pruned is grad else torch.where(mask, grad, pruned), None, None, None, None
+            own = torch.where(mask, own, torch.addcmul(own, weight, penalty))
+        return own, None, None, None, None
+
+
+def masked_weight(weight: Tensor, mask: Tensor, decay: Tensor) -> Tensor:
+    """``W * (Phi + D * (1 - Phi))``, with 0.0 where it would be -0.0. NaN and infinity stay visible under D = 0."""
+    return _factors(mask, decay).mul_(weight).add_(0.0)
+
+
+def _factors(mask: Tensor, decay: Tensor) -> Tensor:
+    """``Phi + D * (1 - Phi)``: exactly 1 where the mask is, exactly D elsewhere."""
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.where(mask, torch.ones_like(decay), decay)
+    # Neither torch.where nor what reads bools is vectorised on a CPU. (1 - D) + D rounds to 1 for every D in [0, 1].
+    return mask.view(torch.uint8).to(decay.dtype).mul_(1 - decay).add_(decay)
