@@ -43,22 +43,37 @@ def apply_mask(
     decay: float | Tensor = 0.0,
     gradient: GradientRule = "straight_through",
     penalty: float | Tensor | None = None,
+    value: Tensor | None = None,
 ) -> Tensor:
-    """`nm_sparsify` with a mask at hand: bool, of the weight's shape. Decay and penalty may be 0-dim tensors."""
+    """`nm_sparsify` with a mask at hand: bool, of the weight's shape. Decay and penalty may be 0-dim tensors.
+
+    ``value`` is what came out for these arguments before: it is returned, with a gradient of its own and no computing.
+    """
     if gradient not in get_args(GradientRule):
         raise ValueError(f"gradient rule {gradient!r} is unknown. Available: {list(get_args(GradientRule))}")
     decay = torch.as_tensor(decay, dtype=weight.dtype, device=weight.device)
     if penalty is not None:
         penalty = torch.as_tensor(penalty, dtype=weight.dtype, device=weight.device)
-    return _ApplyMask.apply(weight, mask, decay, penalty, gradient == "masked")
+    return _ApplyMask.apply(weight, mask, decay, penalty, gradient == "masked", value)
 
 
 class _ApplyMask(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: Tensor, penalty: Tensor | None, masked: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        mask: Tensor,
+        decay: Tensor,
+        penalty: Tensor | None,
+        masked: bool,
+        value: Tensor | None,
+    ) -> Tensor:
         ctx.save_for_backward(mask, decay, *(() if penalty is None else (penalty, weight)))
         ctx.masked = masked
-        return masked_weight(weight, mask, decay)
+        if value is not None:
+            return value.detach()
+        # NaN and infinity stay visible in pruned entries; adding turns -0.0 into 0.0.
+        return _factors(mask, decay).mul_(weight).add_(0.0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -68,12 +83,7 @@ class _ApplyMask(torch.autograd.Function):
         if penalised:
             penalty, weight = penalised
             own = torch.where(mask, own, torch.addcmul(own, weight, penalty))
-        return own, None, None, None, None
-
-
-def masked_weight(weight: Tensor, mask: Tensor, decay: Tensor) -> Tensor:
-    """``W * (Phi + D * (1 - Phi))``, with 0.0 where it would be -0.0. NaN and infinity stay visible under D = 0."""
-    return _factors(mask, decay).mul_(weight).add_(0.0)
+        return own, None, None, None, None, None
 
 
 def _factors(mask: Tensor, decay: Tensor) -> Tensor:
