@@ -72,8 +72,10 @@ class _ApplyMask(torch.autograd.Function):
         ctx.masked = masked
         if value is not None:
             return value.detach()
-        # NaN and infinity stay visible in pruned entries; adding turns -0.0 into 0.0.
-        return _factors(mask, decay).mul_(weight).add_(0.0)
+        output = _factors(mask, decay).mul_(weight)  # a product, so that NaN and infinity stay visible when pruned
+        if torch.compiler.is_compiling():
+            return torch.where(output == 0, 0.0, output)  # inductor leaves out the addition below
+        return output.add_(0.0)  # -0.0 becomes 0.0
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -200,3 +200,5 @@ def test_compiles_whole_and_agrees_with_eager(pattern, axis, backend):
         output.backward(upstream)
         results.append((output.detach(), leaf.grad))
     torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-6)
+    strict = torch.compile(nm_sparsify, fullgraph=True, backend=backend)(weight, NMPattern.parse(pattern), axis)
+    assert not strict.signbit()[strict == 0].any()
