@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from nmtrain.sparsity.mask import group_dim, nm_mask
 from nmtrain.sparsity.pattern import NMPattern
@@ -33,6 +36,41 @@ class _InForce:
         if self.decay.device != device:
             self.decay = self.decay.to(device)
         self.decay.fill_(state.decay)
+
+
+class _Readings:
+    """Lets a weight that one forward of the model reads several times be sparsified once.
+
+    What is kept is the value, without a graph: each reading has a gradient of its own, and under gradient checkpointing
+    saves the same tensors whether it is the first or not. A value is kept up to its last reading, as often as a forward
+    was seen to read it, and never past the forward's end. So it needs no memory that autograd does not need anyway, and
+    nothing that happens to weights or masks between two forwards can make it stale.
+    """
+
+    def __init__(self) -> None:
+        self._most: Counter[Any] = Counter()  # readings in one forward
+        self._seen: Counter[Any] | None = None  # readings in the forward that runs, if one does
+        self._values: dict[Any, Tensor] = {}
+
+    def begin(self, *_: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._seen = Counter()
+
+    def end(self, *_: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._most |= self._seen or Counter()
+            self._seen = None
+            self._values.clear()
+
+    def read(self, key: Any, sparsify: Callable[..., Tensor]) -> Tensor:
+        """What ``sparsify(value=None)`` gives; a compiled forward finds equal ones by itself."""
+        if torch.compiler.is_compiling() or (seen := self._seen) is None:
+            return sparsify()
+        seen[key] += 1
+        output = sparsify(value=self._values.pop(key, None))
+        if key not in self._most or seen[key] < self._most[key]:
+            self._values[key] = output.detach()
+        return output
 
 
 class SparseWeight(nn.Module):
@@ -63,7 +101,8 @@ class SparseWeight(nn.Module):
         force = self.in_force[i]
         if not force.active:
             return part
-        return apply_mask(part, self.mask(i), force.decay, force.gradient)
+        sparsify = partial(apply_mask, part, self.mask(i), force.decay, force.gradient)
+        return self.control.readings.read((self, i), sparsify)
 
 
 class SparsityControl:
@@ -72,6 +111,8 @@ class SparsityControl:
     def __init__(self) -> None:
         self._in_force: dict[NMPattern, _InForce] = {}
         self._weights: list[tuple[SparseWeight, parametrize.ParametrizationList]] = []
+        self.readings = _Readings()
+        self.hooks: list[RemovableHandle] = []
 
     @property
     def targets(self) -> list[NMPattern]:
@@ -142,6 +183,10 @@ def sparsify_model(model: nn.Module, rules: Sequence[SparsityRule]) -> list[Spar
             parametrize.register_parametrization(owner, attribute, sparse)
         registered = cast(nn.ModuleDict, owner.parametrizations)[attribute]
         control._weights.append((sparse, cast(parametrize.ParametrizationList, registered)))
+    control.hooks = [
+        model.register_forward_pre_hook(control.readings.begin),
+        model.register_forward_hook(control.readings.end, always_call=True),
+    ]
     return tensors
 
 
@@ -153,10 +198,13 @@ def sparsity_control(model: nn.Module) -> SparsityControl:
 @torch.no_grad()
 def remove_sparsity(model: nn.Module) -> None:
     """Bake the target's exact zeros into plain parameters; the state dict has the stock model's keys again."""
-    for tensor, part, mask, state in sparsity_control(model).sparse_tensors():
+    control = sparsity_control(model)
+    for tensor, part, mask, state in control.sparse_tensors():
         if not state.freeze:
             mask.copy_(nm_mask(part, tensor.pattern, tensor.axis))
         part.mul_(mask).add_(0.0)  # adding turns -0.0 into 0.0
+    for hook in control.hooks:
+        hook.remove()
     for module in list(model.modules()):
         if not parametrize.is_parametrized(module):
             continue
