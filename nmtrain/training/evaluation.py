@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -125,7 +126,7 @@ def _described(config: Config) -> DataShape | TextShape:
 def _with_remedy(fault: str, folder: RunFolder) -> str:
     if not (fault.startswith("data.path=") and "there is no such" in fault):
         return fault
-    return f"{fault}; name where it is now: nmtrain eval {folder.path} data.path=NEW"
+    return f"{fault}; name where it is now: nmtrain eval {quote(str(folder.path))} data.path=NEW"
 
 
 def _misfits(shape: DataShape | TextShape, kept: DataShape | TextShape, given: str) -> list[str]:

@@ -109,7 +109,7 @@ def test_a_finished_run_exports_and_evaluates_when_all_that_it_began_with_is_els
             evaluate_run(moved)
         assert str(refusal.value) == (
             f"data.path={config.data['path']}: there is no such {what};"
-            f" name where it is now: nmtrain eval {moved} data.path=NEW"
+            f" name where it is now: nmtrain eval '{moved}' data.path=NEW"
         )
         overrides = [f"data.path={config.data['path'].replace('at first', 'now at')}"]
     result = evaluate_run(moved, evaluation_overrides(overrides, []))
