@@ -47,8 +47,10 @@ def built(sources, out):
 
 
 def installed(wheels, folder):
-    """``python`` and ``nmtrain`` of an environment that has the wheels, and borrows the dependencies of this one but not
-    its nmtrain; and variables that name no other."""
+    """``python`` and ``nmtrain`` of an environment with the wheels, and variables that name no other.
+
+    It borrows the dependencies of this one, but not its nmtrain.
+    """
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
     packages = sysconfig.get_path("purelib", vars={"base": str(folder)})
