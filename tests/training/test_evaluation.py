@@ -91,9 +91,8 @@ def test_validation_is_printed_and_nothing_is_written(nm, copy):
     status, out, _ = nm("eval", f"{folder}/", "train.eval_batch_size=7", "train.device=cpu")
     assert status == 0
     summary = json.loads((folder / "summary.json").read_text())
-    assert {name: float(value) for name, value in lines(out).items()} == pytest.approx(
-        summary["metrics"], rel=1e-5, abs=1e-6
-    )
+    printed = {name: float(value) for name, value in lines(out).items()}
+    assert printed == pytest.approx(summary["metrics"], rel=1e-5, abs=1e-6)
     assert sorted(folder.rglob("*")) == before
 
 

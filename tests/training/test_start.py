@@ -15,7 +15,8 @@ from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import ConfigError, DataError
 from nmtrain.sparsity import NMPattern, nm_mask
 from nmtrain.training.checkpoint import load_checkpoint
-from nmtrain.training.export import evaluate_run, export_run, load_run
+from nmtrain.training.evaluation import evaluate_run
+from nmtrain.training.export import export_run, load_run
 from nmtrain.training.plan import make_plan, shape_faults
 from nmtrain.training.run import run
 from nmtrain.training.start import starting_model
