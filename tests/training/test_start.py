@@ -76,7 +76,7 @@ def test_the_run_stands_alone_once_it_is_there(dense, make_config, tmp_path):
     config = make_config(f"init_from={dense}", "train.updates=4", "train.checkpoint_every=2")
     summary = run(config)
     shutil.rmtree(dense)
-    assert evaluate_run(config.run_folder)["loss"] == pytest.approx(summary["metrics"]["val/loss"])
+    assert evaluate_run(config.run_folder)["metrics"]["val/loss"] == pytest.approx(summary["metrics"]["val/loss"])
     assert "local-dir" in export_run(config.run_folder, tmp_path / "export")
     assert run(config)["run"] == summary["run"]  # finished already
     for path in [*config.run_folder.glob("checkpoints/*4-*.pt"), config.run_folder / "model.safetensors"]:
