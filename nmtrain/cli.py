@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 import nmtrain
 from nmtrain.config.choices import groups, near
-from nmtrain.errors import NmtrainError, UsageError
+from nmtrain.errors import NmtrainError, PluginError, UsageError
+from nmtrain.launch.plugins import conf_folders, load_plugins, origin, without_yaml
+from nmtrain.runs.loaded import place
 
 HELP = """\
 nmtrain: train N:M structured-sparse networks
@@ -16,12 +19,14 @@ nmtrain: train N:M structured-sparse networks
   nmtrain model=vit sparsity=1:32 recipe=sdgf        train one run (the word `train` is optional)
   nmtrain ... --dry-run                              check everything, show phases, tensors, cost; train nothing
   nmtrain -m recipe=dense,sr_ste,mdgf,sdgf sparsity=1:8,1:32 seed=0,1,2     sweep, one run after the other
-  nmtrain eval RUN                                   evaluate a finished run's model again
+  nmtrain eval RUN [data.path=NEW ...]               score a finished run's model again, also on data that moved
+  nmtrain eval RUN data.evaluate=test                score it on the test split; RUN/test/metrics.json keeps it
   nmtrain export RUN [--out DIR]                     write its model for plain timm or transformers
   nmtrain report [FOLDERS] [--out DIR]               tables, plots and a page from run folders
   nmtrain list [GROUP]                               what there is to choose
   nmtrain --cfg job                                  print the whole configuration
   nmtrain --config-dir DIR experiment=NAME           use DIR/experiment/NAME.yaml of your own
+  nmtrain --plugins DIR ...                          recipes, models and data of your own, with any command (README)
 
 Settings are key=value; every key stands with its comment in conf/ (nmtrain --cfg job prints them all):
   model=vit data=glyphs recipe=sdgf optim=adamw experiment=smoke
@@ -44,14 +49,16 @@ def main() -> None:
 def _main(arguments: list[str]) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure while working, 2 for wrong input."""
     commands = {"eval": _eval, "export": _export, "list": _list, "report": _report, "train": _train}
-    first = arguments[0] if arguments else "train"
-    if first == "help" or {"-h", "--help"} & set(arguments):
-        print(HELP, end="")
-        return 0
-    if first == "--version":
-        print(nmtrain.__version__)
-        return 0
     try:
+        arguments, plugins = _take("--plugins", arguments)
+        first = arguments[0] if arguments else "train"
+        if first == "help" or {"-h", "--help"} & set(arguments):
+            print(HELP, end="")
+            return 0
+        if first == "--version":
+            print(nmtrain.__version__)
+            return 0
+        load_plugins(plugins)
         if first in commands:
             commands[first](arguments[1:])
         elif "=" in first or first.startswith(("-", "~")):
@@ -67,27 +74,38 @@ def _main(arguments: list[str]) -> int:
     except NmtrainError as error:
         print(error.told(), file=sys.stderr)
         return error.exit_status
+    except Exception as error:
+        if (where := place(error)) is None:
+            raise
+        print(f"{where}: {type(error).__name__}: {error}", file=sys.stderr)  # of a plug-in's own code
+        return PluginError.exit_status
     return 0
 
 
 # Flags of Hydra that show something and run nothing.
 _SHOWING = ("--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--shell-completion", "-sc", "--hydra-help")
-_FLAGS = ("-m", "--multirun", "--dry-run", "--config-dir", "--help", "--version", *_SHOWING)
+_FLAGS = ("-m", "--multirun", "--dry-run", "--config-dir", "--plugins", "--help", "--version", *_SHOWING)
 
 
 def _train(arguments: list[str]) -> None:
-    from nmtrain.config.compose import compose_values, prepare_overrides, search_path_override
+    from nmtrain.config.compose import (
+        compose_values,
+        prepare_overrides,
+        search_in_everything,
+        search_path_override,
+    )
     from nmtrain.launch.job import checked, log_to_terminal, run_job
 
     settings, folders, flags, shown = _split(arguments)
     show_config = bool(flags & {"--cfg", "-c"})
     if flags & set(_SHOWING) and not show_config:
+        search_in_everything(conf_folders())
         _show(arguments)
         return
     sweep = bool(flags & {"-m", "--multirun"})
     if show_config and sweep:
         raise UsageError("--cfg shows one configuration: leave -m out")
-    search = search_path_override(folders)
+    search = search_path_override([*conf_folders(), *folders])
     overrides = search + prepare_overrides([*search, *settings], sweep or show_config)[len(search) :]
     if "--dry-run" in flags:
         overrides.append("++dry_run=true")
@@ -140,25 +158,38 @@ def _show(arguments: list[str]) -> None:
         raise UsageError(str(error)) from error
 
 
-def _eval(arguments: list[str]) -> None:
-    run = _finished_run(arguments, "eval RUN")
-    from nmtrain.training.export import evaluate_run
+# A key has no slash, and so is no folder's path.
+_SETTING = re.compile(r"\+{0,2}[\w.]+=")
 
-    for name, value in evaluate_run(run).items():
-        print(f"val/{name}: {value:.6f}")
+
+def _eval(arguments: list[str]) -> None:
+    arguments, folders = _take("--config-dir", arguments)
+    settings = [argument for argument in arguments if _SETTING.match(argument)]
+    paths = [argument for argument in arguments if argument not in settings]
+    run = _finished_run(paths, "eval RUN [data.KEY=VALUE ...] [--config-dir DIR]")
+    from nmtrain.config.compose import evaluation_overrides
+
+    overrides = evaluation_overrides(settings, [*conf_folders(), *(Path(folder).expanduser() for folder in folders)])
+    from nmtrain.training.evaluation import evaluate_run, write_evaluation
+
+    evaluation = evaluate_run(run, overrides)
+    for name, value in evaluation["metrics"].items():
+        print(f"{name}: {value:.6f}")
+    if evaluation["split"] == "test":
+        write_evaluation(run, evaluation)
 
 
 def _export(arguments: list[str]) -> None:
-    paths, out = _take_out(arguments)
+    paths, outs = _take("--out", arguments)
     run = _finished_run(paths, "export RUN [--out DIR]")
     from nmtrain.training.export import export_run
 
-    out = out or run / "export"
+    out = Path(outs[-1]).expanduser() if outs else run / "export"
     print(f"{out}: load it with {export_run(run, out)}")
 
 
 def _report(arguments: list[str]) -> None:
-    paths, out = _take_out(arguments)
+    paths, outs = _take("--out", arguments)
     if any(path.startswith("-") for path in paths):
         raise UsageError("usage: nmtrain report [FOLDERS] [--out DIR]")
     from nmtrain.report.draw.processes import start_server
@@ -166,37 +197,42 @@ def _report(arguments: list[str]) -> None:
     start_server()  # it imports what draws while this process imports what reads
     from nmtrain.report import write_report
 
-    result = write_report([Path(path) for path in paths or ["results/runs"]], out or Path("results/report"))
+    result = write_report(
+        [Path(path) for path in paths or ["results/runs"]], Path(outs[-1] if outs else "results/report").expanduser()
+    )
     print(result.table)
     print(f"\nreport: {result.paths[0]}")
 
 
-def _take_out(arguments: list[str]) -> tuple[list[str], Path | None]:
-    """The arguments without ``--out DIR``, and DIR."""
+def _take(option: str, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments without ``option FOLDER`` and ``option=FOLDER``, and the folders."""
     rest: list[str] = []
-    out: Path | None = None
+    folders: list[str] = []
     given = iter(arguments)
     for argument in given:
         flag, equals, value = argument.partition("=")
-        if flag != "--out":
+        if flag != option:
             rest.append(argument)
             continue
         value = value if equals else next(given, "")
         if not value or value.startswith("-"):
-            raise UsageError("--out: name a folder")
-        out = Path(value)
-    return rest, out
+            raise UsageError(f"{option}: name a folder")
+        folders.append(value)
+    return rest, folders
 
 
 def _list(arguments: list[str]) -> None:
-    found = groups()
+    found = groups(conf_folders())
+    for group, name, plugin in list(without_yaml(found)):
+        found[group][name] = f"no choice yet: it needs the file {plugin.yaml(group, name)}"
     for group in arguments:
         if group not in found:
             raise UsageError(f"list {group}: there is no such group. Available: {list(found)}{near(group, found)}")
     for group in arguments or found:
         print(group)
         for name, description in found[group].items():
-            print(f"  {name:18} {description}")
+            source = origin(group, name)
+            print(f"  {name:18} {description}" + (f" ({source})" if source else ""))
 
 
 def _finished_run(arguments: list[str], usage: str) -> Path:
@@ -205,8 +241,9 @@ def _finished_run(arguments: list[str], usage: str) -> Path:
         raise UsageError(f"usage: nmtrain {usage}")
     from nmtrain.runs.folder import RunFolder
 
-    RunFolder(Path(arguments[0])).require_finished()
-    return Path(arguments[0])
+    run = Path(arguments[0]).expanduser()
+    RunFolder(run).require_finished()
+    return run
 
 
 if __name__ == "__main__":

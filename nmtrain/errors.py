@@ -29,6 +29,10 @@ class ConfigError(NmtrainError, ValueError):
         return "\n".join(self.faults)
 
 
+class PluginError(NmtrainError):
+    """What comes from outside and cannot be loaded or registered, or is not there; the message says what and where."""
+
+
 class DataError(NmtrainError):
     """Data, or a pretrained model, that cannot be read or reached; the message says what to do."""
 

@@ -1,10 +1,11 @@
-"""What sparsity costs per update, as ratios from one interleaved run: masks, updates, noise metrics, recompilations.
+"""What sparsity costs per update, as ratios from one interleaved run: masks, loop, updates, noise metrics, compilations.
 
-    python scripts/bench_step.py            # all parts, about ten minutes on two CPU cores
-    python scripts/bench_step.py masks      # or: updates, noise, compile
+    python scripts/bench_step.py            # all parts, about half an hour on one CPU core
+    python scripts/bench_step.py masks      # or: loop, updates, noise, compile
 
-Machines are shared and noisy, so every variant is timed in turn within each round, and the ratio printed is the median
-over rounds, with the quartiles beside it.
+Machines are shared and noisy, so every variant is timed in turn within each round, by the CPU time of the one thread that
+works and by the clock. The ratios printed are medians over rounds, with the quartiles beside them. CPU time hardly
+notices what else the machine does, which a clock does; with more threads than one (--threads) it counts only the first.
 """
 
 from __future__ import annotations
@@ -12,59 +13,78 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import timm
 import torch
 import torch._dynamo.utils
 import torch.nn.functional as F
-from torch import Tensor, nn
+import transformers
+from accelerate import Accelerator
+from torch import Tensor
 
-from nmtrain.data import DataShape
-from nmtrain.measure import NoiseMeter
-from nmtrain.models.roles import weights_by_role
-from nmtrain.models.vision import build_vision_model
-from nmtrain.recipes import build_recipe
-from nmtrain.sparsity import NMPattern, SparsityRule, nm_mask, resolve_rules, sparsify_model, sparsity_control
+from nmtrain.config.check import Config, check_config
+from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.models import build_model
+from nmtrain.runs.folder import RunFolder
+from nmtrain.sparsity import NMPattern, nm_mask, sparsify_model
+from nmtrain.training.loading import load_task
+from nmtrain.training.loop import Trainer
+from nmtrain.training.plan import make_plan
 
 SIZES = {4: (2, 1), 8: (1, 2, 4), 16: (1, 2, 4, 8), 32: (1, 2, 8, 16), 64: (1, 4, 32), 128: (1, 2, 16)}
 PATTERNS = [NMPattern(n, m) for m, ns in SIZES.items() for n in ns]
-RECIPES = {
-    "dense": ("dense", {}),
-    "static": ("static", {}),
-    "ste": ("ste", {}),
-    "sr_ste": ("sr_ste", {}),
-    "mdgf_exponential": ("mdgf", {}),
-    "mdgf_linear": ("mdgf", {"decay": "linear"}),
-    "sdgf_stepwise": ("sdgf", {}),
-    "sdgf_geometric": ("sdgf", {"structure": "geometric"}),
+RECIPES = [
+    "static",
+    "ste",
+    "sr_ste",
+    "mdgf_exponential",
+    "mdgf_linear",
+    "sdgf_stepwise",
+    "sdgf_geometric",
+]
+UPDATES = 1000  # of a run whose updates are timed
+GLYPHS = ["data.train_size=6400", "data.val_size=200"]
+LISTOPS = ["data.train_size=6400", "data.val_size=100", "data.test_size=100"]
+MODELS = {
+    "vit": ["model=vit", *GLYPHS],
+    "t5": ["model=t5", *LISTOPS],
+    "vit_compact": ["model=vit_compact", "data.image_size=32", *GLYPHS],
 }
+EVERY = 20  # the default of train.log_every and measure.every
+
+Seconds = list[tuple[float, float]]  # CPU time of the thread and wall time, by round
 
 
-EVERY = 20  # the default of measure.every
-
-
-def interleaved(variants: dict[str, Callable[[], object]], rounds: int, warm: bool = False) -> dict[str, list[float]]:
+def interleaved(variants: dict[str, Callable[[], object]], rounds: int, warm: bool = False) -> dict[str, Seconds]:
     """Seconds of each variant in each round, after one round that does not count.
 
     ``warm``: each time after a call that does not count, so that none finds the caches and the heap as another one left
     them, which weighs in calls of a few milliseconds.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    seconds: dict[str, Seconds] = {name: [] for name in variants}
     for round_ in range(rounds + 1):
         for name, call in variants.items():
             if warm:
                 call()
-            start = time.perf_counter()
+            cpu, wall = time.thread_time(), time.perf_counter()
             call()
             if round_:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append((time.thread_time() - cpu, time.perf_counter() - wall))
     return seconds
 
 
-def ratio(numerator: list[float], denominator: list[float]) -> str:
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(numerator, denominator, strict=True)], n=4)
-    return f"{middle:6.3f}  ({low:.3f} to {high:.3f})"
+def ratio(numerator: Seconds, denominator: Seconds) -> str:
+    found = []
+    for clock in (0, 1):
+        ratios = [a[clock] / b[clock] for a, b in zip(numerator, denominator, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        found.append(f"{middle:6.3f}  ({low:.3f} to {high:.3f})")
+    return f"{found[0]}   by the clock {found[1]}"
 
 
 def argsort_and_scatter(weight: Tensor, pattern: NMPattern) -> Tensor:
@@ -86,79 +106,122 @@ def bench_masks(rounds: int) -> None:
             rounds,
             warm=True,
         )
-        milliseconds = 1000 * statistics.median(seconds["nm_mask"])
+        milliseconds = 1000 * statistics.median(cpu for cpu, _ in seconds["nm_mask"])
         print(f"  {pattern!s:>7} {ratio(seconds['argsort'], seconds['nm_mask'])}   nm_mask {milliseconds:.1f} ms")
 
 
-class Update:
-    """One optimizer update of the compact ViT under one recipe, at the update numbers of a run of 1000."""
+def config_of(*overrides: str) -> Config:
+    return check_config(compose_values(prepare_overrides([*overrides, f"train.updates={UPDATES}", "train.device=cpu"])))
 
-    def __init__(self, recipe: str, pattern: str, compiled: bool = False, measured: bool = False) -> None:
-        name, options = RECIPES[recipe]
-        torch.manual_seed(0)
-        model = build_vision_model("vit_compact", DataShape(200, 1, 32, 64, 64), {})
-        target = NMPattern.parse(pattern)
-        self.recipe = build_recipe(name, target, **options)
-        rules = [SparsityRule(weight, target) for role, weight, _ in weights_by_role(model) if role == "ff"]
-        tensors = resolve_rules(model, rules)
-        if name != "dense":
-            sparsify_model(model, rules)
-        self.model = model
-        self.forward: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
-        self.control = sparsity_control(model)
-        self.optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-        self.meter = NoiseMeter(model, tensors, self.optimizer, EVERY, window=50) if measured else None
-        self.inputs, self.targets = torch.randn(64, 1, 32, 32), torch.randint(200, (64,))
-        self.number = self.updates = 0
-        self.metering = 0.0  # seconds inside the meter
+
+class OurUpdate:
+    """One update of a run, `Trainer.update`, with a line in its records where one is due; through all phases."""
+
+    def __init__(self, *overrides: str) -> None:
+        config = config_of(*overrides)
+        plan = make_plan(config)
+        torch.manual_seed(config.seed)
+        model = build_model(config.model, config.data_shape)
+        sparsify_model(model, plan.rules)
+        task = load_task(config, model, torch.device("cpu"))
+        folder = RunFolder(Path(tempfile.mkdtemp(dir=SCRATCH)))
+        folder.prepare()
+        self.trainer = Trainer(plan, model, task, Accelerator(cpu=True), folder, None, {})
+        self.trainer.forward.train()
+        self.number = 0
 
     def __call__(self) -> None:
         self.at(self.number)
-        self.number = (self.number + 83) % 1000  # through all phases
+        self.number = (self.number + 83) % UPDATES  # 83 and 1000 have no common divisor: every update once
 
     def at(self, number: int) -> None:
-        self.control.update({target: self.recipe.at(number, 1000) for target in self.control.targets})
-        F.cross_entropy(self.forward(self.inputs), self.targets).backward()
-        self.control.add_penalty()
-        if self.meter:
-            start = time.perf_counter()
-            self.meter.see_gradients(self.updates)
-            self.metering += time.perf_counter() - start
+        grad_norm, rate = self.trainer.update(number)
+        self.trainer.done += 1
+        if self.trainer.done % EVERY == 0:
+            self.trainer.log_training(grad_norm, rate)
+
+
+class PlainUpdate:
+    """The same dense model, batches, loss and optimizer as someone writes them without us, who keeps no records."""
+
+    def __init__(self, *overrides: str) -> None:
+        config = config_of(*overrides, "recipe=dense")
+        torch.manual_seed(config.seed)
+        self.model: Any = build_model(config.model, config.data_shape).train()
+        self.data: Any = load_task(config, self.model, torch.device("cpu")).data
+        self.train = config.train
+        optim: Any = config.optim
+        matrices = [p for p in self.model.parameters() if p.dim() >= 2]
+        vectors = [p for p in self.model.parameters() if p.dim() < 2]
+        groups = [{"params": matrices, "weight_decay": optim.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, fused=True)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, UPDATES, optim.final_lr)
+        self.clip_norm = optim.clip_norm
+        self.number = 0
+
+    def __call__(self) -> None:
+        batch = self.data.train_batch(self.number, self.train.batch_size)
+        self.loss(batch).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
-        if self.meter:
-            start = time.perf_counter()
-            self.meter.after_step()
-            self.metering += time.perf_counter() - start
-        self.updates += 1
+        self.schedule.step()
         self.optimizer.zero_grad()
+        self.number = (self.number + 83) % UPDATES
+
+    def loss(self, batch: Any) -> Tensor:
+        if isinstance(batch, tuple):
+            images, labels = batch
+            return F.cross_entropy(self.model(images), labels, label_smoothing=self.train.label_smoothing)
+        loss: Tensor = self.model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, use_cache=False
+        ).loss
+        return loss
+
+
+def bench_loop(rounds: int) -> None:
+    print(f"\n{EVERY} dense updates, batch 64, with records and noise metrics / a plain loop (wanted: 1.02 or less)")
+    for model, overrides in MODELS.items():
+        variants = {
+            "plain": PlainUpdate(*overrides),
+            "without noise metrics": OurUpdate(*overrides, "recipe=dense", "measure=off"),
+            "all": OurUpdate(*overrides, "recipe=dense"),
+        }
+        blocks = {name: lambda update=update: [update() for _ in range(EVERY)] for name, update in variants.items()}
+        seconds = interleaved(blocks, rounds)
+        for name in ("without noise metrics", "all"):
+            print(f"  {model:12} {name:22} {ratio(seconds[name], seconds['plain'])}")
 
 
 def bench_updates(rounds: int) -> None:
-    print("\none update of the compact ViT (batch 64, 32 px, fp32): recipe / dense (wanted: 1.05 or less)")
-    for pattern in ("2:4", "1:8", "1:32"):
-        seconds = interleaved({name: Update(name, pattern) for name in RECIPES}, rounds)
-        for name in RECIPES:
-            print(f"  {pattern:>5} {name:18} {ratio(seconds[name], seconds['dense'])}")
+    print("\none update, batch 64, fp32: recipe / dense (wanted: 1.05 or less)")
+    for model, overrides in MODELS.items():
+        for pattern in ("2:4", "1:8", "1:32"):
+            variants = {
+                name: OurUpdate(*overrides, f"recipe={name}", f"sparsity={pattern}", "measure=off")
+                for name in ("dense", *RECIPES)
+            }
+            seconds = interleaved(variants, rounds)
+            for name in RECIPES:
+                print(f"  {model:12} {pattern:>5} {name:18} {ratio(seconds[name], seconds['dense'])}")
 
 
 def bench_noise(rounds: int) -> None:
     print(f"\n{EVERY} updates of the compact ViT with noise metrics / without (wanted: 1.03 or less)")
     for recipe in ("dense", "mdgf_exponential"):
-        variants = {name: Update(recipe, "1:32", measured=name == "measured") for name in ("measured", "off")}
+        overrides = [*MODELS["vit_compact"], f"recipe={recipe}"]
+        variants = {"measured": OurUpdate(*overrides), "off": OurUpdate(*overrides, "measure=off")}
         blocks = {name: lambda update=update: [update() for _ in range(EVERY)] for name, update in variants.items()}
         seconds = interleaved(blocks, rounds)
-        inside = EVERY * variants["measured"].metering / variants["measured"].updates
-        share = inside / (statistics.fmean(seconds["measured"]) - inside)
-        found = ratio(seconds["measured"], seconds["off"])
-        print(f"   1:32 {recipe:18} {found}   time inside the meter over all other: {share:.3f}")
+        print(f"   1:32 {recipe:18} {ratio(seconds['measured'], seconds['off'])}")
 
 
 def bench_recompilations() -> None:
     print("\ncompilations with torch.compile (wanted: none after the first update of each phase)")
-    for name in RECIPES:
+    for name in ("dense", *RECIPES):
         torch._dynamo.reset()
-        update = Update(name, "1:8", compiled=True)
-        starts = [first for first, _ in update.recipe.phases(1000)]
+        overrides = [*MODELS["vit_compact"], f"recipe={name}", "sparsity=1:8", "measure=off", "train.compile=true"]
+        update = OurUpdate(*overrides)
+        starts = [first for first, _ in update.trainer.config.recipe.phases(UPDATES)]
         at_starts = after = 0
         for first in starts:
             for number in (first, first + 1, first + 2, first + 7):
@@ -169,24 +232,23 @@ def bench_recompilations() -> None:
         print(f"  {name:18} {len(starts)} phases: {at_starts} at their first updates, {after} after")
 
 
+PARTS = {"masks": bench_masks, "loop": bench_loop, "updates": bench_updates, "noise": bench_noise}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=["masks", "updates", "noise", "compile", []], default=[])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, "compile", []], default=[])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    parts = arguments.parts or ["masks", "updates", "noise", "compile"]
-    print(f"torch {torch.__version__}, {platform.machine()}, {arguments.threads} threads, {arguments.rounds} rounds")
-    if "masks" in parts:
-        bench_masks(arguments.rounds)
-    if "updates" in parts:
-        bench_updates(arguments.rounds)
-    if "noise" in parts:
-        bench_noise(max(3, arguments.rounds // 3))
-    if "compile" in parts:
-        bench_recompilations()
+    parts = arguments.parts or [*PARTS, "compile"]
+    versions = f"torch {torch.__version__}, timm {timm.__version__}, transformers {transformers.__version__}"
+    print(f"{versions}, {platform.machine()}, {arguments.threads} threads, {arguments.rounds} rounds")
+    for part in parts:
+        bench_recompilations() if part == "compile" else PARTS[part](arguments.rounds)
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as SCRATCH:
+        main()

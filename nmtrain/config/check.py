@@ -24,7 +24,15 @@ from nmtrain.config.schema import (
     TrainConfig,
 )
 from nmtrain.config.small_models import SMALL_MODEL_OPTIONS
-from nmtrain.data import DataShape, TextShape, data_names, describe_data, headline
+from nmtrain.data import (
+    DataShape,
+    TextShape,
+    data_names,
+    default_options,
+    describe_data,
+    headline,
+    options_of_test_alone,
+)
 from nmtrain.errors import ConfigError
 from nmtrain.recipes import Recipe, RecipeError, build_recipe, list_recipes
 from nmtrain.sparsity.pattern import NMPattern
@@ -42,14 +50,18 @@ _NOT_RESULT = {
     ("train", "eval_batch_size"),
 }
 # Keys that came later: with these values a run is what it was without the key, and keeps its name.
-_AS_BEFORE: dict[tuple[str, str], Any] = {
+_AS_BEFORE: dict[tuple[str, ...], Any] = {
     ("train", "length_penalty"): 1.0,
+    ("data", "test_split"): False,
+    ("data", "test_fraction"): 0,
+    ("init_from",): None,
     ("optim", "cooldown_fraction"): 0.2,
     ("recipe", "decay_power"): 1.0,
     ("recipe", "decay_end"): 0.0,
     ("recipe", "tighten"): False,
     ("recipe", "contenders"): None,
 }
+_ALWAYS_HAD_EVALUATE = ("listops", "wmt")  # so that it stands in the names of their runs whatever its value
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,7 @@ class Config:
     tracking: TrackingConfig
     seed: int
     results_dir: Path
+    init_from: Path | None  # the folder of the run whose final weights this one starts from
     force: bool
     dry_run: bool
     data_shape: DataShape | TextShape
@@ -83,6 +96,11 @@ class Config:
     @property
     def updates_per_epoch(self) -> int:
         return self.data_shape.train_size // self.train.batch_size
+
+    @property
+    def split(self) -> str:
+        """What the run is evaluated on: "val" or "test"."""
+        return str(self.data["evaluate"])
 
     @property
     def total_updates(self) -> int:
@@ -106,11 +124,18 @@ class Config:
 
 def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     """The values that a run's result depends on, however they were written."""
-    kept = {
+    kept: dict[str, Any] = {
         key: {k: v for k, v in value.items() if _changes_the_result((key, k), v)} if isinstance(value, dict) else value
         for key, value in values.items()
-        if (key,) not in _NOT_RESULT
+        if _changes_the_result((key,), value)
     }
+    if "init_from" in kept:
+        kept["init_from"] = Path(str(kept["init_from"])).name  # wherever it lies
+    if kept["model"].get("kind") == "image_classifier" and kept["model"].get("pretrained") is None:
+        kept["model"].pop("pretrained", None)  # a key that image models did not have
+    if kept["data"]["evaluate"] == "val" and kept["data"]["name"] not in _ALWAYS_HAD_EVALUATE:
+        unread = ("evaluate", *options_of_test_alone(kept["data"]["name"]))
+        kept["data"] = {key: value for key, value in kept["data"].items() if key not in unread}
     if kept["train"]["updates"] is not None:
         kept["train"] = {key: value for key, value in kept["train"].items() if key != "epochs"}  # overridden
     if is_dense:  # trained once for every pattern
@@ -124,7 +149,7 @@ def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     return _canonical(kept)
 
 
-def _changes_the_result(key: tuple[str, str], value: Any) -> bool:
+def _changes_the_result(key: tuple[str, ...], value: Any) -> bool:
     return key not in _NOT_RESULT and not (key in _AS_BEFORE and value == _AS_BEFORE[key])
 
 
@@ -137,20 +162,23 @@ def _canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def check_config(values: dict[str, Any]) -> Config:
+def check_config(values: dict[str, Any], data_shape: DataShape | TextShape | None = None) -> Config:
     """Check a resolved config that came from YAML or the command line.
+
+    Args:
+        data_shape: of the data, where it is known; they are then not looked at.
 
     Raises:
         ConfigError: listing every fault that can be seen without building the model or reading data.
     """
-    values = _with_small_model_options(values)
+    values = _with_whole_path(_with_data_defaults(_with_small_model_options(values)))
     faults: list[str] = []
     try:
         valid = dict(Root.model_validate(values))
     except ValidationError as error:
         faults += [line for fault in error.errors() for line in describe(fault, Root)]
         valid = _valid_sections(values)
-    shape = _check_data(values.get("data"), valid.get("model"), faults)
+    shape = data_shape or _check_data(values.get("data"), valid.get("model"), faults)
     recipes = _check_recipes(values, valid, faults)
     faults += _cross_checks(valid, values.get("data"), shape)
     if "optim" in valid and valid["optim"].name != "adamw" and any(recipe.needs_adam for recipe in recipes.values()):
@@ -169,6 +197,7 @@ def check_config(values: dict[str, Any]) -> Config:
         root.tracking,
         root.seed,
         Path(os.path.expanduser(root.results_dir)),
+        None if root.init_from is None else Path(root.init_from),
         root.force,
         root.dry_run,
         shape,
@@ -184,6 +213,24 @@ def _with_small_model_options(values: dict[str, Any]) -> dict[str, Any]:
         return values
     own = SMALL_MODEL_OPTIONS.get(str(model.get("name")), {})
     return values | {"model": model | {"options": own | model["options"]}}
+
+
+def _with_whole_path(values: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml says of ``init_from``: the folder itself, from wherever it was named and however."""
+    given = values.get("init_from")
+    return (
+        values | {"init_from": os.path.realpath(os.path.expanduser(given))}
+        if given and isinstance(given, str)
+        else values
+    )
+
+
+def _with_data_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml says of data that a user's own YAML describes: all options, those it leaves out too."""
+    data = values.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        return values
+    return values | {"data": default_options(data["name"]) | data}
 
 
 def _check_data(data: Any, model: ModelConfig | None, faults: list[str]) -> DataShape | TextShape | None:
@@ -203,7 +250,7 @@ def _check_data(data: Any, model: ModelConfig | None, faults: list[str]) -> Data
 def _valid_sections(values: dict[str, Any]) -> dict[str, Any]:
     """Of a config with faults, what the checks across sections can still be made on."""
     valid: dict[str, Any] = {}
-    for name in ("model", "sparsity", "mask", "optim", "train"):
+    for name in ("model", "sparsity", "mask", "optim", "train", "init_from"):
         given = Root.model_fields[name]
         section: Any = Annotated[given.annotation, given]
         try:
@@ -245,6 +292,10 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
     faults = []
     if model := valid.get("model"):
         faults += _model_faults(model, valid.get("train"), data, shape)
+        if (start := valid.get("init_from")) and model.pretrained and not model.reads_text:
+            faults.append(
+                f"init_from={start}: model.pretrained={model.pretrained} gives weights too; leave one of them out"
+            )
     if mask := valid.get("mask"):
         roles = written(mask.roles)
         for role, pattern in mask.patterns.items():
@@ -303,12 +354,8 @@ def _model_faults(
 ) -> list[str]:
     """Whether model and data go together, and options that have no effect with this kind of model."""
     faults = []
-    if not model.reads_text:
-        faults += [
-            f"model.{option}={getattr(model, option)}: has no effect with model.kind=image_classifier"
-            for option in ("pretrained", "tokenizer")
-            if getattr(model, option) is not None
-        ]
+    if not model.reads_text and model.tokenizer is not None:
+        faults.append(f"model.tokenizer={model.tokenizer}: has no effect with model.kind=image_classifier")
     if train is not None:
         faults += _writing_faults(model, train, data, shape)
     if shape is not None and model.reads_text != isinstance(shape, TextShape):

@@ -11,14 +11,16 @@ import nmtrain.conf
 _CONF = Path(next(iter(nmtrain.conf.__path__)))
 
 
-def groups(folders: Iterable[Path] = ()) -> dict[str, dict[str, str]]:
+def groups(folders: Iterable[Path] = (), ours: bool = True) -> dict[str, dict[str, str]]:
     """Every config group and its options, each with the first line of its file's comment.
 
     Args:
         folders: further folders in the layout of conf/, as ``--config-dir`` names them.
+        ours: False leaves out conf/ itself.
     """
     found: dict[str, dict[str, str]] = {}
-    paths = [path for folder in (_CONF, *folders) for path in folder.glob("*/*.yaml") if path.is_file()]
+    searched = [*([_CONF] if ours else []), *folders]
+    paths = [path for folder in searched for path in folder.glob("[!.]*/[!.]*.yaml") if path.is_file()]
     for path in sorted(paths, key=lambda path: (path.parent.name, path.stem)):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         comments = [line for line in lines if line.startswith("# ") and "@package" not in line]

@@ -12,19 +12,25 @@ from typing import Any
 import hydra
 import yaml
 from hydra import compose, initialize_config_module
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nmtrain.config.choices import groups, near
 from nmtrain.config.faults import written
 from nmtrain.errors import ConfigError
+from nmtrain.runs.loaded import provider
 
+EVALUATION_KEYS = ("train.eval_batch_size", "train.device")  # beside those of data, what `nmtrain eval` may be told
 _OF_HYDRA = re.compile(r"hydra([./]|$)")
 _SEARCH_PATH = "hydra.searchpath"
 # What overrides and YAML files can make Hydra, OmegaConf and PyYAML raise.
@@ -107,10 +113,16 @@ def _choice_faults(group: str, override: Override, known: dict[str, str]) -> lis
     optional = (None,) if group == "experiment" and not override.is_sweep_override() else ()
     names = [choice if choice is None or isinstance(choice, bool) else str(choice) for choice in chosen]
     return [
-        f"{group}={written(name)}: there is no such {group}. Available: {list(known)}{near(name, known)}"
+        f"{group}={written(name)}: {_why_no_choice(group, name, known)}"
         for name in names
         if name not in known and name not in optional
     ]
+
+
+def _why_no_choice(group: str, name: Any, known: dict[str, str]) -> str:
+    if (plugin := provider(group, str(name))) is not None:
+        return f"{plugin.origin} registers it, but its defaults are nowhere; write the file {plugin.yaml(group, name)}"
+    return f"there is no such {group}. Available: {list(known)}{near(name, known)}"
 
 
 def _searched(overrides: Iterator[Override]) -> list[Path]:
@@ -126,6 +138,17 @@ def search_path_override(folders: list[Path]) -> list[str]:
         raise ConfigError(faults)
     quoted = ['"file://' + str(folder.resolve()).replace('"', r"\"") + '"' for folder in folders]
     return [f"{_SEARCH_PATH}=[{','.join(quoted)}]"] if folders else []
+
+
+def search_in_everything(folders: list[Path]) -> None:
+    """Make what Hydra runs by itself look in ``folders`` too: completion and --info, which take no such override."""
+
+    class Folders(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for folder in folders:
+                search_path.append("nmtrain-plugins", f"file://{folder}")
+
+    Plugins.instance().register(Folders)
 
 
 @contextmanager
@@ -206,6 +229,44 @@ def _plain(node: Any, prefix: str, faults: list[str]) -> Any:
             faults.append(f"{prefix}{key}={raw[key]}: {_first_line(error)}")
             values.append(None)
     return values if OmegaConf.is_list(node) else dict(zip(map(str, keys), values, strict=True))
+
+
+def evaluation_overrides(arguments: list[str], folders: list[Path]) -> list[str]:
+    """The settings of `nmtrain eval`, prepared and checked for what they may change.
+
+    Args:
+        folders: of --config-dir.
+
+    Raises:
+        ConfigError: as `prepare_overrides`, and for keys that are the run's own.
+    """
+    search = search_path_override(folders)
+    overrides = prepare_overrides([*search, *arguments], sweep=True)[len(search) :]
+    faults = []
+    with _initialized():
+        parsed = _parser().parse_overrides(overrides)
+    for override in parsed:
+        key, argument = override.key_or_group, str(override.input_line).lstrip("+")
+        if key == "data.name" or not (key.startswith("data.") or key in EVALUATION_KEYS):
+            faults.append(f"{argument}: belongs to the run; eval takes data.KEY=VALUE, {' and '.join(EVALUATION_KEYS)}")
+        elif override.is_sweep_override():
+            faults.append(f"{argument}: eval takes one value")
+    if faults:
+        raise ConfigError(faults)
+    return overrides
+
+
+def overridden(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The values of a config with prepared overrides put in, by Hydra. Raises ConfigError for what it refuses."""
+    if not overrides:
+        return values
+    with _initialized():
+        try:
+            config = OmegaConf.create(values)
+            ConfigLoaderImpl._apply_overrides_to_config(_parser().parse_overrides(overrides), config)
+        except _REFUSALS as error:
+            raise ConfigError(_fault_lines(error)) from error
+        return plain(config)
 
 
 def sweep_combinations(overrides: list[str]) -> list[list[str]]:

@@ -158,5 +158,6 @@ class Root(Section):
     tracking: TrackingConfig
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     results_dir: Annotated[str, Field(min_length=1)]
+    init_from: Annotated[str, Field(min_length=1)] | None = None  # runs made before have no such key
     force: bool
     dry_run: bool

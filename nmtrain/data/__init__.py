@@ -1,13 +1,15 @@
 """Data sets turned into batches. A new source is one class, one line in ``_SOURCES``, one YAML file, one test.
 
+One from outside calls `register` instead of the line.
+
 Importing this package, and describing a data set, imports neither torch nor any imaging library.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nmtrain.data.images.digits import Digits
 from nmtrain.data.images.glyphs import Glyphs
@@ -18,6 +20,8 @@ from nmtrain.data.text.g2p import G2P
 from nmtrain.data.text.glue import Glue
 from nmtrain.data.text.listops import ListOps
 from nmtrain.data.text.wmt import WMT
+from nmtrain.errors import PluginError
+from nmtrain.runs.loaded import enter
 
 if TYPE_CHECKING:
     from nmtrain.data.images.in_memory import ImageData
@@ -31,10 +35,13 @@ __all__ = [
     "TextShape",
     "TextSource",
     "data_names",
+    "default_options",
     "describe_data",
     "headline",
     "load_data",
     "local_files",
+    "options_of_test_alone",
+    "register",
 ]
 
 _SOURCES: dict[str, type[ImageSource | TextSource]] = {
@@ -46,6 +53,31 @@ _SOURCES: dict[str, type[ImageSource | TextSource]] = {
     "text": Corpus,
     "wmt": WMT,
 }
+
+
+_New = TypeVar("_New", bound=type[ImageSource | TextSource])
+
+
+def register(source: _New) -> _New:
+    """Make a data source of one's own known under its ``name``, a plain class attribute: a decorator of the class.
+
+    Raises:
+        PluginError: saying what the class lacks, or who has its name already.
+    """
+    if not isinstance(source, type) or not issubclass(source, ImageSource | TextSource):
+        raise PluginError(f"data {source!r}: is no subclass of nmtrain.data.ImageSource or TextSource")
+    name = source.__dict__.get("name")
+    called = f"data {name or source.__name__}"
+    if name is None:
+        raise PluginError(f"{called}: the class has no name; add the line name = {source.__name__.lower()!r}")
+    if lacking := sorted(source.__abstractmethods__):
+        raise PluginError(f"{called}: the class does not define {', '.join(lacking)}")
+    if "__dataclass_fields__" not in source.__dict__:
+        raise PluginError(f"{called}: the class is no dataclass; write @dataclass(frozen=True) below @register")
+    if bare := [f.name for f in fields(source) if f.default is MISSING and f.default_factory is MISSING]:
+        raise PluginError(f"{called}: the options {bare} have no defaults")
+    enter("data", name, source, _SOURCES)
+    return source
 
 
 def data_names(text: bool | None = None) -> list[str]:
@@ -66,16 +98,27 @@ def describe_data(name: str, for_classifier: bool = False, /, **options: Any) ->
 
 
 def headline(name: str, **options: Any) -> str:
-    """The metric that tables show of this data set, such as "accuracy".
+    """The metric that tables show of this data set, such as "accuracy"; no file is looked at, no value is checked.
 
     Raises:
-        ValueError: as :func:`describe_data`.
+        ValueError: for an unknown name.
     """
-    return _source(name, options).headline
+    return _unchecked(name, options).headline
+
+
+def default_options(name: str) -> dict[str, Any]:
+    """The options of a data source that a config need not say; none of a name that is not known."""
+    return {field.name: field.default for field in fields(_SOURCES[name])} if name in _SOURCES else {}
+
+
+def options_of_test_alone(name: str) -> tuple[str, ...]:
+    """The options that say what the test split is, and change nothing where that is not evaluated on."""
+    return _SOURCES[name].of_test_alone if name in _SOURCES else ()
 
 
 def local_files(name: str, **options: Any) -> list[Path]:
-    """The local files and folders that the examples are read from; none where they are drawn, or from the hub.
+    """The local files and folders that the examples of training and of the split to evaluate are read from; none
+    where they are drawn, or from the hub.
 
     Raises:
         ValueError: as :func:`describe_data`.
@@ -109,10 +152,8 @@ def load_data(
 
 
 def _source(name: str, options: dict[str, Any], for_classifier: bool = False) -> ImageSource | TextSource:
-    if name not in _SOURCES:
-        raise ValueError(f"data.name: {name!r} is not a data source. Available: [{', '.join(data_names())}]")
-    known = [field.name for field in fields(_SOURCES[name])]
-    source = _SOURCES[name](**{option: value for option, value in options.items() if option in known})
+    source = _unchecked(name, options)
+    known = [field.name for field in fields(source)]
     lines = [
         f"data.{option}={options[option]!r}: data={name} has no such option. Available: [{', '.join(known)}]"
         for option in options
@@ -122,3 +163,11 @@ def _source(name: str, options: dict[str, Any], for_classifier: bool = False) ->
     if lines:
         raise ValueError("\n".join(lines))
     return source.for_classifier() if for_classifier and isinstance(source, TextSource) else source
+
+
+def _unchecked(name: str, options: dict[str, Any]) -> ImageSource | TextSource:
+    """The source with those options that it has."""
+    if name not in _SOURCES:
+        raise ValueError(f"data.name: {name!r} is not a data source. Available: [{', '.join(data_names())}]")
+    known = {field.name for field in fields(_SOURCES[name])}
+    return _SOURCES[name](**{option: value for option, value in options.items() if option in known})

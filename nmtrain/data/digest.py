@@ -10,6 +10,8 @@ from nmtrain.errors import DataError
 
 # The name of the digest of all examples as the run reads them, beside those of files.
 EXAMPLES = "examples"
+# The name of the digest of the file of weights that the run starts from. Who goes on with the run compares it.
+START = "weights to start from"
 
 
 def file_digests(paths: Iterable[Path]) -> dict[str, str]:
@@ -36,4 +38,11 @@ def _digest() -> hashlib.blake2b:
 
 def changed_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """The files that are not as they were: changed, new or gone."""
-    return sorted(name for name in (before.keys() | now.keys()) - {EXAMPLES} if before.get(name) != now.get(name))
+    return sorted(
+        name for name in (before.keys() | now.keys()) - {EXAMPLES, START} if before.get(name) != now.get(name)
+    )
+
+
+def foreign_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The files that hold what none did before, wherever they lay then."""
+    return sorted(name for name, digest in now.items() if digest not in before.values())

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from nmtrain.data.shapes import DataShape, TextShape
 
@@ -16,9 +16,19 @@ if TYPE_CHECKING:
     from nmtrain.data.text.tokens import Tokenizer
 
 
+SPLITS = ("val", "test")  # that a run can be evaluated on
+
+
 @dataclass(frozen=True)
 class DataSource(ABC):
-    """Subclasses are frozen dataclasses; their fields are the options of ``conf/data/<name>.yaml``, same defaults."""
+    """Subclasses are frozen dataclasses; their fields are the options of ``conf/data/<name>.yaml``, same defaults.
+
+    What is loaded as validation data is the split that ``evaluate`` names; training data never depend on it.
+    """
+
+    evaluate: str = "val"
+
+    of_test_alone: ClassVar[tuple[str, ...]] = ()  # the options that say what the test split is, and nothing else
 
     @property
     @abstractmethod
@@ -27,10 +37,15 @@ class DataSource(ABC):
 
     @abstractmethod
     def faults(self) -> list[str]:
-        """One line for each option whose value is not allowed. Of local files it sees at most whether they exist."""
+        """One line for each option whose value is not allowed. Of local files it sees at most whether they exist.
+
+        A subclass adds its own to those of the options that all sources have.
+        """
+        return choice_faults("evaluate", self.evaluate, SPLITS)
 
     def files(self) -> list[Path]:
-        """The local files and folders that the examples are read from; none where they are drawn, or from the hub."""
+        """The local files and folders that the examples of training and of the split to evaluate are read from; none
+        where they are drawn, or from the hub."""
         return []
 
     @abstractmethod

@@ -39,7 +39,7 @@ def run_job(config: Config) -> None:
 
     summary = run(config)
     try:
-        show_summary(summary, config.run_folder)
+        show_summary(summary, config.run_folder, config.split)
     except (KeyError, TypeError) as error:  # of a run that finished before
         file = config.run_folder / "summary.json"
         raise RunFolderError(f"{file}: is damaged (no {error}); force=true repeats the run") from error

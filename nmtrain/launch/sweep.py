@@ -14,6 +14,7 @@ from nmtrain.config.check import Config
 from nmtrain.config.compose import compose_values, run_hydra, sweep_combinations, varied_settings
 from nmtrain.errors import ConfigError, Stopped, SweepError
 from nmtrain.launch.job import checked, log_to_terminal, run_job
+from nmtrain.launch.plugins import load_plugins, plugin_folders
 from nmtrain.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ def run_sweep(overrides: list[str]) -> None:
     repeats = {number: config.values for number, config in enumerate(configs) if first[config.run_folder] != number}
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # the exception itself instead of Hydra's report of it
     try:
-        run_hydra(["-m", *overrides], partial(_sweep_job, repeats, _sweep_name(overrides, list(first))))
+        job = partial(_sweep_job, plugin_folders(), repeats, _sweep_name(overrides, list(first)))
+        run_hydra(["-m", *overrides], job)
     except Exception as error:
         unfinished = [line for number in first.values() for line in _why_unfinished(configs[number])]
         if not unfinished:
@@ -83,8 +85,15 @@ def _grouped(values: dict[str, Any], sweep: str) -> dict[str, Any]:
     return values | {"tracking": tracking | {"group": sweep}}
 
 
-def _sweep_job(repeats: dict[int, dict[str, Any]], sweep: str, values: dict[str, Any], number: int | None) -> None:
-    """A failed run of a sweep says so at once; Hydra goes on and raises its exception in the end."""
+def _sweep_job(
+    plugins: list[str], repeats: dict[int, dict[str, Any]], sweep: str, values: dict[str, Any], number: int | None
+) -> None:
+    """A failed run of a sweep says so at once; Hydra goes on and raises its exception in the end.
+
+    Args:
+        plugins: the folders to load where a launcher runs this in a process of its own.
+    """
+    load_plugins(plugins)
     if number is not None and repeats.get(number) == values:
         return
     log_to_terminal()

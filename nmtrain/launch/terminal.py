@@ -12,6 +12,7 @@ from rich.table import Table
 
 from nmtrain.report.compare.table import rate
 from nmtrain.report.read.headline import DEFAULT, headline_of
+from nmtrain.report.read.split import WORDS, metrics_on
 
 if TYPE_CHECKING:
     from nmtrain.training.plan import Plan
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
 COST_NOTE = "FLOPs: what hardware that skips every pruned weight would execute; 1 multiply-accumulate = 2 FLOPs"
 
 
-def show_summary(summary: dict[str, Any], folder: Path) -> None:
-    """The closing table of a run."""
+def show_summary(summary: dict[str, Any], folder: Path, split: str) -> None:
+    """The closing table of a run; ``split`` is what it was evaluated on."""
     flops, size, seconds = summary["flops"], summary["bytes"], summary["seconds"]
     table = Table(show_header=False, title=" ".join(filter(None, [summary["recipe"]["variant"], summary["sparsity"]])))
     table.add_column(style="bold")
     table.add_column()
     headline = headline_of(summary.get("headline", DEFAULT))
-    reached = headline.text(summary["metrics"][f"val/{headline.name}"])
-    table.add_row(f"{headline.label}, projected model", reached + headline.unit)
+    reached = headline.text(metrics_on(split, summary["metrics"])[headline.name])
+    table.add_row(f"{WORDS[split]} {headline.label}, projected model", reached + headline.unit)
     table.add_row("density of the sparse tensors", f"{summary['density']:.4f}")
     table.add_row("training FLOPs", _beside_dense(flops["training"], flops["training_dense"], _si))
     table.add_row("inference FLOPs per sample", _beside_dense(flops["inference"], flops["inference_dense"], _si))

@@ -48,12 +48,16 @@ def build_tokenizer(model: ModelConfig) -> Tokenizer:
         ValueError: if there is no such tokenizer.
         DataError: if it is neither here nor can the hub be reached.
     """
-    if model.tokenizer == "bytes":
-        return ByteTokenizer()
-    if not model.tokenizer and not model.pretrained and model.name in _SHAPES:
+    if reads_bytes(model):
         return ByteTokenizer()
     option, source = ("model.tokenizer", model.tokenizer) if model.tokenizer else _source(model)
     return _from_hub(PretrainedTokenizer, source, option)
+
+
+def reads_bytes(model: ModelConfig) -> bool:
+    """Whether a model's tokens are bytes, for which no vocabulary is needed."""
+    own = not model.tokenizer and not model.pretrained and model.name in _SHAPES
+    return own or model.tokenizer == "bytes"
 
 
 def language_architecture(model: ModelConfig, shape: TextShape) -> PretrainedConfig:

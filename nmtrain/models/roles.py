@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,28 @@ def weights_by_role(model: nn.Module) -> Iterator[tuple[str, str, tuple[int, int
             yield role, weight, None
 
 
+def weights_as_named(
+    model: nn.Module, roles: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, str, tuple[int, int] | None]]:
+    """As `weights_by_role`, for a model that says itself which weights have which role, wildcards allowed.
+
+    Raises:
+        ValueError: for names that match no weight of a linear layer or a convolution, and for several roles of one.
+    """
+    layers = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    weights = [name for name, _ in model.named_parameters() if name in layers]
+    found: dict[str, str] = {}
+    for role, names in roles.items():
+        for pattern in names:
+            matching = [weight for weight in weights if fnmatchcase(weight, pattern)]
+            if not matching:
+                raise ValueError(f"the model's role {role} names {pattern}: no weight matches. Available: {weights}")
+            for weight in matching:
+                if found.setdefault(weight, role) != role:
+                    raise ValueError(f"the model's weight {weight} is named by two roles, {found[weight]} and {role}")
+    yield from ((role, weight, None) for weight, role in found.items())
+
+
 def unknown_fused(model: nn.Module) -> list[str]:
     """Fused weights whose rows of q, k and v are not known, each with the class of its attention."""
     return [
@@ -121,8 +143,13 @@ def _slices(model: nn.Module, name: str) -> list[tuple[str, tuple[int, int]]] | 
     return fused_rows(model.get_submodule(attention), attribute, fused.out_features)
 
 
-def sparsity_rules(model: nn.Module, mask: MaskConfig, target: NMPattern) -> list[SparsityRule]:
+def sparsity_rules(
+    model: nn.Module, mask: MaskConfig, target: NMPattern, named: Mapping[str, Sequence[str]] | None = None
+) -> list[SparsityRule]:
     """The rules that the ``mask`` section of a config asks for on this model; ``target`` is the run's pattern.
+
+    Args:
+        named: the weights of each role, for a model whose names do not tell them.
 
     Raises:
         ValueError: for roles that the model lacks and names that match none of its weights, where the message lists
@@ -130,7 +157,7 @@ def sparsity_rules(model: nn.Module, mask: MaskConfig, target: NMPattern) -> lis
     """
     by_role: dict[str, list[SparsityRule]] = {}
     stacks: set[str] = set()
-    for role, name, rows in weights_by_role(model):
+    for role, name, rows in weights_by_role(model) if named is None else weights_as_named(model, named):
         stack = _STACK.search(name)
         stacks |= {stack[1]} if stack else set()
         if mask.stacks is not None and (stack is None or stack[1] not in mask.stacks):
@@ -148,7 +175,7 @@ def sparsity_rules(model: nn.Module, mask: MaskConfig, target: NMPattern) -> lis
         for stack in mask.stacks or ()
         if stack not in stacks
     ]
-    if {"q", "k", "v"} & set(mask.roles) and (unknown := unknown_fused(model)):
+    if named is None and {"q", "k", "v"} & set(mask.roles) and (unknown := unknown_fused(model)):
         more = f" (and {len(unknown) - 1} more)" if unknown[1:] else ""
         faults.append(
             f"mask.roles=[{','.join(mask.roles)}]: the fused weight {unknown[0]}{more} is laid out in a way that is not"
@@ -162,5 +189,5 @@ def sparsity_rules(model: nn.Module, mask: MaskConfig, target: NMPattern) -> lis
     if faults:
         raise ValueError("\n".join(faults))
     rules = [rule for role in mask.roles for rule in by_role[role]]
-    named = SparsityRule("", target, "named", mask.axis, None, mask.indivisible)
-    return rules + [replace(named, name=name) for name in mask.names]
+    further = SparsityRule("", target, "named", mask.axis, None, mask.indivisible)
+    return rules + [replace(further, name=name) for name in mask.names]

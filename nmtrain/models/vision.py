@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -10,6 +11,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from nmtrain.data import DataShape
+from nmtrain.models.vision_weights import load_into_new
 
 # A small model is a timm architecture with arguments of timm.create_model; a new one is one line here and a YAML file.
 # Every axis that a role covers is a multiple of 64, so that all patterns up to 1:64 fit.
@@ -48,13 +50,18 @@ def vision_architecture(name: str, shape: DataShape, options: dict[str, Any]) ->
     return timm_name, {**arguments, **options}
 
 
-def build_vision_model(name: str, shape: DataShape, options: dict[str, Any]) -> nn.Module:
+def build_vision_model(name: str, shape: DataShape, options: dict[str, Any], weights: Path | None = None) -> nn.Module:
     """A stock timm model, randomly initialised from torch's global generator, for images of the given shape.
 
+    Args:
+        weights: a file of weights to start from, see `nmtrain.models.vision_weights`.
+
     Raises:
-        ValueError: if the name is unknown or timm refuses the arguments.
+        ValueError: if the name is unknown, timm refuses the arguments, or the weights do not fit.
     """
     timm_name, arguments = vision_architecture(name, shape, options)
+    if weights is not None:
+        return load_into_new(timm_name, arguments, weights)
     try:
         return timm.create_model(timm_name, **arguments)
     except Exception as error:  # the arguments are the user's, and timm hands them to anything

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, ClassVar, TypeGuard
 
+from nmtrain.errors import PluginError
 from nmtrain.sparsity.pattern import NMPattern
 from nmtrain.sparsity.state import GRADIENT_RULES, GradientRule, Ranking, SparsityState
 
@@ -65,6 +66,10 @@ class Recipe:
         """The name in tables: the recipe with its decay or structure, ``sdgf_stepwise``."""
         return self.name
 
+    def record(self) -> dict[str, str]:
+        """What run folders say of it."""
+        return {"name": self.name, "variant": self.variant, "gradient": str(self.gradient)}
+
     def between(self, done: int, length: int) -> SparsityState:
         """The state of the decay phase, ``done`` of its ``length`` updates in."""
         raise NotImplementedError
@@ -86,7 +91,10 @@ class Recipe:
         if update < min(dense_end, total):
             return SparsityState(None)
         if update < finetune_start:
-            return self.between(update - dense_end, finetune_start - dense_end)
+            state = self.between(update - dense_end, finetune_start - dense_end)
+            if not isinstance(state, SparsityState):  # of a class from outside
+                raise PluginError(f"recipe {self.name}: between() returns {state!r}, which is no SparsityState")
+            return state
         return frozen(self.finetuned()) if self.freeze_mask and update > finetune_start else self.finetuned()
 
     def phases(self, total: int) -> list[tuple[int, SparsityState]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from nmtrain.sparsity.mask import group_dim, nm_mask
 from nmtrain.sparsity.pattern import NMPattern
@@ -54,6 +57,41 @@ class _InForce:
         return None if self.reaches_all else self.theta
 
 
+class _Readings:
+    """Lets a weight that one forward of the model reads several times be sparsified once.
+
+    What is kept is the value, without a graph: each reading has a gradient of its own, and under gradient checkpointing
+    saves the same tensors whether it is the first or not. A value is kept up to its last reading, as often as a forward
+    was seen to read it, and never past the forward's end. So it needs no memory that autograd does not need anyway, and
+    nothing that happens to weights or masks between two forwards can make it stale.
+    """
+
+    def __init__(self) -> None:
+        self._most: Counter[Any] = Counter()  # readings in one forward
+        self._seen: Counter[Any] | None = None  # readings in the forward that runs, if one does
+        self._values: dict[Any, Tensor] = {}
+
+    def begin(self, *_: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._seen = Counter()
+
+    def end(self, *_: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._most |= self._seen or Counter()
+            self._seen = None
+            self._values.clear()
+
+    def read(self, key: Any, sparsify: Callable[..., Tensor]) -> Tensor:
+        """What ``sparsify(value=None)`` gives; a compiled forward finds equal ones by itself."""
+        if torch.compiler.is_compiling() or (seen := self._seen) is None:
+            return sparsify()
+        seen[key] += 1
+        output = sparsify(value=self._values.pop(key, None))
+        if key not in self._most or seen[key] < self._most[key]:
+            self._values[key] = output.detach()
+        return output
+
+
 class SparseWeight(nn.Module):
     """Parametrization of one weight: dense in, sparse out. Masks are buffers, so they travel with the state dict.
 
@@ -89,7 +127,8 @@ class SparseWeight(nn.Module):
         flow, reached = force.state.flow, force.reached
         if flow.contenders is not None or flow.wider is not None:
             reached = self._derived("reached", i)
-        return apply_mask(part, self.mask(i), force.decay, reached, factor=self.factor(i))
+        sparsify = partial(apply_mask, part, self.mask(i), force.decay, reached, factor=self.factor(i))
+        return self.control.readings.read((self, i), sparsify)
 
     def factor(self, i: int) -> Tensor | None:
         """What kept entries are multiplied by, where the recipe shrinks or enlarges them."""
@@ -114,6 +153,8 @@ class SparsityControl:
         self._in_force: dict[NMPattern, _InForce] = {}
         self._weights: list[tuple[SparseWeight, parametrize.ParametrizationList]] = []
         self.scales: dict[str, Tensor] = {}  # of tensors under `Projection.rescale`, by label; part of a checkpoint
+        self.readings = _Readings()
+        self.hooks: list[RemovableHandle] = []
 
     @property
     def targets(self) -> list[NMPattern]:
@@ -186,14 +227,12 @@ class SparsityControl:
                 if tensor.label not in self.scales:
                     self.scales[tensor.label] = nearest_scale(part, part * factor * mask)
                 factor *= self.scales[tensor.label]
-            weight.derive("factor", i, factor)
+            weight.derive("factor", i, factor.masked_fill_(~mask, 1.0))
         elif projection.queried:
-            weight.derive("factor", i, queried(part, pattern))
+            weight.derive("factor", i, queried(part, pattern).masked_fill_(~mask, 1.0))
         if flow.contenders is not None:
-            theta = (
-                state.decay if flow.gradient == "masked" else 1.0 if isinstance(flow.gradient, str) else flow.gradient
-            )
-            weight.derive("reached", i, theta * contending(part, strongest, flow.contenders))
+            shares = contending(part, strongest, flow.contenders).mul_(state.theta)
+            weight.derive("reached", i, shares.masked_fill_(mask, 1.0))
         elif flow.wider is not None and not state.freeze:
             weight.derive("reached", i, nm_mask(part, tensor.fit(flow.wider, state.exact), tensor.axis).to(part.dtype))
 
@@ -257,6 +296,10 @@ def sparsify_model(model: nn.Module, rules: Sequence[SparsityRule]) -> list[Spar
             parametrize.register_parametrization(owner, attribute, sparse)
         registered = cast(nn.ModuleDict, owner.parametrizations)[attribute]
         control._weights.append((sparse, cast(parametrize.ParametrizationList, registered)))
+    control.hooks = [
+        model.register_forward_pre_hook(control.readings.begin),
+        model.register_forward_hook(control.readings.end, always_call=True),
+    ]
     return tensors
 
 
@@ -268,7 +311,10 @@ def sparsity_control(model: nn.Module) -> SparsityControl:
 @torch.no_grad()
 def remove_sparsity(model: nn.Module) -> None:
     """Bake the target's exact zeros into plain parameters; the state dict has the stock model's keys again."""
-    sparsity_control(model).bake()
+    control = sparsity_control(model)
+    control.bake()
+    for hook in control.hooks:
+        hook.remove()
     for module in list(model.modules()):
         if not parametrize.is_parametrized(module):
             continue

@@ -17,10 +17,12 @@ Axis = Literal["input", "output"]
 # scripts/bench_step.py: 2**19 beats 2**17 and the whole tensor); elsewhere a piece only bounds the peak memory.
 _CPU_PIECE = 2**19
 _DEVICE_PIECE = 2**26
+_COUNTED = 2**24  # the largest number that float32 counts up to
 # Up to this M a selection network of element-wise maxima and minima beats torch.topk, whose cost per entry is high; for
-# N = 1 it beats torch.amax as long as a group is shorter than what amax vectorises.
+# N = 1 it beats torch.amax as long as a group is shorter than what amax vectorises. So do pools along rows.
 _NETWORK_LIMIT = 32
 _AMAX_START = 16
+_POOL_LIMIT = 16
 
 
 def group_dim(axis: Axis) -> int:
@@ -70,14 +72,17 @@ def _piece_mask(weight: Tensor, pattern: NMPattern, dim: int) -> Tensor:
     groups = weight.abs().unflatten(dim, (-1, pattern.m))
     entries = dim + 1  # the dimension that holds the M entries of one group
     threshold = _nth_largest(groups, pattern.n, entries)
-    mask = groups >= threshold
-    # Without ties the threshold alone keeps exactly N. Counting costs a tenth of ranking the ties, but waits for the
-    # device and cannot be traced, so only the CPU's eager mode takes the shortcut.
-    shortcut = weight.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not shortcut or int(mask.count_nonzero()) * pattern.m != mask.numel() * pattern.n:
-        above = groups > threshold
-        room = pattern.n - above.sum(entries, keepdim=True, dtype=torch.int32)
-        mask = above | (mask & ((mask & ~above).cumsum(entries, dtype=torch.int32) <= room))
+    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
+        # Comparisons that write floats are vectorised, those that write bools are not. Without ties the threshold alone
+        # keeps exactly N; to count costs a hundredth of ranking the ties, but would make a device wait for its host.
+        kept = torch.ge(groups, threshold, out=torch.empty_like(groups))
+        is_counted = kept.numel() <= _COUNTED
+        if is_counted and int(kept.sum(dtype=torch.float32)) * pattern.m == kept.numel() * pattern.n:
+            return kept.bool().flatten(dim, entries)
+    above = groups > threshold
+    level = groups == threshold
+    room = pattern.n - above.sum(entries, keepdim=True, dtype=torch.int32)
+    mask = above | (level & (level.cumsum(entries, dtype=torch.int32) <= room))
     return mask.flatten(dim, entries)
 
 
@@ -85,7 +90,7 @@ def _nth_largest(groups: Tensor, n: int, dim: int) -> Tensor:
     """The n-th largest entry of each group along ``dim``, which is kept with length 1."""
     m = groups.shape[dim]
     eager_cpu = groups.device.type == "cpu" and not torch.compiler.is_compiling()
-    if n == 1 and dim == groups.dim() - 1 and eager_cpu:  # the one reduction of short rows that runs at full speed
+    if n == 1 and m <= _POOL_LIMIT and dim == groups.dim() - 1 and eager_cpu:
         return F.max_pool1d(groups.flatten(1), m, m).unsqueeze(-1)
     if n == 1 and m >= _AMAX_START:
         return groups.amax(dim, keepdim=True)

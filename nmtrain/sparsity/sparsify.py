@@ -53,18 +53,22 @@ def apply_mask(
     reached: float | Tensor | None = None,
     penalty: float | Tensor | None = None,
     factor: Tensor | None = None,
+    value: Tensor | None = None,
 ) -> Tensor:
     """`nm_sparsify` with a mask at hand: bool, of the weight's shape. Tensors for decay and penalty are 0-dim.
 
     Args:
-        reached: the share of the gradient that reaches a pruned entry, 0-dim or of the weight's shape; None is all.
-        factor: what a kept entry is multiplied by, of the weight's shape; the gradient passes by it.
+        reached: the share of the gradient that reaches a pruned entry, 0-dim; or that of each entry, of the weight's
+            shape and 1 where the mask is. None is all.
+        factor: what each entry is multiplied by, of the weight's shape and 1 where nothing is kept; the gradient passes
+            by it.
+        value: what came out for these arguments before: it is returned, with a gradient of its own and no computing.
     """
     scalars = [
-        None if value is None else torch.as_tensor(value, dtype=weight.dtype, device=weight.device)
-        for value in (decay, reached, penalty)
+        None if number is None else torch.as_tensor(number, dtype=weight.dtype, device=weight.device)
+        for number in (decay, reached, penalty)
     ]
-    return _ApplyMask.apply(weight, mask, *scalars, factor)
+    return _ApplyMask.apply(weight, mask, *scalars, factor, value)
 
 
 class _ApplyMask(torch.autograd.Function):
@@ -77,15 +81,33 @@ class _ApplyMask(torch.autograd.Function):
         reached: Tensor | None,
         penalty: Tensor | None,
         factor: Tensor | None,
+        value: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(mask, reached, penalty, None if penalty is None else weight)
-        return torch.where(mask, weight if factor is None else weight * factor, weight * decay)
+        if value is not None:
+            return value.detach()
+        output = _factors(mask, decay).mul_(weight)  # a product, so that NaN and infinity stay visible when pruned
+        if factor is not None:
+            output.mul_(factor)
+        if torch.compiler.is_compiling():
+            return torch.where(output == 0, 0.0, output)  # inductor leaves out the addition below
+        return output.add_(0.0)  # -0.0 becomes 0.0
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         mask, reached, penalty, weight = ctx.saved_tensors
         (grad,) = grads
-        pruned = grad if reached is None else grad * reached
+        own = grad
+        if reached is not None:
+            own = grad * reached if reached.dim() else _factors(mask, reached).mul_(grad)
         if penalty is not None:
-            pruned = torch.addcmul(pruned, weight, penalty)
-        return pruned if pruned is grad else torch.where(mask, grad, pruned), None, None, None, None, None
+            own = torch.where(mask, own, torch.addcmul(own, weight, penalty))
+        return own, None, None, None, None, None, None
+
+
+def _factors(mask: Tensor, decay: Tensor) -> Tensor:
+    """``Phi + D * (1 - Phi)``: exactly 1 where the mask is, exactly D elsewhere."""
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.where(mask, torch.ones_like(decay), decay)
+    # Neither torch.where nor what reads bools is vectorised on a CPU. (1 - D) + D rounds to 1 for every D in [0, 1].
+    return mask.view(torch.uint8).to(decay.dtype).mul_(1 - decay).add_(decay)

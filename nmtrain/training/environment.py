@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 
+from nmtrain.errors import ConfigError
+from nmtrain.runs.loaded import LOADED
+
 logger = logging.getLogger(__name__)
 
 # Faults of earlier versions that change results and that this one has mended: reports mark the runs that lack them.
@@ -61,29 +64,46 @@ def describe_environment(device: torch.device, compiled: bool) -> dict[str, Any]
     source = Path(__file__).parent
     git = subprocess.run(["git", "-C", str(source), "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+        "versions": package_versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
         "cpu_count": os.cpu_count(),
         "variables": _set(*_CHANGING, *(_CHANGING_COMPILED if compiled else ())),
         "git_commit": git.stdout.strip() or None,
+        "plugins": [plugin.record() for plugin in LOADED],
         "fixes": FIXES,
         "command": sys.argv[1:],
     }
+
+
+def require_device(device: str) -> None:
+    """Raise ConfigError for ``train.device=cuda`` where there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["train.device=cuda: torch finds no CUDA device here; allowed: auto, cpu"])
+
+
+def package_versions() -> dict[str, str]:
+    """Of Python and of the packages that a number may depend on."""
+    return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
 
 
 def environments_before(last: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
     """What trained the run before this resume, oldest first: each time that code, device or variables were others."""
     before: list[dict[str, Any]] = last.pop("before", [])
     same = all(last.get(key) == now[key] for key in ("versions", "git_commit", "fixes", "device"))
-    if same and last.get("variables", {}) == now["variables"]:
+    if same and last.get("variables", {}) == now["variables"] and _hashes(last) == _hashes(now):
         return before
     logger.warning(
-        "resuming with other code or library versions than before, another device or other variables;"
+        "resuming with other code, plug-ins or library versions than before, another device or other variables;"
         " environment.json keeps both"
     )
     return [*before, last]
+
+
+def _hashes(environment: dict[str, Any]) -> dict[str, str]:
+    """What the plug-ins were, wherever they lay."""
+    return {plugin["name"]: plugin["hash"] for plugin in environment.get("plugins", ())}
 
 
 def warn_of_variables(environment: dict[str, Any]) -> None:

@@ -1,13 +1,15 @@
-"""Models out of a run folder: evaluated again, or exported for plain timm."""
+"""Models out of a run folder: loaded and checked, or exported for plain timm and transformers."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -15,12 +17,16 @@ from torch import nn
 
 from nmtrain.config.check import Config, check_config
 from nmtrain.data import DataShape, TextShape
+from nmtrain.data.earlier import completed
 from nmtrain.errors import RunFolderError
 from nmtrain.models import build_model
+from nmtrain.models.registry import is_registered
+from nmtrain.models.saved import aliases, load_saved
 from nmtrain.models.vision import vision_architecture
 from nmtrain.runs.folder import RunFolder, write_whole
+from nmtrain.runs.loaded import changed_plugins, missing_plugin, provider
 from nmtrain.sparsity import NMPattern, SparsityRule, verify_sparsity
-from nmtrain.training.loading import load_same_task
+from nmtrain.training.kept import kept_model, kept_shape
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +37,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     A model of timm gets every key, since timm asks for each; shared weights are written under all of their names.
     Transformers ties weights itself when it loads: there they are written once, under their first name.
     """
-    once = _aliases(model) if hasattr(model, "save_pretrained") else {}
+    once = aliases(model) if hasattr(model, "save_pretrained") else {}
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in once}
     # Copies, because safetensors refuses tensors that share memory.
     content = save(
@@ -40,15 +46,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
     write_whole(path, lambda file: file.write(content))
 
 
-def _aliases(model: nn.Module) -> dict[str, str]:
-    """The further names of tied weights, and the first name of each."""
-    first: dict[int, str] = {}
-    names = [(name, first.setdefault(id(p), name)) for name, p in model.named_parameters(remove_duplicate=False)]
-    return {name: original for name, original in names if name != original}
-
-
 def load_run(path: Path) -> tuple[Config, nn.Module]:
     """Config and final projected model of a finished run, the model checked group by group.
+
+    Data, checkpoint and tokenizer need not be where they were: what the run kept of them takes their place.
 
     Raises:
         RunFolderError: if the folder is not a finished run's, if a file of it is missing or damaged, or if a group of
@@ -56,29 +57,52 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
     """
     folder = RunFolder(path)
     folder.require_finished()
-    file = folder / "config.yaml"
-    try:
-        values = yaml.safe_load(file.read_text())
+    shape = kept_shape(folder)
+    with damage_told(folder / "config.yaml"):
+        config = check_config(saved_values(folder), shape)
+    if shape is not None:
+        config = replace(config, model=kept_model(folder, config.model))
+    return config, load_model(folder, config)
+
+
+def saved_values(folder: RunFolder) -> dict[str, Any]:
+    """The content of config.yaml, as this version reads it.
+
+    Raises:
+        RunFolderError: if there are no keys and values, or a plug-in that they name is not loaded.
+    """
+    with damage_told(folder / "config.yaml"):
+        values = yaml.safe_load((folder / "config.yaml").read_text())
         if not isinstance(values, dict):
             raise ValueError("no keys and values")
-        config = check_config(_completed(values))
+    environment = folder.read_json("environment.json") if (folder / "environment.json").exists() else {}
+    if lacking := missing_plugin(values, environment):
+        raise RunFolderError(f"{folder.path}: {lacking}")
+    for change in changed_plugins(values, environment):
+        logger.warning("%s: %s", folder.path, change)
+    return _completed(values)
+
+
+def load_model(folder: RunFolder, config: Config) -> nn.Module:
+    """The final projected model of a run, as `load_run`, for a config that is checked."""
+    with damage_told(folder / "config.yaml"):
         model = build_model(config.model, config.data_shape, pretrained=False)
-        file = folder / "model.safetensors"
-        tensors = load_file(file)
-        for name, original in _aliases(model).items():
-            if name not in tensors:  # written once
-                tensors[name] = tensors[original]
-            elif not torch.equal(tensors[name], tensors[original]):
-                # a checkpoint can bring a weight of its own where the architecture ties: T5 1.1's head
-                module, _, attribute = name.rpartition(".")
-                setattr(model.get_submodule(module), attribute, nn.Parameter(tensors[name]))
-        model.load_state_dict(tensors)
+    file = folder / "model.safetensors"
+    with damage_told(file):
+        load_saved(model, load_file(file))
         verify_sparsity(model, _recorded_rules(folder))
+    return model
+
+
+@contextmanager
+def damage_told(file: Path) -> Iterator[None]:
+    """Turn what goes wrong with a file of a run folder into RunFolderError with its name."""
+    try:
+        yield
     except OSError as error:
         raise RunFolderError(f"{file}: {error.strerror or error}") from error
     except (ValueError, KeyError, RuntimeError, SafetensorError, yaml.YAMLError) as error:
         raise RunFolderError(f"{file}: does not hold what this run left: {error}") from error
-    return config, model
 
 
 def _recorded_rules(folder: RunFolder) -> list[SparsityRule]:
@@ -96,29 +120,11 @@ def _recorded_rules(folder: RunFolder) -> list[SparsityRule]:
 
 
 def _completed(values: dict[str, Any]) -> dict[str, Any]:
-    """The config of a run from before ``data.form``, when classifiers were given T5's string and words."""
+    """The config of a run, with what the absence of later options meant."""
     model, data = values.get("model"), values.get("data")
     if not isinstance(model, dict) or not isinstance(data, dict):
         return values
-    is_concerned = model.get("kind") == "text_classifier" and data.get("name") == "glue"
-    return values | {"data": {"form": "t5"} | data} if is_concerned else values
-
-
-def evaluate_run(path: Path) -> dict[str, float]:
-    """Validation metrics of a run's final model, computed anew."""
-    config, model = load_run(path)
-    device = "cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu"
-    environment = RunFolder(path).read_json("environment.json") if (path / "environment.json").exists() else {}
-
-    def warn(change: str) -> None:
-        logger.warning("%s; the score may be another", change)
-
-    try:
-        task, _ = load_same_task(config, model.to(device), torch.device(device), environment.get("data", {}), warn)
-    except ValueError as error:  # of a tokenizer that is gone
-        raise RunFolderError(f"{path}: {error}") from error
-    with torch.autocast(device, torch.bfloat16, enabled=config.train.precision == "bf16"):
-        return task.evaluate(model, config.train.eval_batch_size)
+    return values | {"data": completed(data, model.get("kind"))}
 
 
 def export_run(path: Path, out: Path) -> str:
@@ -141,6 +147,8 @@ def export_run(path: Path, out: Path) -> str:
 def _export_image(config: Config, model: nn.Module, out: Path) -> str:
     shape = config.data_shape
     assert isinstance(shape, DataShape)
+    if is_registered(config.model.name):
+        return _export_registered(config, model, out)
     name, arguments = vision_architecture(config.model.name, shape, config.model.options)
     description: dict[str, Any] = {
         "architecture": name,
@@ -154,6 +162,21 @@ def _export_image(config: Config, model: nn.Module, out: Path) -> str:
     save_weights(model, out / "model.safetensors")
     write_whole(out / "config.json", lambda file: file.write(json.dumps(description, indent=1).encode()))
     return f'timm.create_model("local-dir:{out}", pretrained=True)'
+
+
+def _export_registered(config: Config, model: nn.Module, out: Path) -> str:
+    """A model from outside, which only the code that it is from can build."""
+    plugin = provider("model", config.model.name)
+    description = {
+        "model": config.model.name,
+        "shape": vars(config.data_shape),
+        "options": config.model.options,
+        "plugin": plugin.record() if plugin else None,
+    }
+    save_weights(model, out / "model.safetensors")
+    write_whole(out / "config.json", lambda file: file.write(json.dumps(description, indent=1).encode()))
+    weights = out / "model.safetensors"
+    return f'model.load_state_dict(safetensors.torch.load_file("{weights}")), model as {config.model.name} builds it'
 
 
 def _export_text(config: Config, model: Any, out: Path) -> str:

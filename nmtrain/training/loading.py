@@ -53,21 +53,32 @@ def load_same_task(
         before: the digests when the run began; empty where they are not known.
         refuse: is told what is not as it was, files before anything is read of them.
     """
-    began = "{} not what this run began with"
-    now = file_digests([*local_files(**config.data), *_checkpoint_files(config)])
+    now = file_digests(input_files(config))
     names = changed_files(before, now) if before else []
     if names:
-        refuse(began.format(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"))
+        refuse(other_files(names))
     task = load_task(config, model, device)
     now[EXAMPLES] = task.data.digest()
     if before and before[EXAMPLES] != now[EXAMPLES] and not names:
-        refuse(began.format(f"the examples of data={config.data['name']} are"))
+        refuse(other_examples(config))
     return task, now
 
 
-def _checkpoint_files(config: Config) -> list[Path]:
+def other_files(names: list[str]) -> str:
+    """That files are not as they were."""
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not what this run began with"
+
+
+def other_examples(config: Config) -> str:
+    """That the examples are not as they were, though no file says so."""
+    return f"the examples of data={config.data['name']} are not what this run began with"
+
+
+def input_files(config: Config) -> list[Path]:
+    """The local files that the data are read from, and those that describe a checkpoint and its tokenizer."""
+    files = local_files(**config.data)
     if not config.model.reads_text:
-        return []
+        return files
     from nmtrain.models.language import checkpoint_files
 
-    return checkpoint_files(config.model)
+    return [*files, *checkpoint_files(config.model)]

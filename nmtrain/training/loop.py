@@ -94,7 +94,7 @@ class Trainer:
             if last or self.done % train.log_every == 0:
                 self.log_training(grad_norm, rate)
             if evaluate and not last:
-                self.evaluate("val")
+                self.evaluate(self.config.split)
             if last or (evaluate if train.checkpoint_every is None else self.done % train.checkpoint_every == 0):
                 self.save()
             yield self.done
@@ -160,7 +160,7 @@ class Trainer:
         return loss
 
     def evaluate(self, split: str) -> dict[str, float]:
-        """Evaluate with the masks as they are, and record it as ``split``."""
+        """Evaluate with the masks as they are, and record it as ``split``: the run's own, or "final"."""
         with self.timed("eval"), self.accelerator.autocast():
             metrics = self.task.evaluate(self.forward, self.config.train.eval_batch_size)
         self.record(split, **metrics)
@@ -168,12 +168,18 @@ class Trainer:
             "update %d of %d, %s: %s %.4f, loss %.4f",
             self.done,
             self.total,
-            "projected model" if split == "final" else "validation",
+            self._evaluated(split),
             self.task.headline,
             metrics[self.task.headline],
             metrics["loss"],
         )
         return metrics
+
+    def _evaluated(self, split: str) -> str:
+        """What an evaluation was of, for the log."""
+        if self.config.split == "val":
+            return "projected model" if split == "final" else "validation"
+        return f"projected model, {self.config.split}" if split == "final" else self.config.split
 
     def record(self, split: str, **values: Any) -> None:
         record = {"update": self.done, "epoch": self.epoch(self.done), "split": split}

@@ -31,9 +31,11 @@ from nmtrain.measure import (
 from nmtrain.measure.products import ProductCounter
 from nmtrain.models import build_model, sparsity_rules
 from nmtrain.models.indices import RealIndices
-from nmtrain.models.language import new_weights
+from nmtrain.models.registry import role_map
+from nmtrain.runs.loaded import in_plugin
 from nmtrain.sparsity import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules, sparsify_model
 from nmtrain.training.optim import optimizer_bytes
+from nmtrain.training.start import goes_on, start_told
 from nmtrain.training.text_plan import require_texts_fit, text_cost, text_inputs
 
 # A micro-batch on the meta device: positional for images, whose argument no two libraries call the same.
@@ -135,7 +137,7 @@ def make_plan(config: Config) -> Plan:
         ConfigError: for an unknown model, roles that it lacks, names that match nothing, axes that M does not divide.
     """
     model, inputs, multiplied = _built(config)
-    new = _new_weights(config)
+    told = start_told(config, model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         targets, measured = _resolved(config, model, multiplied)
@@ -155,7 +157,7 @@ def make_plan(config: Config) -> Plan:
         bytes=model_bytes(model, tensors),
         memory=_memory(config, model, rules, inputs),
         warnings=[
-            *new,
+            *told,
             *(str(warning.message) for warning in caught if "stays dense" in str(warning.message)),
             *_batch_norm_warning(config, model),
         ],
@@ -179,13 +181,14 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     built: dict[str, tuple[nn.Module, Collection[str]] | None] = {}
     for config in configs:
         train = config.train
-        key = repr((config.model, config.data_shape, train.batch_size, train.micro_batches))
+        start = (config.init_from, goes_on(config))
+        key = repr((config.model, start, config.data_shape, train.batch_size, train.micro_batches))
         try:
             if key not in built:
                 built[key] = None  # stays, if it cannot be built
                 model, _, multiplied = _built(config)
                 built[key] = model, multiplied
-                _new_weights(config)
+                start_told(config, model)
             if (found := built[key]) is not None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # each run gives its own
@@ -193,16 +196,6 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     return list(faults)
-
-
-def _new_weights(config: Config) -> list[str]:
-    """What to say of weights that a checkpoint does not give. A dry run downloads none for that."""
-    if not isinstance(config.data_shape, TextShape):
-        return []
-    try:
-        return new_weights(config.model, config.data_shape, download=not config.dry_run)
-    except ValueError as error:
-        raise ConfigError(str(error).splitlines()) from error
 
 
 def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
@@ -229,7 +222,7 @@ def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
         outputs = outputs if isinstance(outputs, Tensor) else outputs.logits
         fault = f"gives {tuple(outputs.shape)}" if expected and outputs.shape != expected else None
     except Exception as error:  # whatever timm, transformers or torch object to
-        fault = str(error).partition("\n")[0] or type(error).__name__
+        fault = (str(error).partition("\n")[0] or type(error).__name__) + in_plugin(error)
     if fault:
         given = ", ".join(
             str(tuple(tensor.shape)) for tensor in (inputs.values() if isinstance(inputs, dict) else inputs)
@@ -278,7 +271,7 @@ def _resolved(
     """
     mask = config.mask.model_copy(update={"indivisible": "skip"}) if config.is_dense else config.mask
     try:
-        rules = sparsity_rules(model, mask, config.sparsity)
+        rules = sparsity_rules(model, mask, config.sparsity, role_map(config.model.name))
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from error
     patterns = f" mask.patterns={written(config.values['mask']['patterns'])}" if config.mask.patterns else ""

@@ -13,22 +13,24 @@ from accelerate.state import AcceleratorState
 
 from nmtrain.config.check import Config
 from nmtrain.errors import ConfigError, DataError
-from nmtrain.models import build_model
 from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.sparsity import remove_sparsity, sparsify_model, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
 from nmtrain.training.environment import (
     describe_environment,
     environments_before,
+    require_device,
     warn_of_variables,
     without_accelerate_variables,
 )
 from nmtrain.training.export import save_weights
+from nmtrain.training.kept import keep_model
 from nmtrain.training.loading import load_same_task
 from nmtrain.training.loop import Trainer, final_states
 from nmtrain.training.plan import Plan, make_plan
 from nmtrain.training.progress import progress
 from nmtrain.training.signals import stop_requests
+from nmtrain.training.start import start_digest, starting_model
 from nmtrain.training.status import logged_to, status_kept
 from nmtrain.training.summary import summarize
 
@@ -44,8 +46,7 @@ def run(config: Config) -> dict[str, Any]:
         TrainingError: if training fails; the folder says ``failed`` and keeps what was made.
         Stopped: after Ctrl-C or SIGTERM; the folder says ``preempted`` and the same command goes on.
     """
-    if config.train.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(["train.device=cuda: torch finds no CUDA device here; allowed: auto, cpu"])
+    require_device(config.train.device)
     plan = make_plan(config)
     folder = RunFolder(config.run_folder)
     folder.prepare()
@@ -94,6 +95,7 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     write_whole(folder / "config.yaml", lambda file: file.write(content))
     checkpoint = load_checkpoint(folder / "checkpoints")
     environment = describe_environment(accelerator.device, config.train.compile)
+    environment["recipe"] = config.recipe.record()  # for reports without the plug-in that it may be of
     warn_of_variables(environment)
     if checkpoint and (folder / "environment.json").exists():
         environment["before"] = environments_before(folder.read_json("environment.json"), environment)
@@ -103,13 +105,15 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
 
     torch.manual_seed(config.seed)
     try:
-        model = build_model(config.model, config.data_shape).to(accelerator.device)
+        model = starting_model(config, checkpoint).to(accelerator.device)
     except ValueError as error:  # of a checkpoint's weights, which the plan does not read
         raise ConfigError(str(error).splitlines()) from error
     sparsify_model(model, plan.rules)
     before = checkpoint.get("data", {}) if checkpoint else {}
     task, environment["data"] = load_same_task(config, model, accelerator.device, before, _refuse_other_data)
+    environment["data"] |= start_digest(config, before, _refuse_other_data)
     folder.write_json("environment.json", environment)
+    keep_model(folder, config)
     if (lengths := task.lengths()) is not None:
         plan = plan.with_lengths(lengths)
     trainer = Trainer(plan, model, task, accelerator, folder, checkpoint, environment["data"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TrainingError
 from nmtrain.runs.folder import RunFolder
+from nmtrain.runs.loaded import in_plugin
 
 logger = logging.getLogger(__name__)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -33,7 +34,9 @@ def status_kept(folder: RunFolder) -> Iterator[None]:
         elif isinstance(error, TrainingError | DataError | ConfigError):
             failure = error
         else:
-            failure = TrainingError(f"{type(error).__name__}: {error} (traceback in {folder / 'train.log'})")
+            failure = TrainingError(
+                f"{type(error).__name__}: {error}{in_plugin(error)} (traceback in {folder / 'train.log'})"
+            )
         logging.getLogger("nmtrain.traceback").debug("training failed", exc_info=error)
         try:
             folder.set_status("failed", str(failure))

@@ -15,7 +15,7 @@ SUMMARY_SCHEMA = 1
 
 def summarize(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, float]) -> dict[str, Any]:
     """Of a run whose weights are saved; ``metrics`` and ``seconds`` are those of the whole run."""
-    plan, config, recipe = trainer.plan, trainer.config, trainer.config.recipe
+    plan, config = trainer.plan, trainer.config
     work = trainer.task.work(trainer.total)
     return {
         "schema": SUMMARY_SCHEMA,
@@ -23,13 +23,13 @@ def summarize(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, fl
         "model": config.model.name,
         "data": config.data["name"],
         "sparsity": None if config.is_dense else str(config.sparsity),
-        "recipe": {"name": recipe.name, "variant": recipe.variant, "gradient": recipe.gradient},
+        "recipe": config.recipe.record(),
         "roles": [] if config.is_dense else list(config.mask.roles),
         "seed": config.seed,
         "updates": config.total_updates,
         "epochs": config.total_updates / config.updates_per_epoch,
         "headline": trainer.task.headline,
-        "metrics": {f"val/{name}": value for name, value in metrics.items()},
+        "metrics": {f"{config.split}/{name}": value for name, value in metrics.items()},
         **({"signatures": trainer.task.signatures} if trainer.task.signatures else {}),
         "flops": plan.flops,
         "bytes": plan.bytes | {"exported": (trainer.folder / "model.safetensors").stat().st_size},

@@ -41,7 +41,7 @@ class Task(Protocol):
         """The micro-batch's part of the update's mean loss: the parts of all micro-batches add up to it."""
 
     def evaluate(self, model: nn.Module, batch_size: int) -> dict[str, float]:
-        """Metrics on the validation data; leaves the model training."""
+        """Metrics on the split that the run is evaluated on; leaves the model training."""
 
     def work(self, total: int) -> Work:
         """What ``total`` updates work on."""

@@ -304,6 +304,7 @@ CHANGES_NOTHING = {
     "dry_run",
     "model.roles",
     "data.cache_dir",
+    "data.test_size",  # of glyphs, where the test images are not evaluated on
     "train.log_every",
     "train.checkpoint_every",
     "train.eval_batch_size",
@@ -342,6 +343,43 @@ def test_every_key_enters_the_name_but_those_that_change_nothing_about_the_resul
     tracking = {key for key in ignored | seen if key.startswith("tracking.")}
     assert ignored == (CHANGES_NOTHING | tracking) & (ignored | seen)
     assert {"seed", "sparsity", "mask.roles", "mask.names", "train.compile", "train.device", "optim.lr"} <= seen
+
+
+def test_the_test_split_enters_the_name_where_it_is_evaluated_on(shipped):
+    evaluated = [name(put(shipped(), data__evaluate="test", data__test_size=size)) for size in (400, 500)]
+    assert len({*evaluated, name(shipped())}) == 3
+    listops = [name(shipped("model=t5", f"data.test_size={size}")) for size in (400, 500)]
+    assert listops[0] != listops[1]  # no expression of test is one of training
+
+
+@pytest.mark.parametrize(
+    ("overrides", "digest"),
+    [
+        ((), "ab355ae8"),
+        (("data.classes=50", "recipe=dense"), "9ef0ac5b"),
+        (("data=digits", "data.test_split=false"), "05b0682e"),
+        (("model=t5",), "ead4b473"),
+        (("model=t5", "data.evaluate=test"), "f54efd6b"),
+        (("model=t5", "data=text", "data.test_fraction=0"), "b74b7f58"),
+        (("model=bert", "data=glue", "data.task=rte"), "c4775699"),
+    ],
+)
+def test_runs_of_before_there_was_a_test_split_keep_their_names(shipped, overrides, digest):
+    assert name(shipped(*overrides)).rpartition("-")[2] == digest
+
+
+@pytest.mark.parametrize("data", ["digits", "text"])
+def test_where_training_gave_up_data_to_test_the_run_has_another_name(shipped, data):
+    model = {"digits": "vit", "text": "t5"}[data]
+    option = {"digits": "data.test_split=false", "text": "data.test_fraction=0"}[data]
+    assert name(shipped(f"model={model}", f"data={data}")) != name(shipped(f"model={model}", f"data={data}", option))
+
+
+def test_options_that_a_users_own_yaml_leaves_out_are_those_it_runs_with(shipped):
+    values = shipped("data=digits")
+    short = put(copy.deepcopy(values), data={"name": "digits"})
+    assert check_config(short).values == check_config(values).values
+    assert name(short) == name(values)
 
 
 @pytest.mark.parametrize(

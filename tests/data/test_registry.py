@@ -35,11 +35,18 @@ def test_yaml_lists_every_option_with_its_default(name):
 
 def test_shapes_follow_the_options():
     assert describe_data("digits", image_size=8) == DataShape(
-        num_classes=10, channels=1, image_size=8, train_size=1437, val_size=360
+        num_classes=10, channels=1, image_size=8, train_size=1078, val_size=360
     )
     assert describe_data("glyphs", classes=50, image_size=24, train_size=500, val_size=100) == DataShape(
         num_classes=50, channels=1, image_size=24, train_size=500, val_size=100
     )
+    assert describe_data("glyphs", val_size=300, test_size=400, evaluate="test").val_size == 400
+
+
+@pytest.mark.parametrize("name", data_names())
+def test_every_source_names_the_splits_it_can_be_evaluated_on(name):
+    with pytest.raises(ValueError, match=r"^data\.evaluate: 'train' is not allowed; allowed: val, test$"):
+        describe_data(name, evaluate="train")
 
 
 @pytest.mark.parametrize(
@@ -50,10 +57,15 @@ def test_shapes_follow_the_options():
             {},
             "data.name: 'mnist' is not a data source. Available: [digits, g2p, glue, glyphs, listops, text, wmt]",
         ),
-        ("digits", {"classes": 5}, "data.classes=5: data=digits has no such option. Available: [image_size, augment]"),
+        (
+            "digits",
+            {"classes": 5},
+            "data.classes=5: data=digits has no such option. Available: [evaluate, image_size, augment, test_split]",
+        ),
         ("digits", {"image_size": 7}, "data.image_size: 7 is not allowed; allowed: multiples of 4 from 8 to 32"),
         ("digits", {"image_size": 36}, "data.image_size: 36 is not allowed; allowed: multiples of 4 from 8 to 32"),
         ("digits", {"image_size": True}, "data.image_size: True is not allowed; allowed: multiples of 4 from 8 to 32"),
+        ("digits", {"test_split": 1}, "data.test_split: 1 is not allowed; allowed: true, false"),
         ("digits", {"augment": "yes"}, "data.augment: 'yes' is not allowed; allowed: true, false"),
         ("glyphs", {"image_size": 8}, "data.image_size: 8 is not allowed; allowed: multiples of 4 from 16 to 32"),
         ("glyphs", {"classes": 321}, "data.classes: 321 is not allowed; allowed: whole numbers from 2 to 320"),
@@ -64,6 +76,7 @@ def test_shapes_follow_the_options():
             "data.train_size: 199 is not allowed; allowed: whole numbers from 200 to 1000000",
         ),
         ("glyphs", {"val_size": 0}, "data.val_size: 0 is not allowed; allowed: whole numbers from 200 to 1000000"),
+        ("glyphs", {"test_size": 9}, "data.test_size: 9 is not allowed; allowed: whole numbers from 200 to 1000000"),
         ("glyphs", {"noise": -0.1}, "data.noise: -0.1 is not allowed; allowed: numbers from 0 to 1"),
         ("glyphs", {"noise": float("nan")}, "data.noise: nan is not allowed; allowed: numbers from 0 to 1"),
         ("glyphs", {"cache_dir": 3}, "data.cache_dir: 3 is not allowed; allowed: a path, or null for the default"),

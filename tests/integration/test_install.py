@@ -2,19 +2,17 @@
 
 import os
 import shutil
-import site
-import subprocess
 import sys
 import sysconfig
 import tomllib
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests.integration.conftest import installed, run
+
 ROOT = Path(__file__).parents[2]
-SOURCES = ["nmtrain", "conf", "pyproject.toml", "setup.py", "README.md", "LICENSE"]
 
 
 @pytest.fixture(autouse=True)
@@ -24,39 +22,12 @@ def outside_of_make(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def run(command, **options):
-    options = {"capture_output": True, "text": True, "timeout": 300} | options
-    done = subprocess.run([str(part) for part in command], **options)
-    return done.returncode, done.stdout, done.stderr
-
-
 def tracked(folder, suffixes):
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
         if path.suffix in suffixes and "__pycache__" not in path.parts
     }
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """A wheel of a copy of the sources, in which an earlier build has left files that no longer exist."""
-    copy = tmp_path_factory.mktemp("sources")
-    for name in SOURCES:
-        path = ROOT / name
-        if path.is_dir():
-            shutil.copytree(path, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(path, copy)
-    stale = copy / "build" / "lib" / "nmtrain"
-    (stale / "conf" / "recipe").mkdir(parents=True)
-    (stale / "removed_long_ago.py").touch()
-    (stale / "conf" / "recipe" / "removed_long_ago.yaml").touch()
-    out = tmp_path_factory.mktemp("dist")
-    status, output, errors = run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, copy])
-    assert status == 0, output + errors
-    (built,) = out.iterdir()
-    return built
 
 
 @pytest.mark.slow
@@ -76,19 +47,10 @@ def test_every_package_is_listed_in_pyproject():
 @pytest.mark.slow
 def test_the_installed_wheel_lists_refuses_and_trains_in_any_folder(wheel, tmp_path):
     """In an environment of its own, which borrows the dependencies of this one but not its nmtrain."""
-    environment = tmp_path / "venv"
-    venv.create(environment, with_pip=False)
-    python, command = environment / "bin" / "python", environment / "bin" / "nmtrain"
-    packages = sysconfig.get_path("purelib", vars={"base": str(environment)})
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel]
-    assert run(pip)[0] == 0
-    # A .pth file of a borrowed folder is not read, so the editable nmtrain there stays out.
-    borrowed = [path for path in site.getsitepackages() if Path(path).is_dir()]
-    Path(packages, "borrowed.pth").write_text("\n".join(borrowed))
-
+    python, command, clean = installed([wheel], tmp_path / "venv")
+    packages = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")})
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
     status, out, err = run(
         [python, "-c", "import nmtrain, nmtrain.conf; print(nmtrain.__file__)"], cwd=folder, env=clean

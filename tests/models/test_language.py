@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+import nmtrain.sparsity.apply
 from nmtrain.config.schema import MaskConfig, ModelConfig
 from nmtrain.data.shapes import TextShape
 from nmtrain.data.text.tokens import ByteTokenizer, PretrainedTokenizer
@@ -61,6 +62,22 @@ def test_every_parameter_gets_a_gradient_dense_and_sparse(name, sparse):
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
         assert parameter.grad.any(), parameter_name
+
+
+@pytest.mark.parametrize("name", ["t5", "t5_v1_1_base"])
+def test_a_forward_sparsifies_each_weight_once_though_t5_reads_some_several_times(name, monkeypatch):
+    model = build_model(config_of(name), SHAPE)
+    tensors = sparsify_model(model, sparsity_rules(model, mask(["ff"]), NMPattern(1, 16)))
+    computed = []
+    original = nmtrain.sparsity.apply.apply_mask
+
+    def counting(weight, *arguments, value=None):
+        computed.extend([weight.shape] if value is None else [])
+        return original(weight, *arguments, value=value)
+
+    monkeypatch.setattr(nmtrain.sparsity.apply, "apply_mask", counting)
+    loss_of(model, "text_to_text").backward()
+    assert sorted(computed) == sorted(tensor.shape for tensor in tensors)
 
 
 def test_roles_of_t5_are_the_ff_and_attention_matrices_of_both_stacks_and_nothing_else():

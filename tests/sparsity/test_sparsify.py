@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -22,6 +23,24 @@ def run(pattern="2:4", dtype=torch.float32, **options):
 def test_strict_sparsity_zeroes_what_is_not_kept():
     output, _ = run()
     assert output.tolist() == [[4, 0, 0, -3], [0, -6, 0, 2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("axis", ["input", "output"])
+def test_zeros_are_positive_of_negative_and_of_negative_zero_weights(dtype, axis):
+    weight = torch.tensor([[-1.0, -0.0, -2.0, 0.0], [-0.0, -0.0, -0.0, -0.0]], dtype=dtype)
+    output = nm_sparsify(weight, "1:2", axis)
+    assert (output == 0).sum() > 4  # kept ones too
+    assert not output.signbit()[output == 0].any()
+
+
+def test_what_is_kept_and_what_decays_is_exact_for_every_decay():
+    weight = torch.tensor(WEIGHT)
+    mask = nm_mask(weight, "2:4")
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        part = weight.to(dtype)
+        for decay in torch.rand(1000, generator=torch.Generator().manual_seed(0)).square().to(dtype):
+            assert torch.equal(apply_mask(part, mask, decay), torch.where(mask, part, part * decay))
 
 
 def test_decay_leaves_a_fraction_of_pruned_entries():
@@ -133,8 +152,12 @@ def test_a_mask_at_hand_is_used_as_it_is():
 
 
 def test_a_weight_that_is_not_finite_stays_visible():
-    output = nm_sparsify(torch.tensor([[float("nan"), 1.0, 2.0, 3.0]]), "2:4")
-    assert output.isnan().any()
+    for lost in (math.nan, math.inf, -math.inf):
+        output = nm_sparsify(torch.tensor([[lost, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]), "2:4")
+        assert not output[0].isfinite().all()
+        assert output[1].tolist() == [0, 0, 6, 7]
+    pruned = torch.tensor([[True, False]])
+    assert apply_mask(torch.tensor([[1.0, math.inf]]), pruned).isnan().tolist() == [[False, True]]
 
 
 @pytest.mark.parametrize("rule", ["ste", "", "Masked", None, True, 1])
@@ -177,3 +200,5 @@ def test_compiles_whole_and_agrees_with_eager(pattern, axis, backend):
         output.backward(upstream)
         results.append((output.detach(), leaf.grad))
     torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-6)
+    strict = torch.compile(nm_sparsify, fullgraph=True, backend=backend)(weight, NMPattern.parse(pattern), axis)
+    assert not strict.signbit()[strict == 0].any()

@@ -9,7 +9,7 @@ import pytest
 from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import DataError
-from nmtrain.training.export import evaluate_run
+from nmtrain.training.evaluation import evaluate_run
 from nmtrain.training.run import run
 
 LINE = ["sparsity=1:8", "train.updates=4", "train.batch_size=8", "train.checkpoint_every=2", "train.precision=fp32"]

@@ -26,7 +26,8 @@ from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import ConfigError
 from nmtrain.models import build_model
-from nmtrain.training.export import evaluate_run, export_run, load_run
+from nmtrain.training.evaluation import evaluate_run
+from nmtrain.training.export import export_run, load_run
 from nmtrain.training.loading import load_task
 from nmtrain.training.run import run
 
@@ -145,7 +146,7 @@ def test_stsb_is_a_regression_on_the_labels_themselves(kind, make_config, tmp_pa
     assert metrics["val/pearson"] == pytest.approx(pearsonr(given, wanted).statistic, abs=1e-3)
     assert metrics["val/score"] == (metrics["val/pearson"] + metrics["val/spearman"]) / 2
     assert "val/invalid" not in metrics
-    assert evaluate_run(config.run_folder) == {name.removeprefix("val/"): value for name, value in metrics.items()}
+    assert evaluate_run(config.run_folder)["metrics"] == metrics
 
 
 @pytest.mark.parametrize("task", ["mnli", "stsb"])
@@ -203,7 +204,7 @@ def test_a_run_from_before_pairs_is_evaluated_as_it_was_trained(task, make_confi
     values = yaml.safe_load((config.run_folder / "config.yaml").read_text())
     del values["data"]["form"]
     (config.run_folder / "config.yaml").write_text(yaml.safe_dump(values))
-    assert evaluate_run(config.run_folder) == {name.removeprefix("val/"): value for name, value in metrics.items()}
+    assert evaluate_run(config.run_folder)["metrics"] == metrics
     export_run(config.run_folder, tmp_path / "out")
     assert make_config("bert", f"data.task={task}").run_name != config.run_name
 

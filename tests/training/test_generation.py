@@ -10,7 +10,8 @@ from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import ConfigError
 from nmtrain.models import build_model
-from nmtrain.training.export import evaluate_run, export_run
+from nmtrain.training.evaluation import evaluate_run
+from nmtrain.training.export import export_run
 from nmtrain.training.loading import load_task
 from nmtrain.training.run import run
 from nmtrain.training.text_task import TextToText
@@ -179,7 +180,7 @@ def test_an_export_writes_by_itself_what_was_scored(overrides, folder, make_conf
     (folder / "generation_config.json").write_text(json.dumps(odd))
     config = make_config(folder, "recipe=ste", *overrides)
     summary = run(config)
-    assert evaluate_run(config.run_folder)["bleu"] == summary["metrics"]["val/bleu"]
+    assert evaluate_run(config.run_folder)["metrics"]["val/bleu"] == summary["metrics"]["val/bleu"]
     export_run(config.run_folder, tmp_path / "out")
     settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert settings.pop("transformers_version")

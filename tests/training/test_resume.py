@@ -98,7 +98,7 @@ def test_a_run_resumed_with_other_code_keeps_what_it_was_begun_with(make_config,
         run(config)
         commits = [one["git_commit"] for one in json.loads(environment.read_text())["before"]]
         assert commits == ["older", "old"][: len(before) + 1]
-    assert "resuming with other code or library versions than before" in caplog.text
+    assert "resuming with other code, plug-ins or library versions than before" in caplog.text
 
 
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(make_config, tmp_path, caplog):

@@ -8,7 +8,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
-from nmtrain.training.export import evaluate_run, export_run
+from nmtrain.training.evaluation import evaluate_run
+from nmtrain.training.export import export_run
 from nmtrain.training.run import run
 
 LINE = [
@@ -50,7 +51,7 @@ def test_one_of_four_and_then_two_of_four(recipe, checkpoint, tmp_path, caplog):
     config, summary = train(tmp_path / "export", tmp_path, f"recipe={recipe}", "sparsity=2:4")
     assert json.loads((config.run_folder / "status.json").read_text())["state"] == "finished"
     assert summary["kept_zeros"] >= 2 * zeros
-    assert evaluate_run(config.run_folder)["accuracy"] == summary["metrics"]["val/accuracy"]
+    assert evaluate_run(config.run_folder)["metrics"]["val/accuracy"] == summary["metrics"]["val/accuracy"]
     export_run(config.run_folder, tmp_path / "again")
 
 

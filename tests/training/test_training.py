@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from nmtrain.config.schema import AdafactorConfig, AdamWConfig, SGDConfig
 from nmtrain.runs.folder import RunFolderError
 from nmtrain.sparsity import sparsity_control
-from nmtrain.training.export import evaluate_run, export_run, load_run
+from nmtrain.training.evaluation import evaluate_run
+from nmtrain.training.export import export_run, load_run
 from nmtrain.training.loop import Trainer
 from nmtrain.training.optim import build_optimizer, learning_rate, optimizer_bytes
 from nmtrain.training.run import run
@@ -185,9 +186,9 @@ def test_final_model_has_exactly_n_in_every_group_and_is_the_one_that_was_scored
         groups = state[name].unflatten(1, (-1, 8))
         assert (groups.count_nonzero(2) == 1).all()
     assert state["blocks.0.attn.qkv.weight"].count_nonzero() == state["blocks.0.attn.qkv.weight"].numel()
-    again = evaluate_run(config.run_folder)
-    assert again["accuracy"] == summary["metrics"]["val/accuracy"]
-    assert again["loss"] == pytest.approx(summary["metrics"]["val/loss"], rel=1e-6)
+    again = evaluate_run(config.run_folder)["metrics"]
+    assert again["val/accuracy"] == summary["metrics"]["val/accuracy"]
+    assert again["val/loss"] == pytest.approx(summary["metrics"]["val/loss"], rel=1e-6)
     assert summary["density"] == 0.125
 
 

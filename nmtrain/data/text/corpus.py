@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 from nmtrain.data.seeds import mix_seed
 from nmtrain.data.shapes import TextShape
-from nmtrain.data.source import TextSource, fault, path_faults, positive_fraction_faults, whole_number_faults
+from nmtrain.data.source import (
+    TextSource,
+    fault,
+    fraction_faults,
+    path_faults,
+    positive_fraction_faults,
+    whole_number_faults,
+)
 from nmtrain.data.text.span_counts import corrupted_counts
 from nmtrain.data.utf8 import text_size
 from nmtrain.errors import DataError
@@ -31,14 +38,15 @@ _AT_ONCE = 1024
 class Corpus(TextSource):
     """All ``.txt`` files of a folder, or one file, in UTF-8, as one text in windows of ``window`` bytes.
 
-    Windows at equal distances are for validation; their gaps are the same in every run. Those of the training windows
-    are drawn anew in each update. The built-in sample, ``path=null``, is help text of Python's language reference: it
-    differs from one version of Python to the next.
+    Windows at equal distances are for validation, and of the others again some for test; their gaps are the same in
+    every run. Those of the training windows are drawn anew in each update. The built-in sample, ``path=null``, is help
+    text of Python's language reference: it differs from one version of Python to the next.
     """
 
     path: str | None = None
     window: int = 256
     val_fraction: float = 0.05
+    test_fraction: float = 0.05
     noise_density: float = 0.15
     mean_span: float = 3.0
     cache_dir: str | None = None
@@ -47,9 +55,11 @@ class Corpus(TextSource):
 
     def faults(self) -> list[str]:
         lines = [
+            *super().faults(),
             *path_faults("path", self.path),
             *whole_number_faults("window", self.window, 16, 100_000),
             *positive_fraction_faults("val_fraction", self.val_fraction),
+            *fraction_faults("test_fraction", self.test_fraction),
             *positive_fraction_faults("noise_density", self.noise_density),
             *_span_faults(self.mean_span),
             *path_faults("cache_dir", self.cache_dir),
@@ -60,11 +70,11 @@ class Corpus(TextSource):
         return [] if self.path is None else self._files()
 
     def shape(self) -> TextShape:
-        windows, val = self._sizes()
+        sizes = self._sizes()
         noise, spans = corrupted_counts(self.window, self.noise_density, self.mean_span)
         return TextShape(
-            train_size=windows - val,
-            val_size=val,
+            train_size=sizes["train"],
+            val_size=sizes[self.evaluate],
             input_length=self.window - noise + spans + 1,
             target_length=noise + spans + 1,
             labels=(),
@@ -75,27 +85,28 @@ class Corpus(TextSource):
         from nmtrain.data.text.encoded import encoded
         from nmtrain.data.text.spans import SpanCorruption
 
-        shape, text = self.shape(), self._text()
-        count = len(text) // self.window
-        windows = [text[index * self.window : (index + 1) * self.window] for index in range(count)]
-        is_val = {number * count // shape.val_size for number in range(shape.val_size)}
+        text, sizes = self._text(), self._sizes()
+        windows = [text[start : start + self.window] for start in range(0, len(text) - self.window + 1, self.window)]
+        chosen = _divided(len(windows), sizes["val"], sizes["test"])
         content = {"text": hashlib.blake2b(text, digest_size=16).hexdigest(), "window": self.window}
         parts, cut = {}, 0
-        for split, chosen in (("train", set(range(count)) - is_val), ("val", is_val)):
+        for split in ("train", self.evaluate):
             # A character that the edge of a window cuts in two is left out.
-            texts = [windows[index].decode(errors="ignore") for index in sorted(chosen)]
-            key = content | {"val_size": shape.val_size, "split": split}
+            texts = [windows[index].decode(errors="ignore") for index in chosen[split]]
+            key = content | {"val_size": sizes["val"], "split": split}
+            if split != "val" and sizes["test"]:
+                key["test_size"] = sizes["test"]
             packed, was_cut = encoded(partial(list, texts), tokenizer, self.window + 1, "text", key, self.cache_dir)
             cut += int(was_cut.sum())
             try:
                 parts[split] = SpanCorruption(packed, tokenizer, self.noise_density, self.mean_span)
             except ValueError as error:
                 raise DataError(f"data=text needs a tokenizer with sentinel tokens: {error}") from None
-        val = _fixed(parts["val"])
+        val = _fixed(parts[self.evaluate], self.evaluate)
         references = [tokenizer.decode(val.targets[index]) for index in range(len(val.targets))]
         return TextData(
             name="text",
-            shape=shape,
+            shape=self.shape(),
             headline=self.headline,
             tokenizer=tokenizer,
             train=parts["train"],
@@ -116,8 +127,8 @@ class Corpus(TextSource):
         except OSError as error:
             raise DataError(f"data.path={self.path}: {error}") from None
 
-    def _sizes(self) -> tuple[int, int]:
-        """How many windows there are, and how many of them are for validation.
+    def _sizes(self) -> dict[str, int]:
+        """How many windows are for training, validation and test.
 
         Raises:
             ValueError: naming the file that cannot be read, or is no text.
@@ -128,7 +139,8 @@ class Corpus(TextSource):
             sizes = [_text_size(file) for file in self._files()]
             size = sum(sizes) + len(sizes) - 1
         windows = size // self.window
-        return windows, max(1, round(windows * self.val_fraction))
+        val, test = max(1, round(windows * self.val_fraction)), round(windows * self.test_fraction)
+        return {"train": windows - val - test, "val": val, "test": test}
 
     def _source_faults(self) -> list[str]:
         where = f"data.path={self.path}" if self.path is not None else "data.path=null"
@@ -140,13 +152,22 @@ class Corpus(TextSource):
         elif not self._files():
             return [f"{where}: there is no .txt file in this folder"]
         try:
-            windows, val = self._sizes()
+            sizes = self._sizes()
         except ValueError as error:
             return [str(error)]
+        windows = sum(sizes.values())
         if windows < 2:
             return [f"{where}: the text is too short for two windows of data.window={self.window} bytes"]
-        if val == windows:
-            return [fault("val_fraction", self.val_fraction, f"what leaves some of the {windows} windows for training")]
+        allowed = f"what leaves some of the {windows} windows for training"
+        if sizes["val"] >= windows:
+            return [fault("val_fraction", self.val_fraction, allowed)]
+        if sizes["train"] < 1:
+            return [fault("test_fraction", self.test_fraction, f"{allowed}, beside {sizes['val']} for validation")]
+        if self.evaluate == "test" and not sizes["test"]:
+            held_out = (
+                f"none of the {windows} windows is held out for test with data.test_fraction={self.test_fraction}"
+            )
+            return [f"data.evaluate: 'test' is not allowed: {held_out}"]
         return []
 
     def _gap_faults(self) -> list[str]:
@@ -172,7 +193,17 @@ def _sample() -> bytes:
     return "\n".join(topics[name] for name in sorted(topics)).encode()
 
 
-def _fixed(examples: SpanCorruption) -> Pairs:
+def _divided(windows: int, val: int, test: int) -> dict[str, list[int]]:
+    """The numbers of the windows of each split; where validation's are does not depend on ``test``."""
+    is_val = {number * windows // val for number in range(val)}
+    others = [number for number in range(windows) if number not in is_val]
+    # In the middle of equal parts of the others, and so away from the first window, which is validation's.
+    is_test = {others[(2 * number + 1) * len(others) // (2 * test)] for number in range(test)}
+    train = [number for number in others if number not in is_test]
+    return {"train": train, "val": sorted(is_val), "test": sorted(is_test)}
+
+
+def _fixed(examples: SpanCorruption, split: str) -> Pairs:
     """All examples with gaps that are the same in every run, whatever its seed and its batch size."""
     import torch
 
@@ -180,7 +211,7 @@ def _fixed(examples: SpanCorruption) -> Pairs:
     from nmtrain.data.text.ragged import Packed
 
     blocks = [
-        examples.corrupted(chosen, mix_seed("text", "val", number))
+        examples.corrupted(chosen, mix_seed("text", split, number))
         for number, chosen in enumerate(torch.arange(len(examples.lengths)).split(_AT_ONCE))
     ]
     inputs, targets = (

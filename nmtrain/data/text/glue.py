@@ -23,15 +23,20 @@ if TYPE_CHECKING:
     from nmtrain.data.text.tokens import Tokenizer
 
 _REPOSITORY = "nyu-mll/glue"
+_HIDDEN = (
+    "the published test sets of GLUE hide their labels; give data.path=FOLDER whose test files have them, or "
+    "data.evaluate=val"
+)
 _SPECIAL_TOKENS = 2  # at most a start and an end token around a label word
 
 
 @dataclass(frozen=True)
 class Glue(TextSource):
-    """One task of GLUE: training set and validation set; its test sets have no labels.
+    """One task of GLUE.
 
     ``path`` is the task's folder, or one that has it as a sub-folder; :func:`nmtrain.data.splits.find_split` says what
-    files it may hold. Null is the hub's copy.
+    files it may hold. Null is the hub's copy, whose test sets have no labels: to evaluate on test needs a folder where
+    they have.
 
     Text to text, an example is one string in T5's words, and its label is a word. A classifier is given one text or a
     pair as its tokenizer puts them, and learns the similarities of stsb as a regression; with ``form="t5"`` it is given
@@ -50,6 +55,7 @@ class Glue(TextSource):
 
     def faults(self) -> list[str]:
         lines = [
+            *super().faults(),
             *choice_faults("task", self.task, TASKS),
             *path_faults("path", self.path),
             *whole_number_faults("input_length", self.input_length, 8, 100_000),
@@ -61,7 +67,7 @@ class Glue(TextSource):
     def files(self) -> list[Path]:
         if (folder := self._folder()) is None:
             return []
-        splits = ("train", *TASKS[self.task].splits.values())
+        splits = ("train", *self._splits().values())
         return [file for split in splits for file in find_split(folder, split).files]
 
     def for_classifier(self) -> TextSource:
@@ -72,7 +78,7 @@ class Glue(TextSource):
         train_size, val_size = task.train_size, task.val_size
         if folder := self._folder():
             train_size = find_split(folder, "train").count()
-            val_size = sum(find_split(folder, split).count() for split in task.splits.values())
+            val_size = sum(find_split(folder, split).count() for split in self._splits().values())
         return TextShape(
             train_size=train_size,
             val_size=val_size,
@@ -84,11 +90,11 @@ class Glue(TextSource):
     def load(self, seed: int, tokenizer: Tokenizer) -> TextData:
         from nmtrain.data.text.batches import TextData, ValSet
 
-        shape, task = self.shape(), TASKS[self.task]
+        shape = self.shape()
         read = self._reader()
         train, _, _, cut = self._examples("train", read("train"), tokenizer)
         val_sets = {}
-        for name, split in task.splits.items():
+        for name, split in self._splits().items():
             pairs, truth, references, more = self._examples(split, read(split), tokenizer)
             scorer, known = partial(score, self.task, truth), partial(is_label, self.task)
             val_sets[name] = ValSet(pairs, references, scorer, known)
@@ -104,6 +110,10 @@ class Glue(TextSource):
             cut=cut,
         )
 
+    def _splits(self) -> dict[str, str]:
+        """What the data call each set to evaluate on, by its name in metrics."""
+        return TASKS[self.task].splits if self.evaluate == "val" else TASKS[self.task].test_splits
+
     def _folder(self) -> Path | None:
         if self.path is None:
             return None
@@ -113,11 +123,15 @@ class Glue(TextSource):
     def _folder_faults(self) -> list[str]:
         folder = self._folder()
         if folder is None:
-            return []
+            return (
+                [f"data.evaluate: 'test' is not allowed without data.path: {_HIDDEN}"]
+                if self.evaluate == "test"
+                else []
+            )
         if not folder.is_dir():
             return [f"data.path={self.path}: there is no such folder"]
         lines = []
-        for split in ("train", *TASKS[self.task].splits.values()):
+        for split in ("train", *self._splits().values()):
             try:
                 find_split(folder, split)
             except ValueError as error:
@@ -137,7 +151,8 @@ class Glue(TextSource):
 
         what = f"glue/{self.task} ({split})"
         truth = [label for (label,) in examples(table, ("label",), what)]
-        classes = [self._class(label, f"{what}: example {number}") for number, label in enumerate(truth)]
+        may_hide = split != "train" and self.evaluate == "test"
+        classes = [self._class(label, f"{what}: example {number}", may_hide) for number, label in enumerate(truth)]
         inputs, types, was_cut = self._inputs(split, table, tokenizer, what)
         words = TASKS[self.task].labels
         tokens = [[*word, tokenizer.end] for word in tokenizer.encode(words)]
@@ -145,8 +160,10 @@ class Glue(TextSource):
         pairs = Pairs(inputs, targets, tokenizer.pad, self._answers(truth, classes), types)
         return pairs, truth, [words[index] for index in classes], int(was_cut.sum())
 
-    def _class(self, label: object, what: str) -> int:
+    def _class(self, label: object, what: str, may_hide: bool) -> int:
         index = to_class(self.task, label)
+        if index is None and may_hide and label in (None, -1):
+            raise DataError(f"{what} has no label ({label!r}): {_HIDDEN}")
         if index is None:
             raise DataError(f"{what} has the label {label!r}, which is none of this task")
         return index

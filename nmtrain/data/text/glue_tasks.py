@@ -29,6 +29,11 @@ class Task:
     splits: dict[str, str] = field(default_factory=lambda: dict(_SINGLE))
 
     @property
+    def test_splits(self) -> dict[str, str]:
+        """The split of each test set."""
+        return {name: split.replace("validation", "test") for name, split in self.splits.items()}
+
+    @property
     def pair(self) -> tuple[str, ...]:
         """``columns`` in the order in which classifiers are given them: a premise before its hypothesis."""
         return self.columns[::-1] if "premise" in self.columns else self.columns

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nmtrain.data.seeds import mix_seed
 from nmtrain.data.shapes import TextShape
-from nmtrain.data.source import TextSource, choice_faults, fault, path_faults, whole_number_faults
+from nmtrain.data.source import TextSource, fault, path_faults, whole_number_faults
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,6 @@ class ListOps(TextSource):
     train_size: int = 96_000
     val_size: int = 2_000
     test_size: int = 2_000
-    evaluate: str = "val"
     max_length: int = 40
     max_depth: int = 3
     max_arguments: int = 4
@@ -48,10 +47,10 @@ class ListOps(TextSource):
 
     def faults(self) -> list[str]:
         lines = [
+            *super().faults(),
             *whole_number_faults("train_size", self.train_size, 1, _MOST_EXAMPLES),
             *whole_number_faults("val_size", self.val_size, 1, _MOST_EXAMPLES),
             *whole_number_faults("test_size", self.test_size, 1, _MOST_EXAMPLES),
-            *choice_faults("evaluate", self.evaluate, ("val", "test")),
             *whole_number_faults("max_length", self.max_length, 24, 2_000),
             *whole_number_faults("max_depth", self.max_depth, 1, 20),
             *whole_number_faults("max_arguments", self.max_arguments, 2, 20),

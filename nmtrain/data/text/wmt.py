@@ -77,7 +77,6 @@ class WMT(TextSource):
     pair: str = "en-de"
     edition: str = _DEFAULT_EDITION
     path: str | None = None
-    evaluate: str = "val"
     train_size: int | None = None
     val_size: int | None = None
     input_length: int = 128
@@ -89,10 +88,10 @@ class WMT(TextSource):
 
     def faults(self) -> list[str]:
         lines = [
+            *super().faults(),
             *_pair_faults(self.pair),
             *choice_faults("edition", self.edition, _SIZES),
             *path_faults("path", self.path),
-            *choice_faults("evaluate", self.evaluate, _SPLITS),
             *([] if self.train_size is None else whole_number_faults("train_size", self.train_size, 1, _MOST)),
             *([] if self.val_size is None else whole_number_faults("val_size", self.val_size, 1, _MOST)),
             *whole_number_faults("input_length", self.input_length, 8, 100_000),

@@ -48,10 +48,11 @@ def cost_table(group: Group, section: str) -> Table:
         " Those of a row were measured on the device that it names; all else in it is of the whole result, whatever "
         "trained it."
     )
+    of_training = " of the split evaluated in training" if results[0].runs["afterwards"].any() else ""
     notes = [
         TRAINING_FLOPS + " In brackets: part of what dense training of the same length takes.",
-        "Inference FLOPs are per sample. Bytes: of the model with its sparse tensors as kept values and indices; on "
-        "disk: of model.safetensors, zeros included. Density: kept part of those tensors. "
+        f"Inference FLOPs are per sample{of_training}. Bytes: of the model with its sparse tensors as kept values and "
+        "indices; on disk: of model.safetensors, zeros included. Density: kept part of those tensors. "
         f"Seconds, throughput and peak memory were measured on: {', '.join(devices) or 'an unrecorded device'}."
         f"{apart if len(devices) > 1 else ''}",
         "Bold: on the Pareto front, no other row is as good at that cost or below (by means, whatever n).",

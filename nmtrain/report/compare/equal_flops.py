@@ -190,6 +190,8 @@ def evaluations(curves: pd.DataFrame) -> pd.DataFrame:
 
 def _points(curves: pd.DataFrame) -> Points:
     points = evaluations(curves)
+    if points.empty:
+        return {}
     columns = [points[name].to_numpy() for name in ("flops", "quality", "update")]
     starts = np.flatnonzero((points["folder"] != points["folder"].shift()).to_numpy())
     parts = zip(*(np.split(column, starts[1:]) for column in columns), strict=True)

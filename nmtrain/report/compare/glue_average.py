@@ -14,6 +14,7 @@ from nmtrain.report.read.flat import Flat, describe, differing, without
 from nmtrain.report.read.frame import slug
 from nmtrain.report.read.grouping import SPARSE_ONLY, keys_of, unusual
 from nmtrain.report.read.headline import headline_of
+from nmtrain.report.read.split import WORDS
 
 _PREFIX = "glue-"
 _TASKS = 9
@@ -25,12 +26,17 @@ _IN_TITLE = ("model.name", "model.kind", "mask.roles")
 
 @dataclass(frozen=True)
 class Alike:
-    """Tasks that were trained alike: all of ``setting`` is the same, but for the data."""
+    """Tasks that were trained alike and evaluated on one split: all of ``setting`` is the same, but for the data."""
 
     model: str
     roles: str | None
+    split: str
     setting: Flat
     tasks: dict[str, list[Group]]
+
+    @property
+    def name(self) -> tuple[str, str | None, str]:
+        return self.model, self.roles, self.split
 
     @property
     def single(self) -> dict[str, Group]:
@@ -42,7 +48,8 @@ class Alike:
         keys = {*varying, *unusual(self.setting, self.roles is None)}
         described = describe(self.setting, sorted(keys.difference(_IN_TITLE)))
         sparse = f", {self.roles} sparse" if self.roles else ""
-        return f"GLUE average: {self.model}{sparse}" + (f" ({described})" if described else "")
+        what = f"GLUE average: {self.model}{sparse}, {WORDS[self.split]} split"
+        return what + (f" ({described})" if described else "")
 
 
 def glue_tables(sections: Sequence[Section]) -> list[Table]:
@@ -55,7 +62,7 @@ def glue_tables(sections: Sequence[Section]) -> list[Table]:
     tables = []
     for alike in found:
         others = [other for other in found if other is not alike]
-        others = [other for other in others if (other.model, other.roles) == (alike.model, alike.roles)]
+        others = [other for other in others if other.name == alike.name]
         if len(alike.single) > 1:
             tables.append(_table(alike, others))
     return tables
@@ -66,7 +73,7 @@ def why_no_average(sections: Sequence[Section]) -> str | None:
     found = _trained_alike(sections)
     if len({task for alike in found for task in alike.tasks}) < 2 or any(len(alike.single) > 1 for alike in found):
         return None
-    settings = [{"model.name": alike.model} | alike.setting for alike in found]
+    settings = [{"model.name": alike.model, "data.evaluate": alike.split} | alike.setting for alike in found]
     said = ", ".join(differing(settings)) or "settings of their data"
     return f"There is no average over tasks of GLUE: no two were trained alike. They differ in {said}."
 
@@ -78,9 +85,10 @@ def _trained_alike(sections: Sequence[Section]) -> list[Alike]:
         if not str(first["data"]).startswith(_PREFIX):
             continue
         setting = without(group.setting, _OF_THE_TASK + (SPARSE_ONLY if first["recipe"] == DENSE else ()))
-        alike = next((alike for alike in found if alike.setting == setting), None)
+        split = first["split"]
+        alike = next((alike for alike in found if (alike.setting, alike.split) == (setting, split)), None)
         if alike is None:
-            found.append(alike := Alike(first["model"], first["roles"], setting, {}))
+            found.append(alike := Alike(first["model"], first["roles"], split, setting, {}))
         alike.tasks.setdefault(first["data"].removeprefix(_PREFIX), []).append(group)
     return found
 
@@ -98,14 +106,16 @@ def _table(alike: Alike, others: Sequence[Alike]) -> Table:
     ]
     notes = [
         "Mean over tasks of each task's headline metric (correlations count as they are), in %: mean over seeds ± "
-        "half of its 95 % t-interval. Each row averages over the tasks named in it, all trained alike but for data.",
+        f"half of its 95 % t-interval, on the {WORDS[alike.split]} split. Each row averages over the tasks named in "
+        "it, all trained alike but for data.",
         TEST,
         *([f"Left out, trained with several settings: {', '.join(several)}."] if several else []),
         *([f"Left out, trained with another setting: {', '.join(otherwise)}."] if otherwise else []),
         *dict.fromkeys(gradient_note(group) for group in tasks.values()),
     ]
     head = ["pattern", "tasks", *(label for _, label in columns)]
-    mark = f"-{keys_of(alike.setting, False).group}" if others else ""
+    mark = "" if alike.split == "val" else f"-{alike.split}"
+    mark += f"-{keys_of(alike.setting, False).group}" if others else ""
     name = slug(f"{alike.model}-glue-average-{alike.roles or ''}") + mark
     return Table(name, alike.title(others), head, rows, stub=2, notes=notes)
 

@@ -9,6 +9,7 @@ import pandas as pd
 from nmtrain.report.read.folders import name_some
 from nmtrain.report.read.headline import headline_of
 from nmtrain.report.read.identity import method_of
+from nmtrain.report.read.split import WORDS
 
 _NOT_COUNTED = {
     "failed": "failed",
@@ -21,8 +22,9 @@ _MANY = 0.05  # of a model's answers, that are no label
 
 def notices(runs: pd.DataFrame) -> list[str]:
     """One sentence per kind of irregularity, with the run folders that it concerns."""
-    said = [f"{int(runs['counted'].sum())} of {len(runs)} runs are finished and counted."]
-    left_out = runs[~runs["counted"]]
+    trained = runs[~runs["afterwards"]]
+    said = [f"{int(trained['counted'].sum())} of {len(trained)} runs are finished and counted."]
+    left_out = trained[~trained["counted"]]
     for status, found in left_out.groupby("status"):
         what = _NOT_COUNTED.get(str(status), f"have the status {status}")
         said.append(f"Not counted, {what}: {_with_reasons(found)}.")
@@ -30,11 +32,12 @@ def notices(runs: pd.DataFrame) -> list[str]:
         ("dropped_lines", "Lines of records that were broken off (a killed process leaves such) and dropped"),
         ("not_finite_lines", "Lines of records that hold a NaN or an infinity"),
     ):
-        found = runs[runs[column] > 0]
+        found = trained[trained[column] > 0]
         if len(found):
             said.append(f"{what}: {int(found[column].sum())}, in {name_some(list(found['folder']))}.")
+    said += _on_test(runs)
     counted = runs[runs["counted"]]
-    bare = counted[counted["metric_lines"].fillna(0) == 0]
+    bare = trained[trained["counted"] & (trained["metric_lines"].fillna(0) == 0)]
     if len(bare):
         said.append(
             f"Counted, but without lines in metrics.jsonl, and so in no curve: {name_some(list(bare['folder']))}."
@@ -44,21 +47,35 @@ def notices(runs: pd.DataFrame) -> list[str]:
         lacking = f"{int(gaps['noise_missing'].sum())} noise measurements"
         said.append(f"Counted, but lacking {lacking} that their configs ask for: {name_some(list(gaps['folder']))}.")
     lost = counted[counted["quality"].astype(float).isna()]
-    for name, found in lost.groupby("headline"):
-        what = f"a final {headline_of(str(name)).label} that is NaN or missing"
+    for (split, name), found in lost.groupby(["split", "headline"], sort=False):
+        what = f"a final {WORDS[split]} {headline_of(name).label} that is NaN or missing"
         said.append(f"Finished with {what}: {name_some(list(found['folder']))}.")
     astray = counted[counted["no_label"] > _MANY]
     if len(astray):
         shares = zip(astray["folder"], astray["no_label"], strict=True)
         listed = name_some([f"{folder} ({100 * share:.1f} %)" for folder, share in shares])
         said.append(f"More than {100 * _MANY:.0f} % of the answers are no label: {listed}.")
-    wrong = counted[counted["penalty_times"] > 1]
+    wrong = trained[trained["counted"] & (trained["penalty_times"] > 1)]
     if len(wrong):
         said.append(
             "Trained by a version that added the penalty of SR-STE once per micro-batch, where once per update is "
             f"right: {_repeated(wrong)}. Repeat them (force=true); they are marked ¶."
         )
-    return [*said, *_mixtures(counted), *_signatures(counted)]
+    return [*said, *dict.fromkeys(_mixtures(counted)), *_signatures(counted)]
+
+
+def _on_test(runs: pd.DataFrame) -> Iterable[str]:
+    """What of the test split cannot be told, or not of all runs."""
+    faults = runs[runs["test_fault"].notna() & ~runs["afterwards"]]
+    if len(faults):
+        listed = [f"{folder} ({why})" for folder, why in zip(faults["folder"], faults["test_fault"], strict=True)]
+        yield f"Not counted on the test split, since test/metrics.json cannot be used: {name_some(listed)}."
+    missing = runs[runs["afterwards"] & ~runs["counted"] & runs["lost"].isna() & runs["test_fault"].isna()]
+    if len(missing):
+        yield (
+            "Not evaluated on the test split, as others like them are (nmtrain eval RUN data.evaluate=test does it): "
+            f"{name_some(list(missing['folder']))}."
+        )
 
 
 def _repeated(runs: pd.DataFrame) -> str:
@@ -73,7 +90,7 @@ def _with_reasons(runs: pd.DataFrame) -> str:
 
 def _mixtures(counted: pd.DataFrame) -> Iterable[str]:
     """Runs that are averaged or compared although they are not quite alike."""
-    versions = counted["code"].value_counts().sort_index()
+    versions = counted["code"][~counted["afterwards"]].value_counts().sort_index()
     if len(versions) > 1:
         listed = "; ".join(f"{code} ({count} runs)" for code, count in versions.items())
         yield f"Trained by {len(versions)} versions of the code: {listed}."
@@ -83,6 +100,8 @@ def _mixtures(counted: pd.DataFrame) -> Iterable[str]:
     ):
         yield from _compared(counted, column, what, then)
     names = ["model", "data", "sparsity", "label"]
+    both = zip(counted["code"], counted["plugins"], strict=True)
+    counted = counted.assign(code=[f"{code}, {plugins}" if pd.notna(plugins) else code for code, plugins in both])
     for _, cell in counted[["cell", "folder", "code", "seed", *names]].groupby("cell", sort=False):
         name = " ".join(cell[names].iloc[0].dropna().astype(str))
         if cell["code"].nunique() > 1:
@@ -117,7 +136,7 @@ def _signatures(counted: pd.DataFrame) -> Iterable[str]:
     """Runs of one setting that were scored in several ways stand in tables of their own."""
     known = counted[counted["signature"].notna()]
     known = known.assign(method=known["signature"].map(method_of))
-    for (model, data, _), runs in known.groupby(["model", "data", "headline"], sort=False):
+    for (model, data, _, _), runs in known.groupby(["model", "data", "split", "headline"], sort=False):
         if runs["method"].nunique() > 1:
             folders = runs.groupby("method")["folder"]
             listed = "; ".join(f"{method}: {name_some(list(found))}" for method, found in folders)

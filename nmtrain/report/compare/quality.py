@@ -24,8 +24,9 @@ def quality_table(group: Group, section: str) -> Table:
     headline = group.headline
     rows = [_quality_row(group, pattern) for pattern in group.patterns or [DENSE]]
     notes = [
-        f"{headline.title}{' in %' if headline.percent else ''} of the final, projected model: mean over seeds ± half "
-        f"of its 95 % t-interval; sd: standard deviation over n seeds. n = 1 has no interval.{_direction(headline)}",
+        f"{headline.title}{' in %' if headline.percent else ''} of the final, projected model on the {headline.split} "
+        "split: mean over seeds ± half of its 95 % t-interval; sd: standard deviation over n seeds. n = 1 has no "
+        f"interval.{_direction(headline)}",
         TEST,
         *signature_note(group.runs),
         gradient_note(group),
@@ -106,8 +107,9 @@ def difference_table(group: Group, section: str) -> Table | None:
     measure = "Percentage points" if headline.percent else headline.title
     better = ", so that less than zero is better" if headline.lower_is_better else ""
     notes = [
-        f"{measure} above {reference}{better}: mean over pairs of runs with the same seed (else of two means, marked "
-        "Welch) ± half of its 95 % t-interval. Bold: the interval excludes zero. One pair allows no test.",
+        f"{measure} above {reference} on the {headline.split} split{better}: mean over pairs of runs with the same "
+        "seed (else of two means, marked Welch) ± half of its 95 % t-interval. Bold: the interval excludes zero. One "
+        "pair allows no test.",
         TEST,
         *signature_note(group.runs),
         TRAINING_FLOPS + " Recipes of a row need not have spent the same; see the cost table.",

@@ -10,6 +10,7 @@ import pandas as pd
 from nmtrain.report.compare.table import NOTHING, Cell, Table, percent, quantity, seconds
 from nmtrain.report.read.grouping import column_order, pattern_order
 from nmtrain.report.read.headline import DEFAULT, headline_of
+from nmtrain.report.read.split import WORDS
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,15 @@ class RunList:
 
 
 def run_list(runs: pd.DataFrame) -> RunList:
-    """Every run folder that was found, runs of one cell together, lost ones too; those of no cell last."""
+    """Every run folder that was found, runs of one cell together, lost ones too; those of no cell last.
+
+    A run that was evaluated on test afterwards stands there too, once more.
+    """
+    runs = runs[~runs["afterwards"] | runs["cell"].notna()]
     ordered = sorted(runs.to_dict("records"), key=_order)
-    headlines = runs["headline"][runs["counted"]].dropna().unique()
-    one = headline_of(headlines[0] if len(headlines) else DEFAULT) if len(headlines) < 2 else None
+    shown = runs[runs["counted"]][["headline", "split"]].drop_duplicates().itertuples(index=False, name=None)
+    headlines = [headline_of(name, WORDS[split]) for name, split in shown]
+    one = next(iter(headlines), headline_of(DEFAULT)) if len(headlines) < 2 else None
     padded = ["padding / %"] if runs["padding"].notna().any() else []
     head = (
         *("run folder", "data", "pattern", "recipe", "seed", "status", one.axis if one else "final value", "updates"),
@@ -74,7 +80,7 @@ def _row(run: dict[str, Any], named: bool, padded: bool) -> list[Cell]:
 def _final(run: dict[str, Any], named: bool) -> Cell:
     if not run["counted"]:
         return Cell("–", marks="" if pd.isna(run["lost"]) else "!")
-    headline = headline_of(run["headline"])
+    headline = headline_of(run["headline"], WORDS[run["split"]])
     detail = headline.axis if named else ""
     if pd.isna(run["quality"]):
         return Cell("NaN", detail, marks="!")

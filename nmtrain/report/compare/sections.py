@@ -13,6 +13,7 @@ from nmtrain.report.read.flat import Flat, below, describe, differing, without
 from nmtrain.report.read.frame import Frames, slug
 from nmtrain.report.read.grouping import LENGTH, SPARSE_ONLY, column_order, pattern_order, unusual
 from nmtrain.report.read.headline import Headline, headline_of
+from nmtrain.report.read.split import WORDS
 
 DENSE = "dense"
 
@@ -59,7 +60,7 @@ class Group:
 
     @property
     def headline(self) -> Headline:
-        return headline_of(self.runs["headline"].iloc[0])
+        return headline_on_split(self.runs)
 
     @cached_property
     def columns(self) -> list[tuple[str, str]]:
@@ -92,7 +93,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Section:
-    """Runs of one family: comparable but for their length (``runs``), as one `Group` per length."""
+    """Runs of one family, on one split: comparable but for their length (``runs``), as one `Group` per length."""
 
     slug: str
     title: str
@@ -101,16 +102,26 @@ class Section:
 
     @property
     def headline(self) -> Headline:
-        return headline_of(self.runs["headline"].iloc[0])
+        return headline_on_split(self.runs)
 
     @property
     def has_results(self) -> bool:
         return bool(self.runs["counted"].any())
 
 
+def headline_on_split(runs: pd.DataFrame) -> Headline:
+    """The metric of runs that are compared, which all have the same on the same split."""
+    return headline_of(runs["headline"].iloc[0], WORDS[runs["split"].iloc[0]])
+
+
 def finished(runs: pd.DataFrame) -> pd.DataFrame:
     """Those that have results."""
     return runs[runs["counted"].astype(bool)]
+
+
+def evaluated_in_training(runs: pd.DataFrame) -> pd.DataFrame:
+    """Those that recorded curves and noise for these results; the others were evaluated afterwards."""
+    return runs[~runs["afterwards"].astype(bool)]
 
 
 def mean_of(runs: pd.DataFrame, column: str) -> float:
@@ -128,7 +139,7 @@ def patterns_of(runs: pd.DataFrame) -> list[str]:
 
 def patterns_with_noise(group: Group, noise: pd.DataFrame) -> list[str]:
     """The group's patterns that have noise records, sparsest first; of dense runs alone, their masks'."""
-    recorded = finished(group.runs)
+    recorded = evaluated_in_training(finished(group.runs))
     recorded = recorded[recorded["folder"].isin(noise["folder"].unique())]
     if not group.patterns:
         return sorted(recorded["noise_pattern"].unique(), key=pattern_order, reverse=True)
@@ -137,7 +148,7 @@ def patterns_with_noise(group: Group, noise: pd.DataFrame) -> list[str]:
 
 def runs_with_noise(group: Group, pattern: str, noise: pd.DataFrame) -> pd.DataFrame:
     """The runs that a noise figure shows: those at ``pattern``, and the dense ones."""
-    runs = finished(group.runs)
+    runs = evaluated_in_training(finished(group.runs))
     runs = runs[(runs["sparsity"] == pattern) | (runs["recipe"] == DENSE)]
     if not group.patterns:
         runs = runs[runs["noise_pattern"] == pattern]
@@ -145,7 +156,7 @@ def runs_with_noise(group: Group, pattern: str, noise: pd.DataFrame) -> pd.DataF
 
 
 def build_sections(frames: Frames) -> list[Section]:
-    """The sections of all runs that are finished or lost, by model, data and roles.
+    """The sections of all runs that are finished or lost, by model, data and roles; validation before test.
 
     A family in which runs only failed, and none for a reason of training, has nothing to show.
     """
@@ -155,10 +166,10 @@ def build_sections(frames: Frames) -> list[Section]:
     beside = {found["dense_family"].iloc[0] for found in families}
     alone = [found for family, found in dense.groupby("family") if family not in beside]
     families += filter(_has_something_to_show, alone)
-    names = [_name(found, frames.settings) for found in families]
+    names = [(_name(found, frames.settings), found["split"].iloc[0]) for found in families]
     sections = []
-    for name, family in zip(names, families, strict=True):
-        like = [other for other, named in zip(families, names, strict=True) if named == name]
+    for (name, split), family in zip(names, families, strict=True):
+        like = [other for other, named in zip(families, names, strict=True) if named == (name, split)]
         first = family.iloc[0]
         is_dense = first["recipe"] == DENSE
         setting = frames.settings[first["group"]]
@@ -166,12 +177,15 @@ def build_sections(frames: Frames) -> list[Section]:
         unread = SPARSE_ONLY if is_dense else ()
         keys = {*differing([without(one, unread) for one in settings]), *unusual(setting, is_dense)}
         described = describe(setting, sorted(keys.difference(LENGTH)))
-        title = f"{name} ({described})" if described else name
-        mark = f"-{family['family'].iloc[0]}" if len(like) > 1 else ""
+        details = f" ({described})" if described else ""
+        title = f"{name}, {WORDS[split]} split{details}"
+        mark = "" if split == "val" else f"-{split}"
+        mark += f"-{family['family'].iloc[0]}" if len(like) > 1 else ""
         partners = dense[dense["dense_family"].isin(family["dense_family"]) & ~dense["folder"].isin(family["folder"])]
         everything = pd.concat([partners, family])
-        sections.append(Section(slug(name) + mark, title, everything, _groups(slug(name) + mark, everything, frames)))
-    return sorted(sections, key=lambda section: (section.title, section.slug))
+        section = Section(slug(name) + mark, title, everything, _groups(slug(name) + mark, everything, frames))
+        sections.append(((name + details, list(WORDS).index(split), section.slug), section))
+    return [section for _, section in sorted(sections, key=lambda keyed: keyed[0])]
 
 
 def _has_something_to_show(family: pd.DataFrame) -> bool:

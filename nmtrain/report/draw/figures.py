@@ -122,7 +122,7 @@ def draw_training(section: Section, curves: pd.DataFrame, folder: Path) -> Drawi
     axes[0, 0].set_ylim(**_limits(data, headline))
     label_x(axes, len(patterns), f"training compute / {prefix}FLOPs")
     caption = (
-        f"{headline.title} on the validation set against the training FLOPs spent until then: mean over seeds; "
+        f"{headline.title} on the {headline.split} split against the training FLOPs spent until then: mean over seeds; "
         "the last point of a curve is the final, projected model, with its 95 % interval where there are seeds "
         "enough. Along the way the model that trains is evaluated, which in decay phases is denser than its pattern. "
         f"The axis {'ends' if headline.lower_is_better else 'starts'} where the recipes begin to differ; all points "

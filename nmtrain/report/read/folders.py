@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from nmtrain.errors import ReportError
+from nmtrain.report.read.evaluation import read_evaluation
 from nmtrain.report.read.records import Metrics, Noise, read_metrics, read_noise
 from nmtrain.sparsity.pattern import NMPattern
 
@@ -63,7 +64,11 @@ _NUMBERS = ("updates", "epochs", "density", "flops.", "bytes.", "seconds.")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What one run left. ``status`` is the run's own, or ``unreadable``; ``reason`` says why it is not finished."""
+    """What one run left. ``status`` is the run's own, or ``unreadable``; ``reason`` says why it is not finished.
+
+    ``test`` is what the test split came to, where that was evaluated after training, and ``test_fault`` why what is
+    there cannot be used. ``afterwards``: everything else is as that evaluation left it, see `by_split`.
+    """
 
     path: Path
     status: str
@@ -73,6 +78,9 @@ class RunFolder:
     summary: dict[str, Any] | None = None
     metrics: Metrics | None = None
     noise: Noise | None = None
+    test: dict[str, Any] | None = None
+    test_fault: str | None = None
+    afterwards: bool = False
 
 
 def find_run_folders(folders: Iterable[Path]) -> list[Path]:
@@ -155,7 +163,13 @@ def read_run(path: Path) -> RunFolder:
         return RunFolder(path, "unreadable", f"{file.name}: {error.strerror}")
     except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         return RunFolder(path, "unreadable", f"{file.name}: {_one_line(error)}")
-    return RunFolder(path, status, reason, config, environment, summary, metrics, noise)
+    test, test_fault = None, None
+    if summary is not None and config["data"].get("evaluate", "val") == "val":
+        try:
+            test = read_evaluation(path, config, summary)
+        except ValueError as error:
+            test_fault = _one_line(error)
+    return RunFolder(path, status, reason, config, environment, summary, metrics, noise, test, test_fault)
 
 
 def _read_config(file: Path) -> Any:

@@ -1,8 +1,9 @@
 """The data frames that every table and figure of a report comes from.
 
 ``runs`` has one row per run folder, ``curves`` one per evaluation, ``noise`` one per noise measurement (the average
-over tensors). ``runs`` holds every folder that was found; ``counted`` says which rows have results, ``lost`` how a run
-failed whose seed is missing from its cell. ``quality`` is the value of the metric that ``headline`` names.
+over tensors). ``runs`` holds every folder that was found, and those that were evaluated on the test split after
+training once more, ``afterwards``; ``counted`` says which rows have results, ``lost`` how a run failed whose seed is
+missing from its cell. ``quality`` is the value, on ``split``, of the metric that ``headline`` names.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from nmtrain.report.read.grouping import column_labels
 from nmtrain.report.read.headline import DEFAULT
 from nmtrain.report.read.identity import identify, signature_of
 from nmtrain.report.read.schedule import strict_from
+from nmtrain.report.read.split import by_split, metrics_on, split_of
 
 # Columns of `runs` that are read off summary.json as they are.
 _SUMMARY = {
@@ -61,6 +63,11 @@ class Frames:
     noise: pd.DataFrame
     settings: dict[str, Flat]
 
+    @property
+    def trained(self) -> pd.DataFrame:
+        """The row of each run folder."""
+        return self.runs[~self.runs["afterwards"]]
+
     def write(self, folder: Path) -> list[Path]:
         """Save each frame as CSV and Parquet; returns the files."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +84,7 @@ class Frames:
 def build_frames(folders: Sequence[RunFolder]) -> Frames:
     """One set of frames from run folders, in their order."""
     base = common_folder(folders)
+    folders = by_split(folders)
     identities, settings = identify(folders)
     rows = [_row(folder, base) | identity for folder, identity in zip(folders, identities, strict=True)]
     _place(rows, folders)
@@ -115,15 +123,18 @@ def _row(folder: RunFolder, base: Path) -> dict[str, Any]:
         "status": folder.status,
         # A failure names its log by full path, and may have several lines.
         "reason": folder.reason and " ".join(folder.reason.replace(f"{base}/", "").split()),
+        "afterwards": folder.afterwards,
+        "test_fault": folder.test_fault,
         "counted": folder.summary is not None,
         "code": provenance.code(folder.environment),
+        "plugins": provenance.plugins(folder.config, folder.environment),
         "libraries": provenance.libraries(folder.environment),
         "device": provenance.device(folder.environment),
         "noise_missing": _noise_missing(folder),
         "strict_from": strict_from(folder),
     }
     if folder.summary is not None:
-        row |= _results(folder.summary)
+        row |= _results(folder.summary, split_of(folder.config))
         row["penalty_times"] = provenance.penalty_times(folder.config, folder.summary, folder.environment)
     if folder.metrics is not None:
         row["metric_lines"] = folder.metrics.lines
@@ -135,13 +146,14 @@ def _row(folder: RunFolder, base: Path) -> dict[str, Any]:
     return row
 
 
-def _results(summary: dict[str, Any]) -> dict[str, Any]:
+def _results(summary: dict[str, Any], split: str) -> dict[str, Any]:
+    metrics = metrics_on(split, summary["metrics"])
     sparse = summary["sparsity"] is not None
     throughput = summary.get("throughput") or {}
     return {
         **{column: lookup(summary, key) for column, key in _SUMMARY.items()},
-        "quality": summary["metrics"].get(f"val/{summary.get('headline', DEFAULT)}"),
-        "loss": summary["metrics"].get("val/loss"),
+        "quality": metrics.get(summary.get("headline", DEFAULT)),
+        "loss": metrics.get("loss"),
         "bytes": summary["bytes"]["sparse" if sparse else "dense"],
         "bytes_exported": summary["bytes"].get("exported"),
         "peak_memory_bytes": summary.get("peak_memory_bytes"),
@@ -149,21 +161,21 @@ def _results(summary: dict[str, Any]) -> dict[str, Any]:
         "throughput": throughput.get("per_second"),
         "throughput_unit": throughput.get("unit"),
         "padding": summary.get("padding"),
-        "no_label": _no_label(summary["metrics"]),
+        "no_label": _no_label(metrics),
         "signature": signature_of(summary),
     }
 
 
 def _no_label(metrics: dict[str, Any]) -> float | None:
-    """The largest share of answers, over the validation sets, that are no label."""
-    shares = [share for name, share in metrics.items() if name.startswith("val/invalid") and share is not None]
+    """The largest share of answers, over the sets of the split, that are no label."""
+    shares = [share for name, share in metrics.items() if name.startswith("invalid") and share is not None]
     return max(shares, default=None)
 
 
 def _noise_missing(folder: RunFolder) -> int:
     """Measurements of a finished run that its config asks for and its records do not hold."""
     every = (folder.config.get("measure") or {}).get("every")
-    if folder.summary is None or not every:
+    if folder.summary is None or not every or folder.afterwards:
         return 0
     recorded = 0 if folder.noise is None else len(folder.noise.points)
     return max(0, int(folder.summary["updates"] // every - recorded))
@@ -201,10 +213,13 @@ COLUMNS = (
     "folder",
     "status",
     "reason",
+    "afterwards",
+    "test_fault",
     "counted",
     "lost",
     "model",
     "data",
+    "split",
     "roles",
     "sparsity",
     "target_density",
@@ -229,6 +244,7 @@ COLUMNS = (
     "peak_memory_bytes",
     "device",
     "code",
+    "plugins",
     "libraries",
     "penalty_times",
     "metric_lines",

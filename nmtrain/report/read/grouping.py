@@ -13,8 +13,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import PurePath
 from typing import Any
 
+from nmtrain.data import options_of_test_alone
+from nmtrain.data.earlier import completed
 from nmtrain.report.read.defaults import shipped_settings
 from nmtrain.report.read.flat import Flat, describe, differing, flatten, without
 from nmtrain.sparsity.pattern import NMPattern
@@ -39,7 +42,7 @@ LENGTH = ("train.epochs", "train.updates")
 SPARSE_ONLY = ("mask",)
 # What a title does not repeat: it stands elsewhere in it, or changes the way to a result and not the result.
 _UNTITLED = (
-    *("mask.roles", "mask.patterns", "data.task", "data.pair", "data.path", *LENGTH),
+    *("mask.roles", "mask.patterns", "data.task", "data.pair", "data.path", "data.evaluate", *LENGTH),
     *("train.eval_every", "train.compile", "train.device"),
 )
 
@@ -86,11 +89,13 @@ def setting_of(config: Mapping[str, Any]) -> Flat:
     given = without(flatten(config), VARIED + NOT_RESULT)
     default = without(shipped_settings(given), ("model.options",))  # what is not said there is up to the library
     setting = default | {key: value for key, value in given.items() if value != {}}
-    if given.get("data.name") == "glue" and setting.get("model.kind") == "text_classifier":
-        setting["data.form"] = given.get("data.form", "t5")  # the only one, before there was the key
-    setting = without(setting, NOT_RESULT)
+    setting |= flatten({"data": completed(config.get("data") or {}, setting.get("model.kind"))})
+    unread = options_of_test_alone(setting.get("data.name", "")) if setting["data.evaluate"] == "val" else ()
+    setting = without(setting, (*NOT_RESULT, *(f"data.{option}" for option in unread)))
     if setting.get("train.updates") is not None:
         setting.pop("train.epochs", None)  # overridden
+    if start := setting.pop("init_from", None):
+        setting["init_from"] = PurePath(start).name  # as in run names, wherever it lies
     for key in ("mask.roles", "mask.names"):
         setting[key] = sorted(setting.get(key) or ())
     stacks = sorted(set(setting.get("mask.stacks") or ()))
@@ -116,7 +121,7 @@ def unusual(setting: Flat, is_dense: bool) -> list[str]:
     return [
         key
         for key, value in sorted(told.items())
-        if (key in default or key.startswith("model.options.")) and value != default.get(key)
+        if (key in default or key.startswith("model.options.") or key == "init_from") and value != default.get(key)
     ]
 
 

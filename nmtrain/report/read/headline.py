@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 DEFAULT = "accuracy"  # of runs whose summary names no headline
 
@@ -13,11 +13,12 @@ class Headline:
     """Facts about one metric.
 
     Attributes:
-        name: as records have it (``val/<name>`` in summary.json).
+        name: as records have it (``val/<name>`` or ``test/<name>`` in summary.json).
         label: as text and axes have it.
         percent: whether records hold a share of 1 that is printed in %.
         lower_is_better: whether the best value is the lowest.
         digits: after the point, in print.
+        split: in words, what the values are on; empty where that does not matter.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Headline:
     percent: bool = False
     lower_is_better: bool = False
     digits: int = 2
+    split: str = ""
 
     @property
     def title(self) -> str:
@@ -37,8 +39,9 @@ class Headline:
 
     @property
     def axis(self) -> str:
-        """The label with its unit, for axes and the heads of columns."""
-        return f"{self.label} / %" if self.percent else self.label
+        """The label with its split and its unit, for axes and the heads of columns."""
+        label = f"{self.split} {self.label}".strip()
+        return f"{label} / %" if self.percent else label
 
     @property
     def scale(self) -> float:
@@ -74,6 +77,6 @@ _KNOWN = (
 _BY_NAME = {headline.name: headline for headline in _KNOWN}
 
 
-def headline_of(name: str) -> Headline:
+def headline_of(name: str, split: str = "") -> Headline:
     """The facts about a metric; one that is not known is a plain number whose best value is the highest."""
-    return _BY_NAME.get(name) or Headline(name, name, digits=4)
+    return replace(_BY_NAME.get(name) or Headline(name, name, digits=4), split=split)

@@ -22,6 +22,7 @@ from nmtrain.report.read.grouping import (
 )
 from nmtrain.report.read.headline import DEFAULT
 from nmtrain.report.read.provenance import older_rules
+from nmtrain.report.read.split import split_of
 
 # How a run was lost: its loss or weights were no longer finite, or it failed otherwise.
 DIVERGED, FAILED = "diverged", "failed"
@@ -73,7 +74,7 @@ def _metrics(folders: Sequence[RunFolder], settings: Sequence[Flat | None]) -> l
             signature = signature_of(folder.summary) if len(signatures[key, headline]) > 1 else None
         found.append({} if headline == DEFAULT else {"headline": headline})
         found[-1] |= {"signature": method_of(signature)} if signature else {}
-        found[-1] |= older_rules(folder.config, folder.environment)
+        found[-1] |= older_rules(folder.config, folder.environment, folder.test if folder.afterwards else None)
     return found
 
 
@@ -100,10 +101,11 @@ def _identity(folder: RunFolder, is_dense: bool) -> dict[str, Any]:
     config, summary = folder.config, folder.summary
     target = pattern_text(config["sparsity"]) if not is_dense else config["sparsity"]
     sparsity = None if is_dense else target
-    recipe = _recipe(config) if summary is None else summary["recipe"]
+    recipe = _recipe(folder) if summary is None else summary["recipe"]
     return {
         "model": config["model"]["name"],
         "data": data_label(config["data"]),
+        "split": split_of(config),
         "roles": None if is_dense else roles_text((summary or {}).get("roles", config["mask"]["roles"])),
         "sparsity": sparsity,
         "target_density": density_of(sparsity),
@@ -116,15 +118,18 @@ def _identity(folder: RunFolder, is_dense: bool) -> dict[str, Any]:
     }
 
 
-def _recipe(config: Mapping[str, Any]) -> dict[str, str]:
+def _recipe(folder: RunFolder) -> dict[str, str]:
     """What the summary would say of the recipe of a run that has none."""
+    config, recorded = folder.config, folder.environment.get("recipe") or {}
+    if recorded.get("name") == config["recipe"]["name"] and {"variant", "gradient"} <= recorded.keys():
+        return dict(recorded)
     try:
         recipe = build_recipe(target=config["sparsity"], **config["recipe"])
-    except (ValueError, TypeError):  # of another version
+    except (ValueError, TypeError):  # of another version, or of a plug-in
         name = config["recipe"]["name"]
         gradient = config["recipe"].get("gradient") or DEFAULT_GRADIENT.get(name, "straight_through")
         return {"name": name, "variant": name, "gradient": gradient}
-    return {"name": recipe.name, "variant": recipe.variant, "gradient": str(recipe.gradient)}
+    return recipe.record()
 
 
 def _lost(folder: RunFolder) -> str | None:

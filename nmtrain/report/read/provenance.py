@@ -23,6 +23,17 @@ def code(environment: Environment) -> str:
     return _over_time(environment, _one_code) or "unknown"
 
 
+def plugins(config: Mapping[str, Any], environment: Environment) -> str | None:
+    """What of the run's recipe, data and model was from outside: ``my_folder/mine.py 846b0cce``, ``my-sparse 0.3``."""
+    used = {f"{kind} {(config.get(kind) or {}).get('name')}" for kind in ("recipe", "data", "model")}
+    return _over_time(environment, lambda one: _plugins_at_once(one, used))
+
+
+def _plugins_at_once(environment: Environment, used: set[str]) -> str:
+    found = [one for one in environment.get("plugins") or () if used & set(one.get("provides", ()))]
+    return ", ".join(f"{one['name']} {one.get('version') or one['hash'][:8]}" for one in found)
+
+
 def libraries(environment: Environment) -> str | None:
     """``torch 2.15.0, timm 1.0.31``, and variables that may change a result; None where nothing was recorded."""
     return _over_time(environment, _one_set_of_libraries)
@@ -51,17 +62,24 @@ def _one_set_of_libraries(environment: Environment) -> str:
     return ", ".join(parts + [f"{name}={variables[name]}" for name in sorted(variables)])
 
 
-def older_rules(config: Mapping[str, Any], environment: Environment) -> dict[str, bool]:
-    """What of a run's numbers was counted or scored by rules of that time; such runs share no table with later ones."""
+def older_rules(
+    config: Mapping[str, Any], environment: Environment, scored_by: Mapping[str, Any] | None = None
+) -> dict[str, bool]:
+    """What of a run's numbers was counted or scored by rules of that time; such runs share no table with later ones.
+
+    Args:
+        scored_by: what says the "fixes" of the code that scored the run, where that is not what trained it.
+    """
     concerned = {
         "older FLOPs": config.get("model", {}).get("kind", "image_classifier") == "image_classifier",
         "older scoring": config.get("data", {}).get("name") == "glue",
     }
     trained = (*(environment.get("before") or ()), environment)
+    by = {"older FLOPs": trained, "older scoring": trained if scored_by is None else (scored_by,)}
     return {
         what: True
         for what, fix in _RULES.items()
-        if concerned[what] and not all(fix in (one.get("fixes") or ()) for one in trained)
+        if concerned[what] and not all(fix in (one.get("fixes") or ()) for one in by[what])
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 # What `json.dumps` writes. A line in another spelling is still read, only slower.
 _TRAIN_SPLIT = b'"split": "train"'
-_EVALUATION_SPLITS = (b'"split": "val"', b'"split": "final"')
+_EVALUATION_SPLITS = (b'"split": "val"', b'"split": "test"', b'"split": "final"')
 _TENSOR_MEAN = b'"tensor": "mean"'
 
 
@@ -20,7 +20,7 @@ class Metrics:
     """What a report takes from one metrics.jsonl.
 
     Attributes:
-        points: the evaluations (splits ``val`` and ``final``), in file order.
+        points: the evaluations (splits ``val`` or ``test``, and ``final``), in file order.
         lines: lines in the file, the dropped ones included.
         dropped: numbers (from 1) of lines that are no whole JSON object: a killed process leaves its last line so.
         not_finite: lines that hold a NaN, an infinity, a null loss or, if of an evaluation, any null.

@@ -14,7 +14,13 @@ from nmtrain.report.compare.cost import cost_table
 from nmtrain.report.compare.equal_flops import equal_flops_table
 from nmtrain.report.compare.glue_average import glue_tables, why_no_average
 from nmtrain.report.compare.quality import difference_table, quality_table
-from nmtrain.report.compare.sections import Group, Section, patterns_with_noise, runs_with_noise
+from nmtrain.report.compare.sections import (
+    Group,
+    Section,
+    evaluated_in_training,
+    patterns_with_noise,
+    runs_with_noise,
+)
 from nmtrain.report.compare.table import Table
 from nmtrain.report.draw.drawing import Drawing
 from nmtrain.report.draw.orders import draw_cost, draw_noise, draw_quality, draw_training
@@ -118,8 +124,11 @@ def _add_noise(
 
 def _training_part(section: Section, frames: Frames, folder: Path, pool: Executor) -> Part:
     part = Part("At equal training FLOPs")
-    curves = frames.curves[frames.curves["folder"].isin(section.runs["folder"])]
-    part.pending.append(submit(pool, draw_training, section, curves, folder))
+    curves = frames.curves[frames.curves["folder"].isin(evaluated_in_training(section.runs)["folder"])]
+    if len(curves):
+        part.pending.append(submit(pool, draw_training, section, curves, folder))
+    else:
+        part.notes.append("There are no curves on this split: what stands here was evaluated after training.")
     table = equal_flops_table(section, curves)
     if table is not None:
         part.tables.append(table)

@@ -74,8 +74,8 @@ def _write_report(folders: Iterable[Path], out: Path) -> ReportResult:
     paths += _write_tables(chapters, out / "tables")
     paths += [path for chapter in chapters for drawing in chapter.drawings for path in drawing.paths]
     _remove_stale(out, paths)
-    counted = int(frames.runs["counted"].sum())
-    return ReportResult([*paths, out / FILES], len(frames.runs), counted, table)
+    counted = int(frames.trained["counted"].sum())
+    return ReportResult([*paths, out / FILES], len(frames.trained), counted, table)
 
 
 def _remove_stale(out: Path, paths: list[Path]) -> None:

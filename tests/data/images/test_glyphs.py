@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from matplotlib import get_data_path
 from matplotlib.ft2font import FT2Font
+from safetensors import safe_open
 
 from nmtrain.data import describe_data, load_data
+from nmtrain.data.cache import checksum
 from nmtrain.data.images.glyph_drawing import FACES, draw_images, draw_templates
 from nmtrain.data.images.glyphs import CHARACTERS, Glyphs
+from nmtrain.data.seeds import mix_seed
 
 SMALL = {"classes": 10, "train_size": 505, "val_size": 50}
 # Digits, Latin, Greek, Cyrillic, Georgian, Armenian, Latin with phonetic letters, currency signs.
@@ -85,6 +88,45 @@ def test_the_run_seed_changes_no_image(load):
 def test_train_and_validation_images_differ(load):
     data = load()
     assert (data.train_images[:50].float() - data.val_images.float()).abs().flatten(1).mean(dim=1).min() > 10
+
+
+def test_the_test_images_are_drawn_only_where_wanted_and_leave_the_others_as_they_are(load, tmp_path):
+    data = load(test_size=30)
+    files = set(tmp_path.iterdir())
+    assert len(files) == 1
+    test = load(test_size=30, evaluate="test")
+    drawn = set(tmp_path.iterdir()) - files
+    assert [path.name.rpartition("-")[0] for path in drawn] == ["glyphs-test"]
+    assert torch.equal(test.train_images, data.train_images)
+    assert (test.mean, test.std) == (data.mean, data.std)
+    assert test.shape == describe_data("glyphs", **SMALL, test_size=30, evaluate="test")
+    assert len(test.val_images) == len(test.val_labels) == 30
+    assert test.val_labels.bincount().tolist() == [3] * 10
+    known = {tuple(image.flatten().tolist()) for image in torch.cat([data.train_images, data.val_images])}
+    assert not known & {tuple(image.flatten().tolist()) for image in test.val_images}
+    more = load(train_size=60, val_size=20, test_size=30, evaluate="test")
+    assert torch.equal(more.val_images, test.val_images)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert torch.equal(load(test_size=50, evaluate="test").val_images[:30], test.val_images)
+    other = load(test_size=30, generation_seed=1, evaluate="test")
+    assert not torch.equal(other.val_images, test.val_images)
+
+
+def test_train_and_validation_images_are_those_of_before_there_was_a_test_split(load, tmp_path):
+    load(cache_dir=str(tmp_path))
+    (file,) = tmp_path.iterdir()
+    content = Glyphs(**SMALL)._draw({"train": 505, "val": 50})
+    assert checksum(content) == safe_open(file, framework="pt").metadata()["checksum"]
+    assert checksum(draw_of_before(505, 50)) == checksum(content)
+
+
+def draw_of_before(train_size, val_size):
+    templates = draw_templates(CHARACTERS[:10])
+    tensors = {}
+    for split, count in (("train", train_size), ("val", val_size)):
+        images, labels = draw_images(templates, count, 16, 0.1, mix_seed("glyphs", split, 0))
+        tensors |= {f"{split}_images": images, f"{split}_labels": labels}
+    return tensors
 
 
 def test_cached_data_equals_fresh_data(load):

@@ -40,7 +40,7 @@ def windows(examples, chosen) -> list[str]:
 
 
 def test_windows_are_the_text_of_all_files_in_order(load):
-    data = load()
+    data = load(test_fraction=0)
     whole = ("Käse" * 100 + "\n" + LINES).encode()
     count = len(whole) // 64
     val = data.val_sets[""].examples
@@ -53,10 +53,51 @@ def test_windows_are_the_text_of_all_files_in_order(load):
     assert set(torch.tensor(positions).diff().tolist()) <= {19, 20}
 
 
+def held_out(data) -> list[str]:
+    examples = data.val_sets[""].examples
+    return [window(examples.inputs[i], examples.targets[i]) for i in range(len(examples.inputs))]
+
+
+def test_test_windows_are_held_out_of_training_and_leave_validation_as_it_was(load, corpus):
+    before, data, test = load(test_fraction=0), load(), load(evaluate="test")
+    assert held_out(before) == held_out(data)
+    assert test.shape == describe_data("text", path=str(corpus), window=64, evaluate="test")
+    assert data.shape.val_size == test.shape.val_size == len(held_out(test)) == 11
+    assert data.shape.train_size == test.shape.train_size == before.shape.train_size - 11
+    everything = [windows(one.train, torch.arange(one.shape.train_size)) for one in (before, data, test)]
+    assert everything[1] == everything[2]
+    assert sorted(everything[1] + held_out(test)) == sorted(everything[0])
+    places = torch.tensor([everything[0].index(text) for text in held_out(test) if "bottles" in text])
+    assert set(places.diff().tolist()) <= {18, 19, 20}
+    assert torch.equal(data.train_batch(0, 16).input_ids, test.train_batch(0, 16).input_ids)
+
+
+def test_a_text_of_before_there_was_a_test_split_comes_from_its_cache(load, tmp_path):
+    load(test_fraction=0)
+    before = {path.name for path in (tmp_path / "cache").iterdir()}
+    load()
+    assert len({path.name for path in (tmp_path / "cache").iterdir()} - before) == 1  # train alone
+    load(evaluate="test")
+    assert len({path.name for path in (tmp_path / "cache").iterdir()} - before) == 2
+
+
+def test_a_short_text_has_windows_for_training_and_validation_before_any_for_test(load, corpus):
+    (corpus / "b.txt").write_text("Wein" * 10)
+    shape = describe_data("text", path=str(corpus / "b.txt"), window=20)
+    assert (shape.train_size, shape.val_size) == (1, 1)
+    assert refusal(path=str(corpus / "b.txt"), window=20, evaluate="test") == (
+        "data.evaluate: 'test' is not allowed: none of the 2 windows is held out for test with data.test_fraction=0.05"
+    )
+    assert refusal(path=str(corpus / "b.txt"), window=20, test_fraction=0.5) == (
+        "data.test_fraction: 0.5 is not allowed; allowed: what leaves some of the 2 windows for training, beside 1 for"
+        " validation"
+    )
+
+
 def test_sizes_are_known_from_the_files_sizes(load, corpus):
     size = (corpus / "b.txt").stat().st_size + 1 + len(LINES)
     # 64 bytes: 10 are taken out (9.6), in 3 spans.
-    shape = TextShape(size // 64 - 11, 11, input_length=64 - 10 + 3 + 1, target_length=10 + 3 + 1, labels=())
+    shape = TextShape(size // 64 - 22, 11, input_length=64 - 10 + 3 + 1, target_length=10 + 3 + 1, labels=())
     assert describe_data("text", path=str(corpus), window=64) == shape
     data = load()
     assert data.shape == shape

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nmtrain.data import describe_data, headline, load_data
+from nmtrain.data import describe_data, headline, load_data, local_files
 from nmtrain.data.shapes import TextShape
 from nmtrain.data.text.glue_tasks import TASKS, is_label, score, to_class, written
 from nmtrain.data.text.tokens import ByteTokenizer
@@ -64,6 +64,45 @@ def test_every_task_loads_from_a_folder(task, load, tmp_path):
         perfect = val.score(val.references)
         assert set(perfect) == {*TASKS[task].metrics, data.headline}
         assert perfect[data.headline] == pytest.approx(1.0, abs=1e-3)  # stsb's references are rounded
+
+
+@pytest.mark.parametrize("task", ["rte", "mnli", "stsb"])
+def test_labelled_test_files_of_a_folder_are_evaluated_on(task, load, tmp_path):
+    folder = write(task, tmp_path / "set")
+    names = {"": "test"} if task != "mnli" else {"matched": "test_matched", "mismatched": "test_mismatched"}
+    for number, name in enumerate(names.values()):
+        rows(task, 8 + number).to_parquet(folder / f"{name}.parquet")
+    val, test = (load(task=task, path=str(folder), evaluate=split) for split in ("val", "test"))
+    assert {name: len(found) for name, found in test.val_sets.items()} == dict(zip(names, (8, 9), strict=False))
+    assert test.shape == describe_data("glue", task=task, path=str(folder), evaluate="test")
+    assert test.shape.val_size == (17 if task == "mnli" else 8)
+    assert torch.equal(val.train_batch(0, 4).input_ids, test.train_batch(0, 4).input_ids)
+    read = {path.stem for path in local_files("glue", task=task, path=str(folder), evaluate="test")}
+    assert read == {"train", *names.values()}
+    assert {path.stem for path in local_files("glue", task=task, path=str(folder))} == {
+        "train",
+        *TASKS[task].splits.values(),
+    }
+
+
+@pytest.mark.parametrize("hidden", [-1, None])
+def test_hidden_labels_of_a_test_set_are_refused_with_what_to_do(hidden, load, tmp_path):
+    folder = write("rte", tmp_path / "set")
+    unlabelled = rows("rte", 4).remove_columns("label").add_column("label", [hidden] * 4)
+    unlabelled.to_parquet(folder / "test.parquet")
+    with pytest.raises(DataError, match=r"^glue/rte \(test\): example 0 has no label \((-1|None)\): the published"):
+        load(task="rte", path=str(folder), evaluate="test")
+    load(task="rte", path=str(folder))
+
+
+def test_the_hub_has_no_labelled_test_sets():
+    with pytest.raises(ValueError, match=r"^data\.evaluate: 'test' is not allowed without data\.path: the published"):
+        describe_data("glue", evaluate="test")
+
+
+def test_a_missing_test_set_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"has no test split; looked for test\.parquet"):
+        describe_data("glue", task="rte", path=str(write("rte", tmp_path / "set")), evaluate="test")
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv", "saved"])

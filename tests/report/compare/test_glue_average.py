@@ -87,7 +87,7 @@ def test_what_is_a_tasks_own_may_differ(train, sections):
     train("cola", "sr_ste", [0.20], headline="matthews", **{"data.path": "/somewhere/cola"})
     (table,) = glue_tables(sections())
     assert table.rows[0][2].value == pytest.approx(0.40)
-    assert table.title == "GLUE average: vit, ff sparse"
+    assert table.title == "GLUE average: vit, ff sparse, validation split"
 
 
 def test_tasks_trained_in_two_ways_are_two_tables_that_say_how(train, sections):
@@ -96,8 +96,8 @@ def test_tasks_trained_in_two_ways_are_two_tables_that_say_how(train, sections):
             train(task, "sr_ste", [0.60 + gain], **{"optim.lr": rate})
     tables = {table.title: table.rows[0][2].text for table in glue_tables(sections())}
     assert tables == {
-        "GLUE average: vit, ff sparse (optim.lr=0.001)": "60.00",
-        "GLUE average: vit, ff sparse (optim.lr=0.01)": "70.00",
+        "GLUE average: vit, ff sparse, validation split (optim.lr=0.001)": "60.00",
+        "GLUE average: vit, ff sparse, validation split (optim.lr=0.01)": "70.00",
     }
     assert len({table.slug for table in glue_tables(sections())}) == 2
 
@@ -105,7 +105,9 @@ def test_tasks_trained_in_two_ways_are_two_tables_that_say_how(train, sections):
 def test_the_title_says_what_is_not_as_shipped(train, sections):
     train("rte", "sr_ste", [0.60], **{"mask.axis": "output"})
     train("cola", "sr_ste", [0.60], **{"mask.axis": "output"})
-    assert [table.title for table in glue_tables(sections())] == ["GLUE average: vit, ff sparse (mask.axis=output)"]
+    assert [table.title for table in glue_tables(sections())] == [
+        "GLUE average: vit, ff sparse, validation split (mask.axis=output)"
+    ]
 
 
 def test_it_is_said_why_there_is_no_average(train, sections):
@@ -130,6 +132,6 @@ def test_the_report_has_the_table_in_all_its_forms(train, run, tmp_path):
     train("rte", "sr_ste", [0.60])
     train("cola", "sr_ste", [0.20])
     write_report([tmp_path / "runs"], tmp_path / "out")
-    assert "GLUE average: vit, ff sparse" in (tmp_path / "out" / "report.md").read_text()
+    assert "GLUE average: vit, ff sparse, validation split" in (tmp_path / "out" / "report.md").read_text()
     assert "GLUE average" in (tmp_path / "out" / "report.html").read_text()
     assert list((tmp_path / "out" / "tables").glob("*glue-average*.tex"))

@@ -256,7 +256,7 @@ def test_a_setting_in_which_every_run_diverged_is_shown_by_the_metric_of_its_dat
     run("sdgf", "1:8", 0, name="cola", config=config, **DIVERGED)
     write_report([runs], tmp_path / "out")
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "**Matthews correlation: vit on glue-cola, ff sparse (optim.lr=1)**" in report
+    assert "**Matthews correlation: vit on glue-cola, ff sparse, validation split (optim.lr=1)**" in report
     assert "| 1:8 | diverged ! (n = 0, 1 of 1 seeds diverged) |" in report
     assert "no recipe can be ranked by its final Matthews correlation. Left out: SDGF stepwise (1 of 1 seeds" in report
 
@@ -266,9 +266,9 @@ def test_a_length_at_which_every_run_diverged_is_a_table_without_figures(run, ru
     run("sdgf", "1:8", 0, name="longer", config={"train.epochs": 30.0}, **DIVERGED)
     write_report([runs], tmp_path / "out")
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "**Accuracy: vit on glyphs, ff sparse (train.epochs=30)**" in report
-    assert "**Cost: vit on glyphs, ff sparse (train.epochs=3)**" in report
-    assert "**Cost: vit on glyphs, ff sparse (train.epochs=30)**" not in report
+    assert "**Accuracy: vit on glyphs, ff sparse, validation split (train.epochs=30)**" in report
+    assert "**Cost: vit on glyphs, ff sparse, validation split (train.epochs=3)**" in report
+    assert "**Cost: vit on glyphs, ff sparse, validation split (train.epochs=30)**" not in report
 
 
 def test_runs_that_only_failed_make_no_table(run, runs):

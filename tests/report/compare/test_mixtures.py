@@ -153,8 +153,8 @@ def test_runs_that_were_scored_in_several_ways_are_not_compared(translate, secti
     translate("sr_ste", 0, SIGNATURE.format("13a", "2.5.1"))
     translate("sdgf", 0, SIGNATURE.format("intl", "2.5.1"))
     assert [section.title for section in sections()] == [
-        "vit on wmt-en-de, ff sparse (signature=nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp)",
-        "vit on wmt-en-de, ff sparse (signature=nrefs:1|case:mixed|eff:no|tok:intl|smooth:exp)",
+        "vit on wmt-en-de, ff sparse, validation split (signature=nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp)",
+        "vit on wmt-en-de, ff sparse, validation split (signature=nrefs:1|case:mixed|eff:no|tok:intl|smooth:exp)",
     ]
     assert said()[-1] == (
         "Scored by several signatures of sacreBLEU, which do not compare (vit on wmt-en-de): "

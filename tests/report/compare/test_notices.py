@@ -49,7 +49,7 @@ def test_dropped_lines_and_nans_are_counted(run, said):
     assert said()[1:] == [
         "Lines of records that were broken off (a killed process leaves such) and dropped: 1, in sr_ste-1of4-s0.",
         "Lines of records that hold a NaN or an infinity: 1, in sr_ste-1of4-s1.",
-        "Finished with a final accuracy that is NaN or missing: sr_ste-1of4-s1.",
+        "Finished with a final validation accuracy that is NaN or missing: sr_ste-1of4-s1.",
     ]
 
 

@@ -117,14 +117,14 @@ def test_other_settings_are_other_sections_that_say_how(run, sections):
     run("sdgf", "1:4", 0, 0.7)
     run("sdgf", "1:4", 0, 0.8, name="other", config={"optim.lr": 0.01})
     assert [section.title for section in sections()] == [
-        "vit on glyphs, ff sparse (optim.lr=0.001)",
-        "vit on glyphs, ff sparse (optim.lr=0.01)",
+        "vit on glyphs, ff sparse, validation split (optim.lr=0.001)",
+        "vit on glyphs, ff sparse, validation split (optim.lr=0.01)",
     ]
 
 
 def test_a_roles_own_pattern_is_in_the_title(run, sections):
     run("sdgf", "1:8", config={"mask.patterns": {"q": "1:4"}})
-    assert sections()[0].title == "vit on glyphs, ff sparse, q at 1:4"
+    assert sections()[0].title == "vit on glyphs, ff sparse, q at 1:4, validation split"
 
 
 def test_dense_of_a_length_without_sparse_runs_is_not_lost(run, sections):
@@ -189,17 +189,18 @@ def test_plain_text_is_aligned_and_explained(run, sections):
 def test_a_title_names_what_is_not_as_shipped_even_where_nothing_else_was_trained(run, sections):
     run("sdgf", "1:4", config={"mask.axis": "output", "mask.names": ["head.weight"], "train.precision": "bf16"})
     assert [section.title for section in sections()] == [
-        'vit on glyphs, ff sparse (mask.axis=output, mask.names=["head.weight"], train.precision=bf16)'
+        "vit on glyphs, ff sparse, validation split "
+        '(mask.axis=output, mask.names=["head.weight"], train.precision=bf16)'
     ]
 
 
 def test_a_title_of_dense_runs_leaves_the_mask_out(run, sections):
     run("dense", config={"mask.axis": "output", "optim.lr": 0.01})
-    assert [section.title for section in sections()] == ["vit on glyphs, dense only (optim.lr=0.01)"]
+    assert [section.title for section in sections()] == ["vit on glyphs, dense only, validation split (optim.lr=0.01)"]
     run("dense", name="other", config={"optim.lr": 0.02})
     assert [section.title for section in sections()] == [
-        "vit on glyphs, dense only (optim.lr=0.01)",
-        "vit on glyphs, dense only (optim.lr=0.02)",
+        "vit on glyphs, dense only, validation split (optim.lr=0.01)",
+        "vit on glyphs, dense only, validation split (optim.lr=0.02)",
     ]
 
 
@@ -207,7 +208,7 @@ def test_the_order_of_roles_and_how_a_pattern_is_written_split_no_table(run, tab
     run("sdgf", "1:4", 0, 0.7, config={"mask.roles": ["q", "ff"]}, summary={"roles": ["q", "ff"]})
     run("sdgf", " 1 : 4", 1, 0.8, config={"mask.roles": ["ff", "q"]}, summary={"roles": ["ff", "q"]}, name="other")
     assert table()["1:4", "SDGF stepwise"].text == "75.00 ± 63.53"
-    assert [section.title for section in sections()] == ["vit on glyphs, ff+q sparse"]
+    assert [section.title for section in sections()] == ["vit on glyphs, ff+q sparse, validation split"]
 
 
 def test_epochs_beside_updates_split_no_table(run, table):

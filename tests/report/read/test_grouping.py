@@ -47,6 +47,26 @@ def test_length_splits_groups_but_not_families():
     assert longer.family == keys().family
 
 
+def test_a_run_that_starts_from_another_is_of_another_group_wherever_that_lies():
+    assert keys(init_from=None) == keys()
+    started = keys(init_from="/a/dense-s0-1234")
+    assert started == keys(init_from="/elsewhere/dense-s0-1234")
+    assert started.group != keys().group
+    assert started.dense_family != keys().dense_family
+    assert keys(init_from="/a/dense-s1-5678").group != started.group
+    setting = setting_of(CONFIG | {"init_from": "/a/dense-s0-1234"})
+    assert "init_from" in unusual(setting, is_dense=False)
+    assert describe(setting, ["init_from"]) == "init_from=dense-s0-1234"
+
+
+def test_an_image_model_s_weights_to_start_from_split_groups_and_null_is_what_runs_had_before():
+    def model(**more):
+        return keys(model={"name": "vit", "kind": "image_classifier", "roles": ["ff"], **more})
+
+    assert model() == model(pretrained=None)
+    assert model(pretrained="a.pth").group != model().group
+
+
 def test_anything_else_splits_families():
     assert keys(train=CONFIG["train"] | {"batch_size": 32}).family != keys().family
     assert keys(mask={"roles": ["ff"], "patterns": {"q": "1:4"}}).family != keys().family

@@ -58,6 +58,7 @@ def test_known_metrics_have_units_and_directions_and_unknown_ones_are_plain_numb
     assert (headline_of("matthews").text(0.5), headline_of("matthews").axis) == ("50.00", "Matthews correlation / %")
     assert (headline_of("bleu").text(27.312), headline_of("bleu").axis) == ("27.31", "BLEU")
     assert (headline_of("perplexity").text(18.256), headline_of("perplexity").axis) == ("18.26", "perplexity")
+    assert headline_of("accuracy", "test").axis == "test accuracy / %"
     assert headline_of("perplexity").signed(-1.5) == "-1.50"
     assert [headline_of(name).gain(2.0) for name in ("bleu", "loss", "perplexity", "novel")] == [2.0, -2.0, -2.0, 2.0]
     assert (headline_of("novel").text(0.71234), headline_of("novel").axis) == ("0.7123", "novel")
@@ -79,7 +80,9 @@ def test_differences_keep_their_sign_and_say_which_is_better(perplexity, section
     assert table is not None
     assert table.title == "Difference in perplexity to SR-STE: gpt on text"
     assert dict(zip(table.head, table.rows[0], strict=True))["SDGF stepwise"].text == "-10.00 ± 0.00"
-    assert table.notes[0].startswith("Perplexity above SR-STE, so that less than zero is better: mean over pairs")
+    assert table.notes[0].startswith(
+        "Perplexity above SR-STE on the validation split, so that less than zero is better: mean over pairs"
+    )
 
 
 def test_advice_names_the_lowest_as_best(perplexity, sections):
@@ -99,7 +102,7 @@ def test_advice_on_what_does_not_separate_speaks_of_the_lowest_mean(train, secti
 
 def test_the_pareto_front_of_perplexity_runs_along_its_lower_side(perplexity, sections):
     table = cost_table(group_of(sections), "")
-    assert table.head[2] == "perplexity"
+    assert table.head[2] == "validation perplexity"
     flops = list(table.head).index("inference FLOPs")
     assert {row[1].text for row in table.rows if row[flops].best} == {"dense", "SDGF stepwise"}
 
@@ -124,7 +127,7 @@ def test_throughput_and_time_per_update_stand_in_the_cost_table(train, sections)
     train("bleu", "sr_ste", "1:8", [26.0])
     table = cost_table(group_of(sections), "")
     rows = {row[1].text: dict(zip(table.head, row, strict=True)) for row in table.rows}
-    assert rows["SDGF stepwise"]["BLEU"].text == "27.30"
+    assert rows["SDGF stepwise"]["validation BLEU"].text == "27.30"
     assert rows["SDGF stepwise"]["throughput"].text == "1234 tokens/s"
     assert rows["SR-STE"]["throughput"].text == "–"
     assert rows["SDGF stepwise"]["measured training"].detail == "33.3 ms per update"
@@ -138,9 +141,9 @@ def test_the_list_of_runs_says_which_metric_a_value_is_and_how_much_was_padding(
     rows = {row[0].text: row for row in listed.rows}
     assert (rows["text"][place["final value"]].text, rows["text"][place["final value"]].detail) == (
         "20.00",
-        "perplexity",
+        "validation perplexity",
     )
-    assert rows["images"][place["final value"]].detail == "accuracy / %"
+    assert rows["images"][place["final value"]].detail == "validation accuracy / %"
     assert [rows[name][place["padding / %"]].text for name in ("text", "images")] == ["12.3", "–"]
 
 
@@ -152,10 +155,10 @@ def test_other_metrics_and_tasks_are_other_sections(train, run, sections):
     train("bleu", "sdgf", "1:8", [27.0], config={"data.name": "wmt", "data.pair": "en-de"}, name="wmt")
     titles = [(section.title, section.headline.name) for section in sections()]
     assert titles == [
-        ("t5 on glue-cola, ff sparse", "matthews"),
-        ("t5 on glue-mnli, ff sparse", "accuracy"),
-        ("vit on glyphs, ff sparse", "accuracy"),
-        ("vit on wmt-en-de, ff sparse", "bleu"),
+        ("t5 on glue-cola, ff sparse, validation split", "matthews"),
+        ("t5 on glue-mnli, ff sparse, validation split", "accuracy"),
+        ("vit on glyphs, ff sparse, validation split", "accuracy"),
+        ("vit on wmt-en-de, ff sparse, validation split", "bleu"),
     ]
 
 
@@ -170,7 +173,7 @@ def test_one_config_with_two_metrics_is_not_averaged(train, sections):
 def test_a_missing_value_is_named_by_its_metric(train, runs):
     train("bleu", "sdgf", "1:8", [27.0, math.nan])
     assert notices(build_frames(read_runs([runs])).runs)[-1] == (
-        "Finished with a final BLEU that is NaN or missing: sdgf_stepwise-1of8-s1."
+        "Finished with a final validation BLEU that is NaN or missing: sdgf_stepwise-1of8-s1."
     )
     assert "27.00" in closing_table([runs])
 
@@ -192,10 +195,12 @@ def test_the_closing_table_of_a_run_names_its_metric(capsys, tmp_path):
         "bytes": {"sparse": 1e3, "dense": 2e3}, "seconds": {"total": 2.0, "train": 1.0, "data": 0.5},
     }  # fmt: skip
     tokens = {"throughput": {"unit": "tokens", "per_second": 1234.5}}
-    show_summary(summary | tokens | {"headline": "perplexity", "metrics": {"val/perplexity": 18.256}}, tmp_path)
-    show_summary(summary | {"metrics": {"val/accuracy": 0.7123}}, Path("my results/run"))
+    show_summary(summary | tokens | {"headline": "perplexity", "metrics": {"val/perplexity": 18.256}}, tmp_path, "val")
+    show_summary(summary | {"metrics": {"test/accuracy": 0.7123}}, tmp_path, "test")
+    show_summary(summary | {"metrics": {"val/accuracy": 0.8123}}, Path("my results/run"), "test")  # of before
     lines = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
-    assert "perplexity, projected model 18.26" in lines
+    assert "validation perplexity, projected model 18.26" in lines
     assert "throughput 1234 tokens/s" in lines
-    assert "accuracy, projected model 71.23 %" in lines
+    assert "test accuracy, projected model 71.23 %" in lines
+    assert "test accuracy, projected model 81.23 %" in lines
     assert lines[-2:] == ["report: nmtrain report 'my results'", "run folder: my results/run"]

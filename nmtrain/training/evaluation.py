@@ -1,0 +1,197 @@
+"""Finished runs scored again: as they were, on data that moved, or on another split."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import torch
+from torch import nn
+
+from nmtrain.config.check import Config, check_config
+from nmtrain.config.compose import EVALUATION_KEYS, overridden
+from nmtrain.data import DataShape, TextShape, describe_data, local_files
+from nmtrain.data.digest import EXAMPLES, file_digests, foreign_files
+from nmtrain.errors import ConfigError, RunFolderError
+from nmtrain.models import build_model
+from nmtrain.runs.folder import RunFolder
+from nmtrain.training.environment import FIXES, package_versions, require_device
+from nmtrain.training.export import load_model, saved_values
+from nmtrain.training.kept import kept_model, kept_shape
+from nmtrain.training.loading import input_files, load_task, other_examples, other_files
+from nmtrain.training.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Metrics of a run's final model, computed anew.
+
+    Args:
+        overrides: what `evaluation_overrides` gives: other data, or the same in another place.
+
+    Returns:
+        The content of ``RUN/test/metrics.json``: the metrics as ``val/accuracy`` or ``test/accuracy``, with what they
+        were computed on and by.
+
+    Raises:
+        ConfigError: for data that are not there, options that are not allowed, and data that the model is not made for.
+        RunFolderError: as `load_run`.
+    """
+    folder = RunFolder(path)
+    folder.require_finished()
+    values = saved_values(folder)
+    kept = kept_shape(folder)
+    config = _config(folder, values, list(overrides), kept)
+    model = load_model(folder, config)
+    device = torch.device("cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu")
+    model.to(device)
+    try:
+        task, digests = _load_task(folder, config, _split(values["data"]), model, kept is not None)
+    except ValueError as error:  # of a tokenizer that is gone
+        raise RunFolderError(f"{path}: {error}") from error
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+        metrics = task.evaluate(model, config.train.eval_batch_size)
+    split = _split(config.data)
+    return {
+        "run": path.resolve().name,
+        "split": split,
+        "headline": task.headline,
+        "metrics": {f"{split}/{name}": value for name, value in metrics.items()},
+        "fixes": FIXES,
+        **({"signatures": task.signatures} if task.signatures else {}),
+        "data": config.data,
+        "digests": digests,
+        "versions": package_versions(),
+    }
+
+
+def write_evaluation(path: Path, evaluation: dict[str, Any]) -> None:
+    """Keep what `evaluate_run` gives, in ``RUN/SPLIT/metrics.json``.
+
+    Raises:
+        RunFolderError: where it cannot be written.
+    """
+    file = Path(evaluation["split"]) / "metrics.json"
+    try:
+        (path / file).parent.mkdir(exist_ok=True)
+        RunFolder(path).write_json(str(file), evaluation)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path / file}: cannot be written ({error.strerror}); the metrics are not kept"
+        ) from error
+
+
+def _split(data: dict[str, Any]) -> str:
+    return str(data.get("evaluate", "val"))
+
+
+def _config(
+    folder: RunFolder, values: dict[str, Any], overrides: list[str], kept: DataShape | TextShape | None
+) -> Config:
+    """The config to evaluate by, its data looked at; its model is the one that the run kept."""
+    given = [override.lstrip("+") for override in overrides]
+    changed = overridden(values, overrides)
+    try:
+        config = check_config(changed, kept)
+        shape = config.data_shape if kept is None else _described(config)
+    except ValueError as error:
+        faults = str(error).splitlines()
+        if not all(fault.startswith(("data.", *EVALUATION_KEYS)) for fault in faults):
+            raise RunFolderError(f"{folder / 'config.yaml'}: does not hold what this run left: {error}") from error
+        if not any(setting.startswith("data.path=") for setting in given):
+            faults = [_with_remedy(fault, folder) for fault in faults]
+        raise ConfigError(faults) from error
+    if any(setting.startswith("train.device=") for setting in given):
+        require_device(config.train.device)
+    if kept is None:
+        return config
+    if faults := _misfits(shape, kept, " ".join(given) or f"data={config.data['name']}"):
+        raise ConfigError(faults)
+    config = replace(config, data_shape=shape, model=kept_model(folder, config.model))
+    if given and isinstance(shape, TextShape):
+        _require_texts_fit(config)
+    return config
+
+
+def _described(config: Config) -> DataShape | TextShape:
+    options = {option: value for option, value in config.data.items() if option != "name"}
+    return describe_data(config.data["name"], config.model.kind == "text_classifier", **options)
+
+
+def _with_remedy(fault: str, folder: RunFolder) -> str:
+    if not (fault.startswith("data.path=") and "there is no such" in fault):
+        return fault
+    return f"{fault}; name where it is now: nmtrain eval {quote(str(folder.path))} data.path=NEW"
+
+
+def _misfits(shape: DataShape | TextShape, kept: DataShape | TextShape, given: str) -> list[str]:
+    """A line for each way in which data are not those that a model is made for."""
+    if isinstance(shape, DataShape) and isinstance(kept, DataShape):
+        sizes = [f"{s.channels}x{s.image_size}x{s.image_size}" for s in (shape, kept)]
+        classes = [str(s.num_classes) for s in (shape, kept)]
+        compared = {"images of {}": sizes, "{} classes": classes}
+    else:
+        assert isinstance(shape, TextShape)
+        assert isinstance(kept, TextShape)
+        compared = {"{}": [_answers(s) for s in (shape, kept)]}
+    return [
+        f"{given}: gives {what.format(now)}; the model of this run is made for {what.format(then)}"
+        for what, (now, then) in compared.items()
+        if now != then
+    ]
+
+
+def _answers(shape: TextShape) -> str:
+    if shape.is_regression:
+        return "numbers"
+    return f"the labels {', '.join(shape.labels)}" if shape.labels else "free text"
+
+
+def _require_texts_fit(config: Config) -> None:
+    """Raise ConfigError for texts that are longer than the model takes."""
+    from nmtrain.models.indices import RealIndices
+    from nmtrain.training.text_plan import require_texts_fit
+
+    try:
+        with torch.device("meta"), RealIndices():
+            model = build_model(config.model, config.data_shape, pretrained=False)
+        require_texts_fit(config, model)
+    except ValueError as error:
+        raise ConfigError(str(error).splitlines()) from error
+
+
+def _load_task(
+    folder: RunFolder, config: Config, trained: str, model: nn.Module, alone: bool
+) -> tuple[Task, dict[str, str]]:
+    """`load_task`, and the digests of its data; what is not as it was when the run began is named in a warning.
+
+    Args:
+        trained: the split that was evaluated during the run: digests of another one are not known.
+        alone: whether the run kept what describes its checkpoint, which then may have changed.
+    """
+    environment = folder.read_json("environment.json") if (folder / "environment.json").exists() else {}
+    before: dict[str, str] = environment.get("data", {})
+    digests = file_digests(local_files(**config.data) if alone else input_files(config))
+    same_split = _split(config.data) == trained
+    foreign = foreign_files(before, digests if same_split else _digests_of(config, trained)) if before else []
+    if foreign:
+        logger.warning("%s; the score may be another", other_files(foreign))
+    device = next(model.parameters()).device
+    task = load_task(config, model, device)
+    digests[EXAMPLES] = task.data.digest()
+    if before and same_split and not foreign and before[EXAMPLES] != digests[EXAMPLES]:
+        logger.warning("%s; the score may be another", other_examples(config))
+    return task, digests
+
+
+def _digests_of(config: Config, split: str) -> dict[str, str]:
+    """Of the same data's files for another split; none where they are not there."""
+    try:
+        return file_digests(local_files(**config.data | {"evaluate": split}))
+    except ValueError:
+        return {}

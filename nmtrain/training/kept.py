@@ -1,0 +1,62 @@
+"""What a run folder keeps of its model beside the weights: enough to build it with neither data nor checkpoint there.
+
+``model/shape.json`` is what the model was made to fit. Of a language model there are also ``model/config.json``, the
+configuration of transformers, and ``model/tokenizer/``, unless its tokens are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from nmtrain.config.check import Config
+from nmtrain.config.schema import ModelConfig
+from nmtrain.data import DataShape, TextShape
+from nmtrain.errors import RunFolderError
+from nmtrain.runs.folder import RunFolder, write_whole
+
+_MODEL, _SHAPE, _ARCHITECTURE, _TOKENIZER = "model", "model/shape.json", "model/config.json", "model/tokenizer"
+
+
+def keep_model(folder: RunFolder, config: Config) -> None:
+    """Write ``model/``; its shape.json last, so that with it all is there."""
+    (folder / _MODEL).mkdir(exist_ok=True)
+    if isinstance(config.data_shape, TextShape):
+        from nmtrain.models.language import build_tokenizer, language_architecture, reads_bytes
+
+        content = language_architecture(config.model, config.data_shape).to_json_string().encode()
+        write_whole(folder / _ARCHITECTURE, lambda file: file.write(content))
+        if not reads_bytes(config.model):
+            build_tokenizer(config.model).save(folder / _TOKENIZER)
+    folder.write_json(_SHAPE, asdict(config.data_shape))
+
+
+def kept_shape(folder: RunFolder) -> DataShape | TextShape | None:
+    """The shape of the data that the model was trained on; None in folders of before, which keep nothing.
+
+    Raises:
+        RunFolderError: where it cannot be read.
+    """
+    if not (folder / _SHAPE).exists():
+        return None
+    written = folder.read_json(_SHAPE)
+    try:
+        if "labels" in written:
+            return TextShape(**written | {"labels": tuple(written["labels"])})
+        return DataShape(**written)
+    except TypeError as error:
+        raise RunFolderError(f"{folder / _SHAPE}: is damaged ({error}); force=true repeats the run") from None
+
+
+def kept_model(folder: RunFolder, model: ModelConfig) -> ModelConfig:
+    """The same model with what `keep_model` wrote in place of its checkpoint, its hub name and its tokenizer."""
+    if not model.reads_text:
+        return model  # timm's names and options say all
+    from nmtrain.models.language import reads_bytes
+
+    return ModelConfig(
+        kind=model.kind,
+        name=str((folder / _MODEL).absolute()),
+        roles=model.roles,
+        options=model.options,
+        tokenizer="bytes" if reads_bytes(model) else str((folder / _TOKENIZER).absolute()),
+    )
