@@ -134,7 +134,7 @@ def test_all_faults_of_a_command_line_come_at_once_the_results_folder_among_them
         "train.log_every: is missing",
         "seed=-1: should be greater than or equal to 0",
         "trian.x=1: there is no such key. Available: ['data', 'dry_run', ",
-        "data.1=3: data=glyphs has no such option. Available: [classes, ",
+        "data.1=3: data=glyphs has no such option. Available: [evaluate, classes, ",
         "data.classes: 1 is not allowed; allowed: whole numbers from 2 to 320",
         "recipe.k=3: 3 has no effect with structure stepwise; only geometric reads it",
         "results_dir=/dev/null/x: cannot be written (/dev/null is not a folder); name a folder that can",
