@@ -1,11 +1,11 @@
-"""What sparsity costs per update, as ratios from one interleaved run: masks, loop, updates, noise metrics, compilations.
+"""What an update costs, as ratios from one interleaved run: masks, the loop, recipes, noise metrics, compilations.
 
     python scripts/bench_step.py            # all parts, about half an hour on one CPU core
     python scripts/bench_step.py masks      # or: loop, updates, noise, compile
 
-Machines are shared and noisy, so every variant is timed in turn within each round, by the CPU time of the one thread that
-works and by the clock. The ratios printed are medians over rounds, with the quartiles beside them. CPU time hardly
-notices what else the machine does, which a clock does; with more threads than one (--threads) it counts only the first.
+Machines are shared and noisy, so every variant is timed in turn within each round, by the CPU time of the one thread
+that works and by the clock. The ratios printed are medians over rounds, with the quartiles beside them. CPU time hardly
+notices what else the machine does; with more threads than one (--threads) it counts only the first.
 """
 
 from __future__ import annotations
