@@ -7,6 +7,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from nmtrain.config.compose import evaluation_overrides
+from nmtrain.errors import ConfigError
+from nmtrain.training.evaluation import evaluate_run
 from nmtrain.training.run import run
 
 
@@ -59,3 +62,15 @@ def test_a_users_own_yaml_may_leave_out_options_of_its_data(make_config, nm):
     status, out, _ = nm("eval", str(config.run_folder))
     assert status == 0
     assert metrics(out) == pytest.approx(summary["metrics"], abs=1e-5)
+
+
+def test_data_that_a_run_may_have_trained_on_are_not_scored(make_config):
+    config = make_config("data.test_split=false")
+    run(config)
+    for split in ("val", "test"):
+        with pytest.raises(ConfigError, match=r"data\.test_split=true: was false in training") as refusal:
+            evaluate_run(
+                config.run_folder, evaluation_overrides([f"data.evaluate={split}", "data.test_split=true"], [])
+            )
+        assert len(refusal.value.faults) == 1
+    assert not (config.run_folder / "test").exists()
