@@ -41,6 +41,7 @@ __all__ = [
     "load_data",
     "local_files",
     "options_of_test_alone",
+    "options_that_hold_out",
     "register",
 ]
 
@@ -109,6 +110,11 @@ def headline(name: str, **options: Any) -> str:
 def default_options(name: str) -> dict[str, Any]:
     """The options of a data source that a config need not say; none of a name that is not known."""
     return {field.name: field.default for field in fields(_SOURCES[name])} if name in _SOURCES else {}
+
+
+def options_that_hold_out(name: str) -> tuple[str, ...]:
+    """The options with other values of which test data are among those that a run was trained on."""
+    return _SOURCES[name].held_out_by if name in _SOURCES else ()
 
 
 def options_of_test_alone(name: str) -> tuple[str, ...]:
