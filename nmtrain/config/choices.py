@@ -20,11 +20,18 @@ def groups(folders: Iterable[Path] = (), ours: bool = True) -> dict[str, dict[st
     """
     found: dict[str, dict[str, str]] = {}
     searched = [*([_CONF] if ours else []), *folders]
-    paths = [path for folder in searched for path in folder.glob("[!.]*/[!.]*.yaml") if path.is_file()]
-    for path in sorted(paths, key=lambda path: (path.parent.name, path.stem)):
+    paths = [
+        (path.relative_to(folder).with_suffix(""), path)
+        for folder in searched
+        for depth in ("[!.]*", "[!.]*/[!.]*")  # experiment=study/g2p is a file in a folder of its group
+        for path in folder.glob(f"{depth}/[!.]*.yaml")
+        if path.is_file()
+    ]
+    for place, path in sorted(paths):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         comments = [line for line in lines if line.startswith("# ") and "@package" not in line]
-        found.setdefault(path.parent.name, {})[path.stem] = comments[0].removeprefix("# ") if comments else ""
+        name = "/".join(place.parts[1:])
+        found.setdefault(place.parts[0], {})[name] = comments[0].removeprefix("# ") if comments else ""
     return found
 
 

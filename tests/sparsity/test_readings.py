@@ -60,10 +60,10 @@ def computed(monkeypatch):
     shapes = []
     original = nmtrain.sparsity.apply.apply_mask
 
-    def counting(weight, *arguments, value=None):
+    def counting(weight, *arguments, value=None, **options):
         if value is None:
             shapes.append(tuple(weight.shape))
-        return original(weight, *arguments, value=value)
+        return original(weight, *arguments, value=value, **options)
 
     monkeypatch.setattr(nmtrain.sparsity.apply, "apply_mask", counting)
     return shapes

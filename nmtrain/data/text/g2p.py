@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nmtrain.data.seeds import mix_seed
 from nmtrain.data.shapes import TextShape
-from nmtrain.data.source import TextSource, choice_faults, flag_faults, whole_number_faults
+from nmtrain.data.source import TextSource, flag_faults, whole_number_faults
 
 if TYPE_CHECKING:
     from nmtrain.data.text.batches import TextData
@@ -20,47 +20,8 @@ if TYPE_CHECKING:
 
 # ARPAbet's own one-letter codes of the 39 phonemes (Shoup, 1980), so that every tokenizer of bytes has one token for
 # each. With stress, its digit follows the vowel.
-CODES = {
-    "AA": "a",
-    "AE": "@",
-    "AH": "A",
-    "AO": "c",
-    "AW": "W",
-    "AY": "Y",
-    "EH": "E",
-    "ER": "R",
-    "EY": "e",
-    "IH": "I",
-    "IY": "i",
-    "OW": "o",
-    "OY": "O",
-    "UH": "U",
-    "UW": "u",
-    "B": "b",
-    "CH": "C",
-    "D": "d",
-    "DH": "D",
-    "F": "f",
-    "G": "g",
-    "HH": "h",
-    "JH": "J",
-    "K": "k",
-    "L": "l",
-    "M": "m",
-    "N": "n",
-    "NG": "G",
-    "P": "p",
-    "R": "r",
-    "S": "s",
-    "SH": "S",
-    "T": "t",
-    "TH": "T",
-    "V": "v",
-    "W": "w",
-    "Y": "y",
-    "Z": "z",
-    "ZH": "Z",
-}
+_NAMES = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH"
+CODES = dict(zip(_NAMES.split(), "a@AcWYEReIioOUubCdDfghJklmnGprsStTvwyzZ", strict=True))
 _LINE = re.compile(r"([a-z]+)(?:\(\d+\))? ([^#]+)")  # a word of letters alone; the number of a further pronunciation
 _PHONEME = re.compile(r"([A-Z]+)([012]?)")
 _SYMBOL = re.compile(r"[^012][012]?")  # a phoneme's code, with its stress
@@ -80,16 +41,16 @@ class G2P(TextSource):
     stress: bool = False
     val_size: int = 2_000
     test_size: int = 12_000
-    evaluate: str = "val"
 
     headline = "word_accuracy"
+    held_out_by = ("val_size", "test_size")
 
     def faults(self) -> list[str]:
         return [
+            *super().faults(),
             *flag_faults("stress", self.stress),
             *whole_number_faults("val_size", self.val_size, 1, 50_000),
             *whole_number_faults("test_size", self.test_size, 1, 50_000),
-            *choice_faults("evaluate", self.evaluate, ("val", "test")),
         ]
 
     def shape(self) -> TextShape:
