@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from nmtrain.sparsity.pattern import NMPattern
@@ -84,7 +84,8 @@ class Moments:
 class SparsityState:
     """Every recipe is a choice of these at each update, nothing else (method: one transform).
 
-    The four that most recipes set can be given by themselves: ``SparsityState(pattern, decay=0.5, gradient="masked")``.
+    The four that most recipes set can be given by themselves: ``SparsityState(pattern, decay=0.5, gradient="masked")``;
+    they go before what the records say.
 
     Attributes:
         pattern: N:M in force, or None where the weight is dense.
@@ -103,25 +104,27 @@ class SparsityState:
     def __init__(
         self,
         pattern: NMPattern | None,
-        decay: float = 0.0,
-        gradient: GradientRule = "straight_through",
-        penalty: float = 0.0,
-        freeze: bool = False,
+        decay: float | None = None,
+        gradient: GradientRule | None = None,
+        penalty: float | None = None,
+        freeze: bool | None = None,
         exact: bool = False,
         *,
-        projection: Projection | None = None,
-        flow: Flow | None = None,
-        ranking: Ranking | None = None,
-        moments: Moments | None = None,
+        projection: Projection = Projection(),
+        flow: Flow = Flow(),
+        ranking: Ranking = Ranking(),
+        moments: Moments = Moments(),
     ) -> None:
         values: dict[str, Any] = {
             "pattern": pattern,
-            "projection": Projection(decay) if projection is None else projection,
-            "flow": Flow(gradient, penalty=penalty) if flow is None else flow,
-            "ranking": Ranking(freeze) if ranking is None else ranking,
-            "moments": Moments() if moments is None else moments,
+            "projection": projection if decay is None else replace(projection, decay=decay),
+            "flow": flow,
+            "ranking": ranking if freeze is None else replace(ranking, freeze=freeze),
+            "moments": moments,
             "exact": exact,
         }
+        given = {"gradient": gradient, "penalty": penalty}
+        values["flow"] = replace(flow, **{name: value for name, value in given.items() if value is not None})
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
