@@ -91,7 +91,7 @@ def refused(nm):
 
 @pytest.fixture
 def registries_as_before(monkeypatch):
-    """What a test registers or a command of it loads is gone after it; it finds no plug-in of whoever runs the tests."""
+    """What a test registers or a command of it loads is gone after it; folders of the environment are not loaded."""
     from nmtrain import data, recipes
     from nmtrain.launch import plugins
     from nmtrain.models import registry

@@ -57,7 +57,9 @@ def test_a_registered_source_is_described_by_its_name_and_options():
     assert "blobs" in data_names(text=False)
     assert "lines" in data_names(text=True)
     assert describe_data("blobs", size=128).train_size == 128
-    with pytest.raises(ValueError, match=r"data.length=3: data=blobs has no such option. Available: \[evaluate, size, "):
+    with pytest.raises(
+        ValueError, match=r"data.length=3: data=blobs has no such option. Available: \[evaluate, size, "
+    ):
         describe_data("blobs", length=3)
     with pytest.raises(ValueError, match=r"data.evaluate: 'train' is not allowed; allowed: val, test"):
         describe_data("blobs", evaluate="train")

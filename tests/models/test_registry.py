@@ -47,7 +47,10 @@ def test_the_role_map_says_what_is_sparse():
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
-        ({"ff": ["body.*"]}, r"the model's role ff names body.\*: no weight matches. Available: \['1.weight', '2.weight'"),
+        (
+            {"ff": ["body.*"]},
+            r"the model's role ff names body.\*: no weight matches. Available: \['1.weight', '2.weight'",
+        ),
         ({"ff": ["*.bias"]}, r"the model's role ff names \*.bias: no weight matches"),
         ({"ff": ["1.weight"], "o": ["?.weight"]}, r"the model's weight 1.weight is named by two roles, ff and o"),
     ],
@@ -79,14 +82,19 @@ def test_a_name_of_timm_is_refused_when_the_model_is_built():
         return mixer(shape)
 
     register(resnet18)
-    with pytest.raises(ValueError, match=r"model.name=resnet18: the model has the name of one of timm's; give it another"):
+    with pytest.raises(
+        ValueError, match=r"model.name=resnet18: the model has the name of one of timm's; give it another"
+    ):
         build_model(config("resnet18"), SHAPE)
 
 
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
-        ({"mlp": ["a"]}, r"model mixer: roles=\{'mlp': \['a'\]\} does not map roles to names of weights. Available: \('ff'"),
+        (
+            {"mlp": ["a"]},
+            r"model mixer: roles=\{'mlp': \['a'\]\} does not map roles to names of weights. Available: \('ff'",
+        ),
         (["ff"], r"roles=\['ff'\] does not map roles"),
         ({"ff": "a"}, r"model mixer: roles\['ff'\] is no list of names of weights"),
         ({"ff": [1]}, r"roles\['ff'\] is no list"),
@@ -99,7 +107,9 @@ def test_what_is_no_role_map_is_refused_at_once(roles, message):
 
 
 def test_what_is_no_function_is_refused():
-    with pytest.raises(PluginError, match=r"model 'mixer': is no function that builds a model from \(shape, \*\*options\)"):
+    with pytest.raises(
+        PluginError, match=r"model 'mixer': is no function that builds a model from \(shape, \*\*options\)"
+    ):
         register("mixer")
 
 
@@ -116,5 +126,7 @@ def test_a_function_that_builds_no_model_is_told_in_one_line():
         build_model(config("broken", width=3), SHAPE)
     with pytest.raises(ValueError, match=r"^model.name=broken: .* unexpected keyword argument 'depth'$"):
         build_model(config("broken", depth=3), SHAPE)
-    with pytest.raises(ValueError, match=r"^model.name=empty: what was registered builds NoneType, not a torch module$"):
+    with pytest.raises(
+        ValueError, match=r"^model.name=empty: what was registered builds NoneType, not a torch module$"
+    ):
         build_model(config("empty"), SHAPE)
