@@ -85,6 +85,7 @@ def test_files_import_their_neighbours_and_no_one_else_sees_those(nm, own):
         "b.py": "def cube(x):\n    return x**3\n",
         "json.py": "import json\ndumps = json.dumps\n",  # a file is no neighbour of itself
         "later.py": "loaded = True\n",
+        "nmtrain.py": "from nmtrain.recipes import Recipe\n",  # nor does it hide ours
         "parts/__init__.py": "",
         "parts/c.py": "def square(x):\n    return x**2\n",
     }
@@ -95,7 +96,7 @@ def test_files_import_their_neighbours_and_no_one_else_sees_those(nm, own):
     assert {"b", "later", "parts"} & set(sys.modules) == before
     assert sys.modules["json"].__file__ != str(first / "json.py")
     assert [plugin.name for plugin in LOADED] == [
-        *(f"my folder, a=b/{name}.py" for name in ("a", "later", "b", "json")),
+        *(f"my folder, a=b/{name}.py" for name in ("a", "later", "b", "json", "nmtrain")),
         "other/a.py",
         "other/b.py",
     ]
