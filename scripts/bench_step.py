@@ -1,11 +1,11 @@
-"""What sparsity costs per update, as ratios from one interleaved run: masks, loop, updates, noise metrics, compilations.
+"""What an update costs, as ratios from one interleaved run: masks, the loop, recipes, noise metrics, compilations.
 
-    python scripts/bench_step.py            # all parts, about half an hour on one CPU core
-    python scripts/bench_step.py masks      # or: loop, updates, noise, compile
+    python scripts/bench_step.py            # all parts, about a quarter of an hour on one CPU core
+    python scripts/bench_step.py masks      # or: loop, updates, readings, noise, compile
 
-Machines are shared and noisy, so every variant is timed in turn within each round, by the CPU time of the one thread that
-works and by the clock. The ratios printed are medians over rounds, with the quartiles beside them. CPU time hardly
-notices what else the machine does, which a clock does; with more threads than one (--threads) it counts only the first.
+Machines are shared and noisy, so every variant is timed in turn within each round, by the CPU time of the one thread
+that works and by the clock. The ratios printed are medians over rounds, with the quartiles beside them. CPU time hardly
+notices what else the machine does; with more threads than one (--threads) it counts only the first.
 """
 
 from __future__ import annotations
@@ -205,6 +205,17 @@ def bench_updates(rounds: int) -> None:
                 print(f"  {model:12} {pattern:>5} {name:18} {ratio(seconds[name], seconds['dense'])}")
 
 
+def bench_readings(rounds: int) -> None:
+    print("\none update of T5, which reads half of its sparse weights three times: sparsified each time / once")
+    for recipe in ("ste", "mdgf_exponential"):
+        overrides = [*MODELS["t5"], f"recipe={recipe}", "measure=off"]
+        variants = {name: OurUpdate(*overrides) for name in ("each time", "once")}
+        for hook in variants["each time"].trainer.control.hooks:
+            hook.remove()
+        seconds = interleaved(variants, rounds)
+        print(f"  {'t5':12} {'1:32':>5} {recipe:18} {ratio(seconds['each time'], seconds['once'])}")
+
+
 def bench_noise(rounds: int) -> None:
     print(f"\n{EVERY} updates of the compact ViT with noise metrics / without (wanted: 1.03 or less)")
     for recipe in ("dense", "mdgf_exponential"):
@@ -232,7 +243,13 @@ def bench_recompilations() -> None:
         print(f"  {name:18} {len(starts)} phases: {at_starts} at their first updates, {after} after")
 
 
-PARTS = {"masks": bench_masks, "loop": bench_loop, "updates": bench_updates, "noise": bench_noise}
+PARTS = {
+    "masks": bench_masks,
+    "loop": bench_loop,
+    "updates": bench_updates,
+    "readings": bench_readings,
+    "noise": bench_noise,
+}
 
 
 def main() -> None:

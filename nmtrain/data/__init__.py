@@ -40,6 +40,7 @@ __all__ = [
     "load_data",
     "local_files",
     "options_of_test_alone",
+    "options_that_hold_out",
     "register",
 ]
 
@@ -108,6 +109,11 @@ def default_options(name: str) -> dict[str, Any]:
     """The options of a data source that a config need not say, as YAML has them; none of an unknown name."""
     options = asdict(_SOURCES[name]()) if name in _SOURCES else {}
     return {option: list(value) if isinstance(value, tuple) else value for option, value in options.items()}
+
+
+def options_that_hold_out(name: str) -> tuple[str, ...]:
+    """The options with other values of which test data are among those that a run was trained on."""
+    return _SOURCES[name].held_out_by if name in _SOURCES else ()
 
 
 def options_of_test_alone(name: str) -> tuple[str, ...]:

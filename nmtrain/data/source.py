@@ -28,6 +28,7 @@ class DataSource(ABC):
 
     evaluate: str = "val"
 
+    held_out_by: ClassVar[tuple[str, ...]] = ()  # the options by which data are for test, or for training
     of_test_alone: ClassVar[tuple[str, ...]] = ()  # the options that say what the test split is, and nothing else
 
     @property

@@ -24,7 +24,8 @@ class Dense(Recipe):
 class Static(Recipe):
     """Prune, and never let the gradient back to pruned entries.
 
-    Weights are ranked anew at each update, as in every recipe: a pruned one returns if a kept one shrinks below it.
+    The mask is not fixed: weights are ranked anew at each update, as in every recipe, and a pruned one returns if a
+    kept one shrinks below it. With ``freeze_mask`` the mask of the fine-tune phase is fixed.
     """
 
     name = "static"

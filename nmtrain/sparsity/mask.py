@@ -75,10 +75,11 @@ def _piece_mask(weight: Tensor, pattern: NMPattern, dim: int) -> Tensor:
     if weight.device.type == "cpu" and not torch.compiler.is_compiling():
         # Comparisons that write floats are vectorised, those that write bools are not. Without ties the threshold alone
         # keeps exactly N; to count costs a hundredth of ranking the ties, but would make a device wait for its host.
-        kept = torch.ge(groups, threshold, out=torch.empty_like(groups))
+        kept = groups.ge_(threshold)
         is_counted = kept.numel() <= _COUNTED
         if is_counted and int(kept.sum(dtype=torch.float32)) * pattern.m == kept.numel() * pattern.n:
             return kept.bool().flatten(dim, entries)
+        groups = weight.abs().unflatten(dim, (-1, pattern.m))
     above = groups > threshold
     level = groups == threshold
     room = pattern.n - above.sum(entries, keepdim=True, dtype=torch.int32)

@@ -93,4 +93,5 @@ def _factors(mask: Tensor, decay: Tensor) -> Tensor:
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
         return torch.where(mask, torch.ones_like(decay), decay)
     # Neither torch.where nor what reads bools is vectorised on a CPU. (1 - D) + D rounds to 1 for every D in [0, 1].
-    return mask.view(torch.uint8).to(decay.dtype).mul_(1 - decay).add_(decay)
+    factors = mask.view(torch.uint8).to(decay.dtype)
+    return factors.mul_(1 - decay).add_(decay) if decay else factors

@@ -14,7 +14,8 @@ from torch import nn
 
 from nmtrain.config.check import Config, check_config
 from nmtrain.config.compose import EVALUATION_KEYS, overridden
-from nmtrain.data import DataShape, TextShape, describe_data, local_files
+from nmtrain.config.faults import written
+from nmtrain.data import DataShape, TextShape, describe_data, local_files, options_that_hold_out
 from nmtrain.data.digest import EXAMPLES, file_digests, foreign_files
 from nmtrain.errors import ConfigError, RunFolderError
 from nmtrain.models import build_model
@@ -106,6 +107,8 @@ def _config(
         if not any(setting.startswith("data.path=") for setting in given):
             faults = [_with_remedy(fault, folder) for fault in faults]
         raise ConfigError(faults) from error
+    if faults := _trained_on(config.data, values["data"]):
+        raise ConfigError(faults)
     if any(setting.startswith("train.device=") for setting in given):
         require_device(config.train.device)
     if kept is None:
@@ -116,6 +119,16 @@ def _config(
     if given and isinstance(shape, TextShape):
         _require_texts_fit(config)
     return config
+
+
+def _trained_on(data: dict[str, Any], trained: dict[str, Any]) -> list[str]:
+    """A line for each option by which data would be scored that the run may have trained on."""
+    return [
+        f"data.{option}={written(data[option])}: was {written(trained[option])} in training, so that this run may have"
+        " trained on what would be scored"
+        for option in options_that_hold_out(data["name"])
+        if option in trained and data[option] != trained[option]
+    ]
 
 
 def _described(config: Config) -> DataShape | TextShape:

@@ -110,7 +110,7 @@ class Trainer:
             self.control.update({target: recipe.at(number, self.total) for target, recipe in config.recipes.items()})
             rate = learning_rate(config.optim, number, self.total)
             set_learning_rate(self.optimizer, rate)
-            torch.manual_seed(mix_seed("update", config.seed, number))  # dropout and drop path
+            self.seed(mix_seed("update", config.seed, number))  # dropout and drop path
             for part, batch in enumerate(batches, start=1):
                 synchronize = part == config.train.micro_batches
                 with nullcontext() if synchronize else self.accelerator.no_sync(self.forward):
@@ -129,6 +129,10 @@ class Trainer:
             self.optimizer.zero_grad()
             self.loss_count += 1
         return grad_norm, rate
+
+    def seed(self, seed: int) -> None:
+        """What `torch.manual_seed` does, which on a CPU also notes for other devices who seeded them: 0.4 ms."""
+        (torch.default_generator if self.accelerator.device.type == "cpu" else torch).manual_seed(seed)
 
     def log_training(self, grad_norm: torch.Tensor | None, rate: float) -> None:
         """A line with the mean loss since the last one."""

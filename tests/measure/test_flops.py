@@ -188,6 +188,7 @@ def test_counting_leaves_the_model_as_it_was():
     model[1].eval()
     tensors = sparsify_model(model, [SparsityRule("4.weight", NMPattern(1, 4))])
     before = {key: value.clone() for key, value in model.state_dict().items()}
+    hooks_before = [(dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in model.modules()]
     inputs = (torch.randn(2, 3, 4, 4),)
     random_state = torch.get_rng_state()
     forward_cost(model, inputs, tensors, 2)
@@ -195,7 +196,7 @@ def test_counting_leaves_the_model_as_it_was():
         forward_cost(model, (torch.zeros(2, 5, 4, 4),), tensors, 2)
     assert [module.training for module in model] == [True, False, True, True, True]
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert [(dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in model.modules()] == hooks_before
     hooks = torch.nn.modules.module
     assert not hooks._global_forward_hooks
     assert not hooks._global_forward_pre_hooks

@@ -13,6 +13,7 @@ from nmtrain.runs.folder import RunFolderError
 from nmtrain.sparsity import sparsity_control
 from nmtrain.training.evaluation import evaluate_run
 from nmtrain.training.export import export_run, load_run
+from nmtrain.training.image_task import ImageClassification
 from nmtrain.training.loop import Trainer
 from nmtrain.training.optim import build_optimizer, learning_rate, optimizer_bytes
 from nmtrain.training.run import run
@@ -180,6 +181,7 @@ def test_final_model_has_exactly_n_in_every_group_and_is_the_one_that_was_scored
     for name in ("blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"):
         groups = state[name].unflatten(1, (-1, 8))
         assert (groups.count_nonzero(2) == 1).all()
+        assert not groups[groups == 0].signbit().any()
     assert state["blocks.0.attn.qkv.weight"].count_nonzero() == state["blocks.0.attn.qkv.weight"].numel()
     again = evaluate_run(config.run_folder)["metrics"]
     assert again["val/accuracy"] == summary["metrics"]["val/accuracy"]
@@ -251,6 +253,53 @@ def test_recipe_state_reaches_the_forward_at_the_update_it_names(make_config, mo
     patterns = ["7:8", "7:8", "4:8", "4:8", "2:8", "2:8", "1:8", "1:8"]
     densities = {"7:8": 0.875, "4:8": 0.5, "2:8": 0.25, "1:8": 0.125}
     assert seen == [(number, pattern, densities[pattern]) for number, pattern in enumerate(patterns)]
+
+
+def test_dropout_draws_by_seed_and_update_number_and_by_nothing_else(make_config, monkeypatch):
+    drawn = {}
+    original = Trainer.update
+
+    def watched(self, number):
+        states = []
+        hook = self.model.blocks[0].mlp.drop1.register_forward_pre_hook(lambda *_: states.append(torch.get_rng_state()))
+        torch.rand(len(drawn) + 1)  # what others drew before does not matter
+        result = original(self, number)
+        hook.remove()
+        assert len(states) == 1
+        drawn.setdefault((self.config.seed, number), []).append(tuple(states[0].tolist()))
+        return result
+
+    monkeypatch.setattr(Trainer, "update", watched)
+    for seed, updates in ((0, 3), (1, 3), (0, 4)):
+        run(make_config(f"seed={seed}", f"train.updates={updates}", "model.options.proj_drop_rate=0.1"))
+    assert sorted(drawn) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2)]
+    assert all(len(set(states)) == 1 for states in drawn.values())
+    assert len({states[0] for states in drawn.values()}) == 7
+
+
+@pytest.mark.parametrize("recipe", ["sdgf", "dense"])
+@pytest.mark.parametrize(("every", "expected"), [(4, [4, 8, 12]), (5, [5, 10, 12]), (12, [12])])
+def test_each_evaluation_is_made_once_the_last_one_too(recipe, every, expected, make_config, monkeypatch):
+    evaluated = []
+    original = Trainer.evaluate
+    scored = []
+    score = ImageClassification.evaluate
+    monkeypatch.setattr(Trainer, "evaluate", lambda self, split: evaluated.append(self.done) or original(self, split))
+    monkeypatch.setattr(ImageClassification, "evaluate", lambda self, *args: scored.append(1) or score(self, *args))
+    config = make_config(f"recipe={recipe}", f"train.eval_every={every / make_config().updates_per_epoch}")
+    run(config)
+    assert evaluated == expected
+    assert len(scored) == len(expected)
+    assert [(r["update"], r["split"]) for r in lines(config) if r["split"] != "train"] == [
+        *((update, "val") for update in expected[:-1]),
+        (12, "final"),
+    ]
+    evaluated.clear()
+    for name in ("summary.json", "model.safetensors"):  # as a kill after the last checkpoint leaves it
+        (config.run_folder / name).unlink()
+    (config.run_folder / "status.json").write_text('{"state": "running", "reason": null}')
+    run(config)
+    assert evaluated == [12]
 
 
 @pytest.mark.slow

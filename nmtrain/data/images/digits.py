@@ -28,6 +28,8 @@ class Digits(ImageSource):
     augment: bool = True
     test_split: bool = True
 
+    held_out_by = ("test_split",)
+
     def faults(self) -> list[str]:
         return [
             *super().faults(),

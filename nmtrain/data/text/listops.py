@@ -44,6 +44,7 @@ class ListOps(TextSource):
     cache_dir: str | None = None
 
     headline = "accuracy"
+    held_out_by = ("max_length", "max_depth", "max_arguments", "generation_seed")
 
     def faults(self) -> list[str]:
         lines = [

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nmtrain.data import options_that_hold_out
+from nmtrain.data.earlier import completed
 from nmtrain.report.read.headline import DEFAULT
 
 FILE = Path("test", "metrics.json")
@@ -29,7 +31,9 @@ def read_evaluation(folder: Path, config: Mapping[str, Any], summary: Mapping[st
         raise ValueError(f"is damaged: {error}") from error
     if not isinstance(content, dict):
         raise ValueError("is not a JSON object")
-    _check(content, {folder.name, summary["run"]}, config["data"]["name"], summary.get("headline", DEFAULT))
+    trained = completed(config["data"], None)
+    _check(content, {folder.name, summary["run"]}, trained["name"], summary.get("headline", DEFAULT))
+    _require_held_out(content["data"], trained)
     return content
 
 
@@ -51,6 +55,16 @@ def _check(content: dict[str, Any], names: set[str], data: str, headline: str) -
         raise ValueError(f"metrics.{wrong[0]} = {json.dumps(metrics[wrong[0]])}: must be a number")
     if not isinstance(content.get("signatures") or {}, dict) or not isinstance(content.get("fixes") or [], list):
         raise ValueError("has signatures or fixes of another form")
+
+
+def _require_held_out(on: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+    for option in options_that_hold_out(trained["name"]):
+        value, before = on.get(option), trained.get(option)
+        if value != before:
+            raise ValueError(
+                f"is on data that the run may have trained on: data.{option}={json.dumps(value)}, and "
+                f"{json.dumps(before)} in training"
+            )
 
 
 def _is_number(value: object) -> bool:

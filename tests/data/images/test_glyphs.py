@@ -107,7 +107,9 @@ def test_the_test_images_are_drawn_only_where_wanted_and_leave_the_others_as_the
     more = load(train_size=60, val_size=20, test_size=30, evaluate="test")
     assert torch.equal(more.val_images, test.val_images)
     assert len(list(tmp_path.iterdir())) == 3
-    assert torch.equal(load(test_size=50, evaluate="test").val_images[:30], test.val_images)
+    larger = load(test_size=50, evaluate="test").val_images
+    assert len(larger) == 50
+    assert torch.equal(larger[:30], test.val_images)
     other = load(test_size=30, generation_seed=1, evaluate="test")
     assert not torch.equal(other.val_images, test.val_images)
 

@@ -217,6 +217,17 @@ def test_a_foreign_test_file_is_told_and_the_run_still_counts(changes, why, test
     _says_why_and_counts_the_rest(frames(), why)
 
 
+def test_data_that_a_run_trained_on_are_no_test_data(run, frames):
+    digits = {"data.name": "digits"}  # of before there was a test split
+    evaluate(run("sdgf", "1:8", 0, 0.8, config=digits), 0.9, data={"name": "digits", "test_split": True})
+    (section,) = build_sections(frames())
+    assert "validation split" in section.title
+    assert notices(frames().runs)[1] == (
+        "Not counted on the test split, since test/metrics.json cannot be used: sdgf_stepwise-1of8-s0 (is on data that "
+        "the run may have trained on: data.test_split=true, and false in training)."
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
