@@ -89,6 +89,64 @@ def refused(nm):
     return message
 
 
+@pytest.fixture
+def registries_as_before(monkeypatch):
+    """What a test registers or a command of it loads is gone after it; folders of the environment are not loaded."""
+    from nmtrain import data, recipes
+    from nmtrain.launch import plugins
+    from nmtrain.models import registry
+    from nmtrain.runs import loaded
+
+    monkeypatch.delenv(plugins.VARIABLE, raising=False)
+    held = [recipes.RECIPES, data._SOURCES, registry._BUILDERS, registry._ROLE_MAPS, plugins._CONF]
+    lists = [loaded.LOADED, plugins._FOLDERS]
+    before = [dict(names) for names in held]
+    plugins._load_packages.cache_clear()
+    yield
+    plugins._load_packages.cache_clear()
+    for names, content in zip(held, before, strict=True):
+        names.clear()
+        names.update(content)
+    for found in lists:
+        found.clear()
+    for name in [name for name in sys.modules if name.startswith("nmtrain_plugins_")]:
+        del sys.modules[name]
+
+
+CUBIC = """\
+from dataclasses import dataclass
+
+from nmtrain.recipes import Recipe, SparsityState, register
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Cubic(Recipe):
+    name = "cubic"
+    options = ("gradient", "finetune_fraction")
+
+    def between(self, done, length):
+        return SparsityState(self.target, (1 - done / length) ** 3, self.gradient)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, registries_as_before) -> Callable:
+    """Make a folder of one's own with ``files`` (path: content), and the recipe cubic if there are none."""
+
+    def make(files: dict[str, str] | None = None, name: str = "my folder, a=b") -> Path:
+        folder = tmp_path / name
+        yaml = "# The mask decays as (1 - j/L)^3.\nname: cubic\ngradient: masked\nfinetune_fraction: 0.1\n"
+        for path, content in ({"cubic.py": CUBIC, "recipe/cubic.yaml": yaml} if files is None else files).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(content)
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    make.cubic = CUBIC
+    return make
+
+
 _T5 = {"d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4}
 _T5 |= {"decoder_start_token_id": 1}
 _BART = {f"{stack}_{size}": n for stack in ("encoder", "decoder") for size, n in (("ffn_dim", 64), ("layers", 1))}

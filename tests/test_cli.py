@@ -34,8 +34,9 @@ def test_list_shows_every_file_of_conf_with_its_first_line_of_comment(nm):
     status, out, _ = nm("list")
     assert status == 0
     expected = {}
-    for path in CONF.glob("*/*.yaml"):
-        expected.setdefault(path.parent.name, set()).add(path.stem)
+    for path in CONF.glob("*/**/*.yaml"):
+        group, *name = path.relative_to(CONF).with_suffix("").parts
+        expected.setdefault(group, set()).add("/".join(name))
     listed, group = {}, None
     for line in out.splitlines():
         name, *description = line.split(maxsplit=1)

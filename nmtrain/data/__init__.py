@@ -7,7 +7,7 @@ Importing this package, and describing a data set, imports neither torch nor any
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -108,8 +108,9 @@ def headline(name: str, **options: Any) -> str:
 
 
 def default_options(name: str) -> dict[str, Any]:
-    """The options of a data source that a config need not say; none of a name that is not known."""
-    return {field.name: field.default for field in fields(_SOURCES[name])} if name in _SOURCES else {}
+    """The options of a data source that a config need not say, as YAML has them; none of an unknown name."""
+    options = asdict(_SOURCES[name]()) if name in _SOURCES else {}
+    return {option: list(value) if isinstance(value, tuple) else value for option, value in options.items()}
 
 
 def options_that_hold_out(name: str) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def _neighbours_first(module: str) -> Callable[..., Any]:
     ) -> Any:
         first = name.partition(".")[0]
         beside = f"{package}.{first}" in _FILES or Path(folder, first, "__init__.py").is_file()
-        if level or first == own or not beside:
+        if level or not beside or first in (own, "nmtrain"):
             return builtins.__import__(name, globals, locals, fromlist, level)
         found = builtins.__import__(f"{package}.{name}", globals, locals, fromlist)
         return found if fromlist else getattr(found, first)  # without names, __import__ gives the outermost

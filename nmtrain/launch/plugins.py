@@ -118,7 +118,7 @@ def _load_packages() -> None:
         try:
             with told(entry.value, top):
                 _load_entry(entry, plugin)
-                _add_conf_of(entry.module, called)
+            _add_conf_of(entry.module, called)
         except PluginError as error:
             where = f"{called}, entry point {entry.name} of {entry.group}"
             print(f"warning: {where}: {error}; it is left out", file=sys.stderr)

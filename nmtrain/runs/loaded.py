@@ -12,7 +12,7 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,14 +133,17 @@ def provider(kind: str, name: str) -> Plugin | None:
     return next((plugin for plugin in LOADED if f"{kind} {name}" in plugin.provides), None)
 
 
-def missing_plugin(values: Mapping[str, Any], environment: Mapping[str, Any]) -> str | None:
+def missing_plugin(
+    values: Mapping[str, Any], environment: Mapping[str, Any], known: Mapping[str, Collection[str]]
+) -> str | None:
     """A line for the first of a run's recipe, data and model that was from a plug-in which is not loaded now.
 
     Args:
         values, environment: the contents of its config.yaml and environment.json.
+        known: the names there are by kind: what a plug-in provided may have become ours.
     """
     for kind, name, recorded in _used(values, environment):
-        if provider(kind, name) is None:
+        if provider(kind, name) is None and name not in known[kind]:
             called = " ".join(filter(None, [recorded.get("name"), recorded.get("version")]))
             file = recorded.get("file")
             remedy = (

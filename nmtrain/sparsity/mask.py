@@ -97,7 +97,7 @@ def _nth_largest(groups: Tensor, n: int, dim: int) -> Tensor:
         return groups.amax(dim, keepdim=True)
     if m > _NETWORK_LIMIT:
         return groups.topk(n, dim, sorted=False).values.amin(dim, keepdim=True)
-    entries = list(groups.unbind(dim))
+    entries = list(groups.movedim(dim, 0).contiguous().unbind())  # what lies in one piece is vectorised
     for i, j, larger, smaller in _selection_network(m, n):
         a, b = entries[i], entries[j]
         if larger:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal
 
 from nmtrain.sparsity.pattern import NMPattern
@@ -92,6 +94,9 @@ class SparsityState:
         projection, flow, ranking, moments: see there; the defaults are strict N:M, straight-through, ranked anew.
         exact: the pattern was asked for by name: where its M does not divide an axis that is an error, and no narrower
             group may take its place (see `SparseTensor.fit`).
+
+    Raises:
+        ValueError: for values of other kinds and out of their range, which a recipe from outside may ask for.
     """
 
     pattern: NMPattern | None
@@ -123,10 +128,22 @@ class SparsityState:
             "moments": moments,
             "exact": exact,
         }
-        given = {"gradient": gradient, "penalty": penalty}
+        given: dict[str, Any] = {"gradient": gradient, "penalty": penalty}
         values["flow"] = replace(flow, **{name: value for name, value in given.items() if value is not None})
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        if self.pattern is not None and not isinstance(self.pattern, NMPattern):
+            raise ValueError(f"SparsityState: pattern={self.pattern!r} is neither an NMPattern nor None")
+        if not _is_fraction(self.decay):
+            raise ValueError(f"SparsityState: decay={self.decay!r} is not a number from 0 to 1")
+        if self.gradient not in GRADIENT_RULES and not _is_fraction(self.gradient):
+            known = f"{list(GRADIENT_RULES)}, or a number from 0 to 1"
+            raise ValueError(f"SparsityState: gradient={self.gradient!r} is unknown. Available: {known}")
+        if not (_is_number(self.penalty) and 0 <= self.penalty < math.inf):
+            raise ValueError(f"SparsityState: penalty={self.penalty!r} is not a number of at least 0")
 
     @property
     def decay(self) -> float:
@@ -166,3 +183,11 @@ class SparsityState:
         if isinstance(self.gradient, str):
             return self.decay if self.gradient == "masked" else 1.0
         return self.gradient
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_fraction(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1

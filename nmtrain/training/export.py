@@ -16,13 +16,15 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from nmtrain.config.check import Config, check_config
-from nmtrain.data import DataShape, TextShape
+from nmtrain.config.choices import groups
+from nmtrain.data import DataShape, TextShape, data_names
 from nmtrain.data.earlier import completed
 from nmtrain.errors import RunFolderError
 from nmtrain.models import build_model
 from nmtrain.models.registry import is_registered
 from nmtrain.models.saved import aliases, load_saved
 from nmtrain.models.vision import vision_architecture
+from nmtrain.recipes import list_recipes
 from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.runs.loaded import changed_plugins, missing_plugin, provider
 from nmtrain.sparsity import NMPattern, SparsityRule, verify_sparsity
@@ -76,7 +78,8 @@ def saved_values(folder: RunFolder) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ValueError("no keys and values")
     environment = folder.read_json("environment.json") if (folder / "environment.json").exists() else {}
-    if lacking := missing_plugin(values, environment):
+    known = {"recipe": list_recipes(), "data": data_names(), "model": groups()["model"]}
+    if lacking := missing_plugin(values, environment, known):
         raise RunFolderError(f"{folder.path}: {lacking}")
     for change in changed_plugins(values, environment):
         logger.warning("%s: %s", folder.path, change)
