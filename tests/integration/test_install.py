@@ -35,7 +35,8 @@ def test_the_wheel_holds_every_module_and_every_config_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {f"nmtrain/{name}" for name in tracked(ROOT / "nmtrain", {".py", ".css", ".js", ".j2"})}
     configs = {f"nmtrain/conf/{name}" for name in tracked(ROOT / "conf", {".py", ".yaml"})}
-    assert names == modules | configs
+    dictionary = {f"nmtrain/data/text/cmudict/{name}" for name in ("LICENSE", "README", "cmudict.dict.xz")}
+    assert names == modules | configs | dictionary
 
 
 def test_every_package_is_listed_in_pyproject():
