@@ -198,7 +198,8 @@ def _report(arguments: list[str]) -> None:
     from nmtrain.report import write_report
 
     result = write_report(
-        [Path(path) for path in paths or ["results/runs"]], Path(outs[-1] if outs else "results/report").expanduser()
+        [Path(path).expanduser() for path in paths or ["results/runs"]],
+        Path(outs[-1] if outs else "results/report").expanduser(),
     )
     print(result.table)
     print(f"\nreport: {result.paths[0]}")

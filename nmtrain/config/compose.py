@@ -38,7 +38,7 @@ _REFUSALS = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, Va
 _SETTING = re.compile(r"[^=]+=")
 _NO_SETTING = "is not of the form key=value"
 # What Hydra reads outside of quotes: its own signs, and beyond them these only.
-_SIGNS = set(",=~()[]{}'\"\\$")
+_SIGNS = set(",=()[]{}'\"\\$")
 _PLAIN = re.compile(r"[A-Za-z0-9_\s:/\-+.%*@?|]")
 _UNREADABLE = """\
 the value cannot be read; close what is open, and quote what holds , = ~ ( ) [ ] { } or a quote: 'key="a,b"'"""
@@ -88,7 +88,7 @@ def prepare_overrides(arguments: list[str], sweep: bool = False) -> list[str]:
 
 
 def _with_quotes(argument: str) -> str:
-    """The argument with its value in quotes where that alone makes it readable: ``results_dir=rés`` and ``a#b``."""
+    """The argument with its value in quotes where that alone makes it readable: ``rés``, ``a#b``, ``~/runs``."""
     key, equals, value = argument.partition("=")
     if set(value) & _SIGNS or all(map(_PLAIN.match, value)):
         return argument
@@ -98,7 +98,7 @@ def _with_quotes(argument: str) -> str:
 def _why_unreadable(argument: str) -> str:
     if not _SETTING.match(argument):
         return _NO_SETTING
-    foreign = [sign for sign in dict.fromkeys(argument) if sign not in _SIGNS and not _PLAIN.match(sign)]
+    foreign = [sign for sign in dict.fromkeys(argument.lstrip("~")) if sign not in _SIGNS and not _PLAIN.match(sign)]
     return _UNREADABLE + (f"; {' '.join(foreign)} can stand inside quotes only" if foreign else "")
 
 

@@ -7,6 +7,7 @@ Importing this package, and describing a data set, imports neither torch nor any
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,8 +41,8 @@ __all__ = [
     "headline",
     "load_data",
     "local_files",
+    "options_not_held_out",
     "options_of_test_alone",
-    "options_that_hold_out",
     "register",
 ]
 
@@ -113,9 +114,22 @@ def default_options(name: str) -> dict[str, Any]:
     return {option: list(value) if isinstance(value, tuple) else value for option, value in options.items()}
 
 
-def options_that_hold_out(name: str) -> tuple[str, ...]:
-    """The options with other values of which test data are among those that a run was trained on."""
-    return _SOURCES[name].held_out_by if name in _SOURCES else ()
+def options_not_held_out(trained: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The options by whose values now a run may be scored on what it was trained on.
+
+    Args:
+        trained, now: sections ``data`` of one name, that of the run and that to score by.
+    """
+    if trained["name"] not in _SOURCES:
+        return []
+    source = _SOURCES[trained["name"]]
+    changed = [option for option in source.held_out_by if now.get(option) != trained.get(option)]
+    sizes = [(option, now.get(option), trained.get(option)) for option in source.held_out_up_to]
+    return changed + [option for option, size, before in sizes if size != before and not _is_less(size, before)]
+
+
+def _is_less(size: object, before: object) -> bool:
+    return isinstance(size, int) and isinstance(before, int) and size < before
 
 
 def options_of_test_alone(name: str) -> tuple[str, ...]:

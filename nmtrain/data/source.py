@@ -29,6 +29,7 @@ class DataSource(ABC):
     evaluate: str = "val"
 
     held_out_by: ClassVar[tuple[str, ...]] = ()  # the options by which data are for test, or for training
+    held_out_up_to: ClassVar[tuple[str, ...]] = ()  # the sizes beyond which those held out are drawn as training's are
     of_test_alone: ClassVar[tuple[str, ...]] = ()  # the options that say what the test split is, and nothing else
 
     @property

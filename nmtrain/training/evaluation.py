@@ -15,9 +15,9 @@ from torch import nn
 from nmtrain.config.check import Config, check_config
 from nmtrain.config.compose import EVALUATION_KEYS, overridden
 from nmtrain.config.faults import written
-from nmtrain.data import DataShape, TextShape, describe_data, local_files, options_that_hold_out
+from nmtrain.data import DataShape, TextShape, describe_data, local_files, options_not_held_out
 from nmtrain.data.digest import EXAMPLES, file_digests, foreign_files
-from nmtrain.errors import ConfigError, RunFolderError
+from nmtrain.errors import ConfigError, DataError, RunFolderError
 from nmtrain.models import build_model
 from nmtrain.runs.folder import RunFolder
 from nmtrain.training.environment import FIXES, package_versions, require_device
@@ -41,6 +41,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Raises:
         ConfigError: for data that are not there, options that are not allowed, and data that the model is not made for.
+        DataError: as `load_data`, and for a test split that is cut anew from files that the run trained on.
         RunFolderError: as `load_run`.
     """
     folder = RunFolder(path)
@@ -126,8 +127,8 @@ def _trained_on(data: dict[str, Any], trained: dict[str, Any]) -> list[str]:
     return [
         f"data.{option}={written(data[option])}: was {written(trained[option])} in training, so that this run may have"
         " trained on what would be scored"
-        for option in options_that_hold_out(data["name"])
-        if option in trained and data[option] != trained[option]
+        for option in options_not_held_out(trained, data)
+        if option in trained
     ]
 
 
@@ -191,10 +192,17 @@ def _load_task(
     before: dict[str, str] = environment.get("data", {})
     digests = file_digests(local_files(**config.data) if alone else input_files(config))
     same_split = _split(config.data) == trained
-    foreign = foreign_files(before, digests if same_split else _digests_of(config, trained)) if before else []
+    foreign = (
+        foreign_files(before, digests if same_split else file_digests(_files_of(config, trained))) if before else []
+    )
     if foreign:
         logger.warning("%s; the score may be another", other_files(foreign))
     device = next(model.parameters()).device
+    if before and not same_split and _are_cut_anew(config, trained, model, before, digests):
+        raise DataError(
+            f"data.path={config.data['path']}: holds text of this run, but not the same files in the same order, so"
+            " that this run may have trained on what would be scored"
+        )
     task = load_task(config, model, device)
     digests[EXAMPLES] = task.data.digest()
     if before and same_split and not foreign and before[EXAMPLES] != digests[EXAMPLES]:
@@ -202,9 +210,21 @@ def _load_task(
     return task, digests
 
 
-def _digests_of(config: Config, split: str) -> dict[str, str]:
-    """Of the same data's files for another split; none where they are not there."""
+def _are_cut_anew(
+    config: Config, trained: str, model: nn.Module, before: dict[str, str], digests: dict[str, str]
+) -> bool:
+    """Whether splits are cut from files that the run has seen, and otherwise than when it began."""
+    on_trained = config.data | {"evaluate": trained}
+    known = set(before.values()) & set(digests.values())
+    if not known or local_files(**config.data) != _files_of(config, trained):
+        return False
+    task = load_task(replace(config, data=on_trained), model, next(model.parameters()).device)
+    return task.data.digest() != before[EXAMPLES]
+
+
+def _files_of(config: Config, split: str) -> list[Path]:
+    """Of the same data for another split; none where they are not there."""
     try:
-        return file_digests(local_files(**config.data | {"evaluate": split}))
+        return local_files(**config.data | {"evaluate": split})
     except ValueError:
-        return {}
+        return []

@@ -14,7 +14,7 @@ from nmtrain.config.compose import compose_values, prepare_overrides
         ("a==b", "a==b: the value cannot be read; close what is open"),
         ("mask.roles=[ff", "mask.roles=[ff: the value cannot be read; close what is open"),
         ("mask.patterns={q:1:4", "mask.patterns={q:1:4: the value cannot be read; close what is open"),
-        ("results_dir=~/x", "results_dir=~/x: the value cannot be read; close what is open, and quote what holds"),
+        ("results_dir=[~/x]", "results_dir=[~/x]: the value cannot be read; close what is open, and quote what holds"),
         ("seed=${", "seed=${: the value cannot be read"),
         (
             "mask.names=[é,ü,é]",
@@ -46,7 +46,7 @@ def test_an_argument_that_cannot_be_meant_is_refused(argument, line):
     assert found.startswith(line)
 
 
-@pytest.mark.parametrize("value", ["res_é", "/data/José/1:8 #2", "中文", "a&b;c"])
+@pytest.mark.parametrize("value", ["res_é", "/data/José/1:8 #2", "中文", "a&b;c", "~/my runs", "a~b"])
 @pytest.mark.parametrize("sweep", [False, True])
 def test_a_value_that_hydra_reads_in_quotes_only_needs_none(value, sweep):
     prepared = prepare_overrides([f"results_dir={value}", "seed=1"], sweep)

@@ -199,3 +199,34 @@ def test_few_training_examples_do_not_stop_an_evaluation(nm, copy):
     for language in ("en", "de"):
         (data / f"train.{language}").write_text("one line\n")
     assert nm("eval", str(folder), f"data.path={data}")[0] == 0
+
+
+def test_a_larger_test_set_than_was_held_out_is_refused(nm, refused, made):
+    """ListOps leaves out of training what it holds out, and no more."""
+    run_folder = str(made["listops"])
+    line = refused("eval", run_folder, "data.evaluate=test", "data.test_size=13")
+    assert line.startswith("data.test_size=13: was 12 in training, so that this run may have trained on what would")
+    assert refused("eval", run_folder, "data.evaluate=test", "data.val_size=21").startswith("data.val_size=21: was 20")
+    assert nm("eval", run_folder, "data.evaluate=test", "data.test_size=5")[0] == 0
+
+
+def test_a_test_split_that_is_cut_anew_from_text_of_the_run_is_refused(nm, refused, tmp_path, caplog):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(3):
+        (texts / f"{number}.txt").write_text("".join(f"line {line} of text {number}\n" for line in range(80)))
+    options = [f"data.path={texts}", "data.window=32", f"data.cache_dir={tmp_path}/cache"]
+    run_folder = str(finished(tmp_path, *T5, "data=text", *options))
+    moved = tmp_path / "moved"
+    texts.rename(moved)
+    test = ["eval", run_folder, "data.evaluate=test"]
+    assert nm(*test, f"data.path={moved}")[0] == 0
+    assert UNCHANGED not in caplog.text
+    one = moved / "0.txt"
+    assert refused(*test, f"data.path={one}").startswith(f"data.path={one}: holds text of this run, but not the same")
+    one.rename(moved / "3.txt")  # the last of the text now, which moves every window
+    assert refused(*test, f"data.path={moved}").startswith(f"data.path={moved}: holds text of this run, but not")
+    other = tmp_path / "other.txt"
+    other.write_text("".join(f"another text {line}\n" for line in range(80)))
+    assert nm(*test, f"data.path={other}")[0] == 0
+    assert f"{other} is not what this run began with" in caplog.text

@@ -45,6 +45,7 @@ class ListOps(TextSource):
 
     headline = "accuracy"
     held_out_by = ("max_length", "max_depth", "max_arguments", "generation_seed")
+    held_out_up_to = ("val_size", "test_size")
 
     def faults(self) -> list[str]:
         lines = [

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nmtrain.data import options_that_hold_out
+from nmtrain.data import options_not_held_out
 from nmtrain.data.earlier import completed
 from nmtrain.report.read.headline import DEFAULT
 
@@ -58,13 +58,11 @@ def _check(content: dict[str, Any], names: set[str], data: str, headline: str) -
 
 
 def _require_held_out(on: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
-    for option in options_that_hold_out(trained["name"]):
-        value, before = on.get(option), trained.get(option)
-        if value != before:
-            raise ValueError(
-                f"is on data that the run may have trained on: data.{option}={json.dumps(value)}, and "
-                f"{json.dumps(before)} in training"
-            )
+    for option in options_not_held_out(trained, on):
+        raise ValueError(
+            f"is on data that the run may have trained on: data.{option}={json.dumps(on.get(option))}, and "
+            f"{json.dumps(trained.get(option))} in training"
+        )
 
 
 def _is_number(value: object) -> bool:
