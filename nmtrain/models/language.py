@@ -80,7 +80,7 @@ def language_architecture(model: ModelConfig, shape: TextShape) -> PretrainedCon
         options |= said
     if model.pretrained or model.name not in _SHAPES:
         option, source = _source(model)
-        with _quiet():  # about a head of another size
+        with quiet():  # about a head of another size
             config = _from_hub(
                 lambda name, **where: AutoConfig.from_pretrained(name, **where, **options), source, option
             )
@@ -220,7 +220,7 @@ def _loaded(
 
     assert model.pretrained
     config = language_architecture(model, shape)
-    with _quiet():  # what it would report is in the list, or refused
+    with quiet():  # what it would report is in the list, or refused
         loaded = _from_hub(
             lambda name, **where: _library(model).from_pretrained(
                 name,
@@ -262,7 +262,7 @@ def reads_token_types(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the reports and progress bars of transformers."""
     from transformers.utils import logging
 

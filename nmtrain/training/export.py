@@ -184,7 +184,7 @@ def _export_registered(config: Config, model: nn.Module, out: Path) -> str:
 
 def _export_text(config: Config, model: Any, out: Path) -> str:
     """With the tokenizer, the label words of a classifier, and the settings by which an encoder-decoder was scored."""
-    from nmtrain.models.language import build_tokenizer
+    from nmtrain.models.language import build_tokenizer, quiet
     from nmtrain.training.text_task import generation_settings
 
     shape = config.data_shape
@@ -196,7 +196,8 @@ def _export_text(config: Config, model: Any, out: Path) -> str:
         model.config.label2id = {label: i for i, label in enumerate(labels)}
     else:
         model.generation_config = generation_settings(model, shape, tokenizer, config.train)
-    model.save_pretrained(out)
+    with quiet():
+        model.save_pretrained(out)
     for weights in out.glob("*.safetensors"):  # which safetensors writes for the owner alone
         weights.chmod((out / "config.json").stat().st_mode)
     tokenizer.save(out)
