@@ -12,7 +12,6 @@ from typing import Any
 import hydra
 import yaml
 from hydra import compose, initialize_config_module
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
@@ -249,7 +248,7 @@ def evaluation_overrides(arguments: list[str], folders: list[Path]) -> list[str]
         key, argument = override.key_or_group, str(override.input_line).lstrip("+")
         if key == "data.name" or not (key.startswith("data.") or key in EVALUATION_KEYS):
             faults.append(f"{argument}: belongs to the run; eval takes data.KEY=VALUE, {' and '.join(EVALUATION_KEYS)}")
-        elif override.is_sweep_override():
+        elif override.is_sweep_override() or override.is_delete():
             faults.append(f"{argument}: eval takes one value")
     if faults:
         raise ConfigError(faults)
@@ -257,13 +256,14 @@ def evaluation_overrides(arguments: list[str], folders: list[Path]) -> list[str]
 
 
 def overridden(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """The values of a config with prepared overrides put in, by Hydra. Raises ConfigError for what it refuses."""
+    """The values of a config with what `evaluation_overrides` gives put in. Raises ConfigError where that cannot be."""
     if not overrides:
         return values
     with _initialized():
         try:
             config = OmegaConf.create(values)
-            ConfigLoaderImpl._apply_overrides_to_config(_parser().parse_overrides(overrides), config)
+            for override in _parser().parse_overrides(overrides):
+                OmegaConf.update(config, override.key_or_group, override.value())
         except _REFUSALS as error:
             raise ConfigError(_fault_lines(error)) from error
         return plain(config)

@@ -1,1 +1,1 @@
-"""One job, sweeps, and what the terminal shows of a plan and a summary."""
+"""Plug-ins, one job, sweeps, and what the terminal shows of a plan and a summary."""

@@ -39,7 +39,7 @@ def run_sweep(overrides: list[str]) -> None:
         return
     count = f"{len(first)} run{'s' if len(first) > 1 else ''}"
     print(count + (f" ({len(configs)} combinations)" if len(configs) > len(first) else ""))
-    repeats = {number: config.values for number, config in enumerate(configs) if first[config.run_folder] != number}
+    repeats = {number: config.run_folder for number, config in enumerate(configs) if number not in first.values()}
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # the exception itself instead of Hydra's report of it
     try:
         job = partial(_sweep_job, plugin_folders(), repeats, _sweep_name(overrides, list(first)))
@@ -86,18 +86,19 @@ def _grouped(values: dict[str, Any], sweep: str) -> dict[str, Any]:
 
 
 def _sweep_job(
-    plugins: list[str], repeats: dict[int, dict[str, Any]], sweep: str, values: dict[str, Any], number: int | None
+    plugins: list[str], repeats: dict[int, Path], sweep: str, values: dict[str, Any], number: int | None
 ) -> None:
     """A failed run of a sweep says so at once; Hydra goes on and raises its exception in the end.
 
     Args:
         plugins: the folders to load where a launcher runs this in a process of its own.
+        repeats: the run folders of the jobs whose run another job trains, by their numbers.
     """
     load_plugins(plugins)
-    if number is not None and repeats.get(number) == values:
+    config = checked(_grouped(values, sweep))
+    if number is not None and repeats.get(number) == config.run_folder:
         return
     log_to_terminal()
-    config = checked(_grouped(values, sweep))
     logger.info("\nrun %s: %s", number, config.run_name)
     try:
         run_job(config)

@@ -1,1 +1,1 @@
-"""The run folder and its files."""
+"""The run folder and its files, and the plug-ins that it records."""

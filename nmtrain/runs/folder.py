@@ -96,6 +96,14 @@ class RunFolder:
         except ValueError as error:
             raise RunFolderError(f"{self / name}: is damaged ({error}); force=true repeats the run") from None
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The content of environment.json, empty where there is none. Raises RunFolderError if it cannot be read."""
+        if not (self / "environment.json").exists():
+            return {}
+        environment: dict[str, Any] = self.read_json("environment.json")
+        return environment
+
     def set_status(self, state: State, reason: str | None = None) -> None:
         self.write_json("status.json", {"state": state, "reason": reason})
 

@@ -152,7 +152,9 @@ class SparsityControl:
     def __init__(self) -> None:
         self._in_force: dict[NMPattern, _InForce] = {}
         self._weights: list[tuple[SparseWeight, parametrize.ParametrizationList]] = []
-        self.scales: dict[str, Tensor] = {}  # of tensors under `Projection.rescale`, by label; part of a checkpoint
+        self.scales: dict[
+            str, Tensor
+        ] = {}  # what updates before have left, by label: scales, wider masks; checkpointed
         self.readings = _Readings()
         self.hooks: list[RemovableHandle] = []
 
@@ -233,8 +235,12 @@ class SparsityControl:
         if flow.contenders is not None:
             shares = contending(part, strongest, flow.contenders).mul_(state.theta)
             weight.derive("reached", i, shares.masked_fill_(mask, 1.0))
-        elif flow.wider is not None and not state.freeze:
-            weight.derive("reached", i, nm_mask(part, tensor.fit(flow.wider, state.exact), tensor.axis).to(part.dtype))
+        elif flow.wider is not None:
+            key = f"{tensor.label} reached"  # as old as the mask, which may be frozen
+            if not state.freeze or key not in self.scales:
+                wider = nm_mask(part, tensor.fit(flow.wider, state.exact), tensor.axis)
+                self.scales[key] = wider.to(part.dtype)
+            weight.derive("reached", i, self.scales[key])
 
     @torch.no_grad()
     def add_penalty(self) -> None:

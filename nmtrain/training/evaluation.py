@@ -53,12 +53,12 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     device = torch.device("cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu")
     model.to(device)
     try:
-        task, digests = _load_task(folder, config, _split(values["data"]), model, kept is not None)
+        task, digests = _load_task(folder, config, values["data"]["evaluate"], model, kept is not None)
     except ValueError as error:  # of a tokenizer that is gone
         raise RunFolderError(f"{path}: {error}") from error
     with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
         metrics = task.evaluate(model, config.train.eval_batch_size)
-    split = _split(config.data)
+    split = config.split
     return {
         "run": path.resolve().name,
         "split": split,
@@ -86,10 +86,6 @@ def write_evaluation(path: Path, evaluation: dict[str, Any]) -> None:
         raise RunFolderError(
             f"{path / file}: cannot be written ({error.strerror}); the metrics are not kept"
         ) from error
-
-
-def _split(data: dict[str, Any]) -> str:
-    return str(data.get("evaluate", "val"))
 
 
 def _config(
@@ -188,13 +184,11 @@ def _load_task(
         trained: the split that was evaluated during the run: digests of another one are not known.
         alone: whether the run kept what describes its checkpoint, which then may have changed.
     """
-    environment = folder.read_json("environment.json") if (folder / "environment.json").exists() else {}
-    before: dict[str, str] = environment.get("data", {})
+    before: dict[str, str] = folder.environment.get("data", {})
     digests = file_digests(local_files(**config.data) if alone else input_files(config))
-    same_split = _split(config.data) == trained
-    foreign = (
-        foreign_files(before, digests if same_split else file_digests(_files_of(config, trained))) if before else []
-    )
+    same_split = config.split == trained
+    of_trained = digests if same_split else file_digests(_files_of(config, trained))
+    foreign = foreign_files(before, of_trained) if before else []
     if foreign:
         logger.warning("%s; the score may be another", other_files(foreign))
     device = next(model.parameters()).device

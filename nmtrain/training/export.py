@@ -77,7 +77,7 @@ def saved_values(folder: RunFolder) -> dict[str, Any]:
         values = yaml.safe_load((folder / "config.yaml").read_text())
         if not isinstance(values, dict):
             raise ValueError("no keys and values")
-    environment = folder.read_json("environment.json") if (folder / "environment.json").exists() else {}
+    environment = folder.environment
     known = {"recipe": list_recipes(), "data": data_names(), "model": groups()["model"]}
     if lacking := missing_plugin(values, environment, known):
         raise RunFolderError(f"{folder.path}: {lacking}")

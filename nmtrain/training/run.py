@@ -97,8 +97,8 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     environment = describe_environment(accelerator.device, config.train.compile)
     environment["recipe"] = config.recipe.record()  # for reports without the plug-in that it may be of
     warn_of_variables(environment)
-    if checkpoint and (folder / "environment.json").exists():
-        environment["before"] = environments_before(folder.read_json("environment.json"), environment)
+    if checkpoint and (last := folder.environment):
+        environment["before"] = environments_before(last, environment)
     else:
         folder.write_json("environment.json", environment)
     folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())

@@ -3,7 +3,7 @@
 import pytest
 
 from nmtrain.config.check import ConfigError
-from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.config.compose import compose_values, evaluation_overrides, overridden, prepare_overrides
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,12 @@ def test_the_last_of_several_values_of_one_key_counts():
 
 def test_experiment_null_is_the_default():
     assert compose_values(prepare_overrides(["experiment=null"])) == compose_values([])
+
+
+def test_settings_of_an_evaluation_replace_single_values_and_delete_none():
+    values = {"data": {"name": "text", "path": "/old", "window": 256}}
+    changed = overridden(values, evaluation_overrides(["data.path=/a b/ü", "data.window=null"], []))
+    assert changed == {"data": {"name": "text", "path": "/a b/ü", "window": None}}
+    assert values["data"]["path"] == "/old"
+    with pytest.raises(ConfigError, match=r"^~data\.path: eval takes one value$"):
+        evaluation_overrides(["~data.path"], [])

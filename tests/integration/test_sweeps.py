@@ -108,6 +108,17 @@ def test_combinations_that_are_one_run_train_once(sweep, runs):
     assert out.count("\ntraining /") == 3  # force=true repeats what was there before, and none of these
 
 
+def test_a_value_that_a_config_completes_does_not_make_one_run_two(sweep, tmp_path):
+    """config.yaml has the whole path of ``init_from``, the command line does not."""
+    assert sweep("recipe=dense")[0] == 0
+    (tmp_path / "runs").rename("earlier")
+    start = next(Path("earlier").glob("*-dense-*"))
+    status, out, _ = sweep("-m", "recipe=dense", "sparsity=1:8,1:16", f"init_from={start}", "force=true")
+    assert status == 0
+    assert out.startswith("1 run (2 combinations)\n")
+    assert out.count("\ntraining /") == 1
+
+
 def test_one_failing_run_stops_no_other_and_the_sweep_exits_1_naming_it(sweep, runs, tmp_path):
     status, out, err = sweep("-m", "optim=sgd", "optim.lr=1e30,0.01,1e29", "optim.clip_norm=null")
     assert status == 1

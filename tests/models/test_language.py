@@ -71,9 +71,9 @@ def test_a_forward_sparsifies_each_weight_once_though_t5_reads_some_several_time
     computed = []
     original = nmtrain.sparsity.apply.apply_mask
 
-    def counting(weight, *arguments, value=None):
+    def counting(weight, *arguments, value=None, **options):
         computed.extend([weight.shape] if value is None else [])
-        return original(weight, *arguments, value=value)
+        return original(weight, *arguments, value=value, **options)
 
     monkeypatch.setattr(nmtrain.sparsity.apply, "apply_mask", counting)
     loss_of(model, "text_to_text").backward()

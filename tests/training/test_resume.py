@@ -70,6 +70,36 @@ def test_resume_at_each_phase_boundary_and_beside_it_is_bitwise_exact(recipe, ma
         shutil.rmtree(config.run_folder)
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ["recipe=gmp"],
+        ["recipe=asp"],
+        ["recipe=step"],
+        ["recipe=s_ste"],
+        ["recipe=feather"],
+        ["recipe=rigl", "recipe.every=3"],
+        ["recipe=top_kast", "recipe.every=3"],
+        ["recipe=ac_dc", "recipe.rounds=2"],
+        ["recipe=maxq"],
+        ["recipe=mdgf", "recipe.tighten=true", "recipe.contenders=2.0", "recipe.decay_end=0.1"],
+    ],
+    ids=lambda recipe: recipe[0].removeprefix("recipe="),
+)
+def test_what_a_method_remembers_comes_through_a_resume(recipe, make_config, tmp_path, monkeypatch):
+    """Scales, exchanged masks, held moments: killed in the middle of every stretch of three updates."""
+    monkeypatch.setattr(checkpoints, "_KEPT", 100)
+    config = make_config(*recipe, "train.checkpoint_every=1", "mask.roles=[ff,q]")
+    run(config)
+    reference = tmp_path / "reference"
+    shutil.move(config.run_folder, reference)
+    for update in (1, 4, 7, 10):
+        killed_at(update, reference, config.run_folder)
+        run(config)
+        assert_same_run(config.run_folder, reference)
+        shutil.rmtree(config.run_folder)
+
+
 def test_two_runs_of_one_config_are_bitwise_equal(make_config, tmp_path):
     config = make_config()
     run(config)

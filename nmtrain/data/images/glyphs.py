@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 # The classes, in order. The list is frozen, so that class 57 is the same character with every version of the fonts
 # and of Pillow. The rule that made it: letters, digits and currency signs that all twelve faces can draw and that do
 # not decompose into others; each dropped if in any face its 16x16 template resembles an earlier choice too much
-# (cosine similarity of 0.944 or more: O and 0, Greek Alpha and A). tests/data/images/test_glyphs.py applies the rule again.
+# (cosine similarity of 0.944 or more: O and 0, Greek Alpha and A). tests/data/images/test_glyphs.py applies the rule
+# again.
 CHARACTERS = (
     "0123456789"  # digits
     "ABCDEGHJKLMNPQRTUVWXYZabdefgikmnoprstuy"  # Latin
