@@ -20,12 +20,14 @@ from nmtrain.config.faults import written
 from nmtrain.config.schema import ModelConfig
 from nmtrain.data import DataShape, TextShape
 from nmtrain.data.digest import START, file_digests
+from nmtrain.data.text.tokens import Tokenizer
 from nmtrain.errors import ConfigError, DataError, RunFolderError
 from nmtrain.models import build_model
 from nmtrain.models.language import build_tokenizer, new_weights
 from nmtrain.models.registry import is_registered
 from nmtrain.models.saved import load_saved, misfits, naming, shapes_of, some, untie
 from nmtrain.runs.folder import RunFolder
+from nmtrain.training.kept import kept_model, kept_shape
 
 
 def start_told(config: Config, model: nn.Module) -> list[str]:
@@ -136,7 +138,7 @@ def _told(config: Config, model: nn.Module) -> list[str]:
         return _image_told(config, file) if file else []
     theirs = _run_to_start_from(config, config.init_from)
     if isinstance(config.data_shape, TextShape):
-        return _text_told(config, model, theirs, _weights(config.init_from))
+        return _text_told(config, model, theirs, config.init_from)
     _require_same(_image_architecture(theirs, config.data_shape), _image_architecture(config.model, config.data_shape))
     return _image_told(config, _weights(config.init_from))
 
@@ -185,14 +187,14 @@ def _require_same(there: dict[str, Any], here: dict[str, Any]) -> None:
         raise ValueError(f"is a run of another architecture: {some(pairs)}")
 
 
-def _text_told(config: Config, model: nn.Module, theirs: ModelConfig, file: Path) -> list[str]:
+def _text_told(config: Config, model: nn.Module, theirs: ModelConfig, run: Path) -> list[str]:
     ours = config.model
     _require_same(*({"name": one.name.rstrip("/"), **one.options} for one in (theirs, ours)))
     same_words = (theirs.tokenizer, theirs.pretrained) == (ours.tokenizer, ours.pretrained)
-    if not same_words and build_tokenizer(theirs).fingerprint != build_tokenizer(ours).fingerprint:
+    if not same_words and _tokenizer_of(run, theirs).fingerprint != build_tokenizer(ours).fingerprint:
         raise ValueError("its tokenizer is another one, and its embeddings are of other tokens")
     try:
-        tensors = shapes_of(file)
+        tensors = shapes_of(_weights(run))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"model.safetensors cannot be read as weights: {error}") from error
     absent, unknown, resized = misfits(model, tensors)
@@ -211,6 +213,12 @@ def _text_told(config: Config, model: nn.Module, theirs: ModelConfig, file: Path
     if faults:
         raise ValueError(f"does not fit {ours.name} with {written(ours.options)}: {'; '.join(faults)}")
     return [f"a new head: {some([sizes[name] for name in head])}"] if head else []
+
+
+def _tokenizer_of(run: Path, model: ModelConfig) -> Tokenizer:
+    """What the run kept of it, wherever that came from; of a folder of before, from there."""
+    folder = RunFolder(run)
+    return build_tokenizer(model if kept_shape(folder) is None else kept_model(folder, model))
 
 
 def _text_head(config: Config, model: Any, resized: list[str]) -> list[str]:

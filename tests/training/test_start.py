@@ -235,6 +235,19 @@ def test_t5_starts_from_a_run_with_its_weights_and_needs_the_same_tokens(text_co
     ]
 
 
+def test_the_checkpoint_of_the_run_to_start_from_may_have_moved(text_config, checkpoint):
+    folder = checkpoint("t5")
+    line = ["model=t5", "model.name=mine", "data.max_length=24", "data.val_size=20"]
+    first = text_config(*line, f"model.pretrained={folder}", "recipe=dense")
+    run(first)
+    moved = folder.rename(folder.parent / "moved")
+    config = text_config(*line, f"model.pretrained={moved}", f"init_from={first.run_folder}")
+    assert make_plan(config).warnings == []
+    file = moved / "tokenizer.json"
+    file.write_text(file.read_text().replace('"MED"', '"MEAN"'))
+    assert "its tokenizer is another one" in faults(config)[0]
+
+
 def test_a_head_that_t5_1_1_brought_untied_stays_so_in_runs_that_start_from_it(text_config, checkpoint):
     folder = checkpoint("t5_v1_1")
     stored = load_file(folder / "model.safetensors")
