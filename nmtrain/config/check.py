@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from nmtrain.config.faults import describe, no_such_name, written
+from nmtrain.config.naming import AS_BEFORE, result_digest
 from nmtrain.config.schema import (
     MaskConfig,
     MeasureConfig,
@@ -31,37 +30,10 @@ from nmtrain.data import (
     default_options,
     describe_data,
     headline,
-    options_of_test_alone,
 )
 from nmtrain.errors import ConfigError
 from nmtrain.recipes import Recipe, RecipeError, build_recipe, list_recipes
 from nmtrain.sparsity.pattern import NMPattern
-
-# Keys that change nothing about a run's result, and so do not enter its name.
-_NOT_RESULT = {
-    ("results_dir",),
-    ("force",),
-    ("dry_run",),
-    ("model", "roles"),  # the default of mask.roles, no more
-    ("tracking",),
-    ("data", "cache_dir"),
-    ("train", "log_every"),
-    ("train", "checkpoint_every"),
-    ("train", "eval_batch_size"),
-}
-# Keys that came later: with these values a run is what it was without the key, and keeps its name.
-_AS_BEFORE: dict[tuple[str, ...], Any] = {
-    ("train", "length_penalty"): 1.0,
-    ("data", "test_split"): False,
-    ("data", "test_fraction"): 0,
-    ("init_from",): None,
-    ("optim", "cooldown_fraction"): 0.2,
-    ("recipe", "decay_power"): 1.0,
-    ("recipe", "decay_end"): 0.0,
-    ("recipe", "tighten"): False,
-    ("recipe", "contenders"): None,
-}
-_ALWAYS_HAD_EVALUATE = ("listops", "wmt")  # so that it stands in the names of their runs whatever its value
 
 
 @dataclass(frozen=True)
@@ -113,53 +85,11 @@ class Config:
         """Readable parts and a hash of everything that changes the result; the same config gives the same name."""
         pattern = [] if self.is_dense else [f"{self.sparsity.n}of{self.sparsity.m}"]
         parts = [self.model.name, self.data["name"], *pattern, self.recipe.variant, f"s{self.seed}"]
-        content = json.dumps(_result_values(self.values, self.is_dense), sort_keys=True, default=str)
-        digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
-        return re.sub(r"[^\w.+-]", "_", "-".join([*parts, digest]))
+        return re.sub(r"[^\w.+-]", "_", "-".join([*parts, result_digest(self.values, self.is_dense)]))
 
     @property
     def run_folder(self) -> Path:
         return self.results_dir / self.run_name
-
-
-def _result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
-    """The values that a run's result depends on, however they were written."""
-    kept: dict[str, Any] = {
-        key: {k: v for k, v in value.items() if _changes_the_result((key, k), v)} if isinstance(value, dict) else value
-        for key, value in values.items()
-        if _changes_the_result((key,), value)
-    }
-    if "init_from" in kept:
-        kept["init_from"] = Path(str(kept["init_from"])).name  # wherever it lies
-    if kept["model"].get("kind") == "image_classifier" and kept["model"].get("pretrained") is None:
-        kept["model"].pop("pretrained", None)  # a key that image models did not have
-    if kept["data"]["evaluate"] == "val" and kept["data"]["name"] not in _ALWAYS_HAD_EVALUATE:
-        unread = ("evaluate", *options_of_test_alone(kept["data"]["name"]))
-        kept["data"] = {key: value for key, value in kept["data"].items() if key not in unread}
-    if kept["train"]["updates"] is not None:
-        kept["train"] = {key: value for key, value in kept["train"].items() if key != "epochs"}  # overridden
-    if is_dense:  # trained once for every pattern
-        return _canonical({key: value for key, value in kept.items() if key not in ("sparsity", "mask")})
-    mask: dict[str, Any] = kept["mask"]
-    patterns = {role: str(NMPattern.parse(pattern)) for role, pattern in mask["patterns"].items()}
-    stacks = sorted(set(mask.get("stacks") or ()))
-    kept["mask"] = mask | {"stacks": stacks if len(stacks) == 1 else None}
-    kept["mask"] |= {"roles": sorted(mask["roles"]), "names": sorted(mask["names"]), "patterns": patterns}
-    kept["sparsity"] = str(NMPattern.parse(values["sparsity"]))
-    return _canonical(kept)
-
-
-def _changes_the_result(key: tuple[str, ...], value: Any) -> bool:
-    return key not in _NOT_RESULT and not (key in _AS_BEFORE and value == _AS_BEFORE[key])
-
-
-def _canonical(value: Any) -> Any:
-    """3 and 3.0 are one number."""
-    if isinstance(value, dict):
-        return {key: _canonical(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_canonical(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def check_config(values: dict[str, Any], data_shape: DataShape | TextShape | None = None) -> Config:
@@ -313,7 +243,7 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
         if optim.final_lr > optim.lr:
             faults.append(f"optim.final_lr={optim.final_lr}: exceeds optim.lr {optim.lr}")
         cooldown = optim.cooldown_fraction
-        if optim.schedule != "wsd" and cooldown != _AS_BEFORE["optim", "cooldown_fraction"]:
+        if optim.schedule != "wsd" and cooldown != AS_BEFORE["optim", "cooldown_fraction"]:
             faults.append(f"optim.cooldown_fraction={cooldown}: has no effect with optim.schedule={optim.schedule}")
         if optim.schedule == "wsd" and optim.warmup_fraction + cooldown > 1:
             faults.append(

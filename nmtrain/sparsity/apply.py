@@ -152,9 +152,8 @@ class SparsityControl:
     def __init__(self) -> None:
         self._in_force: dict[NMPattern, _InForce] = {}
         self._weights: list[tuple[SparseWeight, parametrize.ParametrizationList]] = []
-        self.scales: dict[
-            str, Tensor
-        ] = {}  # what updates before have left, by label: scales, wider masks; checkpointed
+        # What earlier updates have left, beside masks: scales and wider masks, by label. Part of a checkpoint.
+        self.remembered: dict[str, Tensor] = {}
         self.readings = _Readings()
         self.hooks: list[RemovableHandle] = []
 
@@ -220,15 +219,14 @@ class SparsityControl:
                 mask.copy_(with_whole_groups(mask, part, pattern.m, tensor.axis, projection.whole_groups))
         if state.ranking.clear:
             part.masked_fill_(~mask, 0.0)
-        if projection.power is None and not projection.queried and flow.contenders is None and flow.wider is None:
-            return
-        strongest = strongest_pruned(part, mask, pattern.m, tensor.axis)
+        if projection.power is not None or flow.contenders is not None:
+            strongest = strongest_pruned(part, mask, pattern.m, tensor.axis)
         if projection.power is not None:
             factor = shrunk(part, strongest, projection.power, projection.threshold)
             if projection.rescale:
-                if tensor.label not in self.scales:
-                    self.scales[tensor.label] = nearest_scale(part, part * factor * mask)
-                factor *= self.scales[tensor.label]
+                if tensor.label not in self.remembered:
+                    self.remembered[tensor.label] = nearest_scale(part, part * factor * mask)
+                factor *= self.remembered[tensor.label]
             weight.derive("factor", i, factor.masked_fill_(~mask, 1.0))
         elif projection.queried:
             weight.derive("factor", i, queried(part, pattern).masked_fill_(~mask, 1.0))
@@ -237,10 +235,10 @@ class SparsityControl:
             weight.derive("reached", i, shares.masked_fill_(mask, 1.0))
         elif flow.wider is not None:
             key = f"{tensor.label} reached"  # as old as the mask, which may be frozen
-            if not state.freeze or key not in self.scales:
+            if not state.freeze or key not in self.remembered:
                 wider = nm_mask(part, tensor.fit(flow.wider, state.exact), tensor.axis)
-                self.scales[key] = wider.to(part.dtype)
-            weight.derive("reached", i, self.scales[key])
+                self.remembered[key] = wider.to(part.dtype)
+            weight.derive("reached", i, self.remembered[key])
 
     @torch.no_grad()
     def add_penalty(self) -> None:

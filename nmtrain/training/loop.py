@@ -54,7 +54,8 @@ class Trainer:
         self.control = sparsity_control(model)
         if checkpoint:
             model.load_state_dict(checkpoint["model"])
-            self.control.scales = {k: s.to(accelerator.device) for k, s in checkpoint.get("scales", {}).items()}
+            remembered = checkpoint.get("remembered", {})  # checkpoints of before have none
+            self.control.remembered = {label: left.to(accelerator.device) for label, left in remembered.items()}
         compiled = torch.compile(model) if plan.config.train.compile else model
         self.forward, self.optimizer = accelerator.prepare(compiled, build_optimizer(model, plan.config.optim))
         self.done = 0  # updates
@@ -210,7 +211,7 @@ class Trainer:
             "done": self.done,
             "data": self.data,
             "model": self.model.state_dict(),
-            "scales": self.control.scales,
+            "remembered": self.control.remembered,
             "optimizer": self.optimizer.state_dict(),
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,

@@ -10,7 +10,15 @@ from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values
 from nmtrain.config.schema import ModelConfig
 from nmtrain.data.shapes import TextShape
-from nmtrain.measure import ForwardCost, forward_cost, length_cost, length_moments, training_flops, update_flops
+from nmtrain.measure import (
+    ForwardCost,
+    TrainingCurve,
+    forward_cost,
+    length_cost,
+    length_moments,
+    training_flops,
+    update_flops,
+)
 from nmtrain.models import build_model
 from nmtrain.recipes import build_recipe
 from nmtrain.sparsity import NMPattern, SparseTensor, SparsityRule, resolve_rules, sparsify_model
@@ -234,3 +242,26 @@ def test_a_plan_counts_training_in_train_mode_and_inference_in_eval_mode(make_co
 
     assert plan.flops["inference"] == 2 * (stem + behind(17))
     assert plan.flops["training"] == 2 * 12 * 32 * (2 * stem + 3 * behind(9))
+
+
+def test_rigl_needs_the_whole_weight_gradient_at_its_exchanges_alone():
+    target = NMPattern(1, 8)
+    tensor = SparseTensor("w", "", (8, 64), "input", target)
+    cost = ForwardCost(100.0, {"w": 80.0})
+    recipe = build_recipe("rigl", target, every=10)
+    curve = TrainingCurve(cost, [tensor], {target: recipe}, 40, 1)
+    # Forward and input gradient at 1/8; the weight gradient at 1/8, and whole at updates 10 and 20 (30 is too late).
+    masked, exchanging = 3 * 20 + 3 * 10, 3 * 20 + 2 * 10 + 80
+    assert curve.flops(10) == 2 * 10 * masked
+    assert curve.flops(11) == 2 * (10 * masked + exchanging)
+    assert curve.flops(40) == 2 * (38 * masked + 2 * exchanging)
+    assert curve.starts == [0]
+    assert curve.phase_flops(40) == (0, curve.flops(40))
+
+
+def test_top_kast_needs_the_gradient_of_the_wider_pattern():
+    target = NMPattern(1, 8)
+    tensor = SparseTensor("w", "", (8, 64), "input", target)
+    recipe = build_recipe("top_kast", target)
+    macs = 3 * 20 + 2 * 10 + 40  # 4:8 of the weight gradient
+    assert training_flops(ForwardCost(100.0, {"w": 80.0}), [tensor], {target: recipe}, 7, 1) == 2 * 7 * macs

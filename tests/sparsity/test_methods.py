@@ -78,7 +78,7 @@ def test_the_scale_stays_what_it_was_at_first(layer):
         layer.parametrizations.weight.original[0, 0] = 6.0
     put(layer, projection=Projection(power=1.0, rescale=True))
     assert layer.weight[0, 0].item() == pytest.approx(4 * scale)
-    assert list(sparsity_control(layer).scales) == ["weight"]
+    assert list(sparsity_control(layer).remembered) == ["weight"]
 
 
 def test_baking_bakes_what_the_forward_shows(layer):

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from nmtrain.config import check as config_module
+from nmtrain.config import naming
+from nmtrain.config.check import check_config
 from nmtrain.config.choices import groups
 from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.report.read.flat import describe
@@ -27,7 +28,7 @@ def keys(is_dense: bool = False, **changes):
 
 
 def test_what_run_names_leave_out_splits_no_group():
-    assert {".".join(path) for path in config_module._NOT_RESULT} <= set(NOT_RESULT)
+    assert {".".join(path) for path in naming.NOT_RESULT} <= set(NOT_RESULT)
 
 
 def test_seed_recipe_pattern_and_neutral_keys_do_not_split_a_group():
@@ -151,7 +152,7 @@ def test_configs_that_train_the_same_run_are_one_group(written):
     first = compose_values(prepare_overrides(base))
     other = compose_values(prepare_overrides([*base, *([written] if written else [])]))
     for is_dense in (False, True):
-        named = [config_module._result_values(values, is_dense) for values in (first, other)]
+        named = [naming.result_values(values, is_dense) for values in (first, other)]
         assert named[0] == named[1]
         assert keys_of(setting_of(first), is_dense) == keys_of(setting_of(other), is_dense)
 
@@ -170,7 +171,7 @@ def test_shipped_settings_are_those_that_hydra_composes():
     """Read as plain YAML; for every model, with the data and the training that its file chooses."""
     for model in groups()["model"]:
         composed = compose_values([f"model={model}"])
-        for values in (composed, config_module.check_config(composed).values):  # which config.yaml holds
+        for values in (composed, check_config(composed).values):  # which config.yaml holds
             assert unusual(setting_of(values), False) == [], model
 
 

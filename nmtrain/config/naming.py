@@ -1,0 +1,87 @@
+"""What of a config a run's result depends on, and so its name. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from nmtrain.data import options_of_test_alone
+from nmtrain.sparsity.pattern import NMPattern
+
+# Keys that change nothing about a run's result, and so do not enter its name.
+NOT_RESULT = {
+    ("results_dir",),
+    ("force",),
+    ("dry_run",),
+    ("model", "roles"),  # the default of mask.roles, no more
+    ("tracking",),
+    ("data", "cache_dir"),
+    ("train", "log_every"),
+    ("train", "checkpoint_every"),
+    ("train", "eval_batch_size"),
+}
+# Keys that came later: with these values a run is what it was without the key, and keeps its name.
+AS_BEFORE: dict[tuple[str, ...], Any] = {
+    ("train", "length_penalty"): 1.0,
+    ("data", "test_split"): False,
+    ("data", "test_fraction"): 0,
+    ("init_from",): None,
+    ("optim", "cooldown_fraction"): 0.2,
+    ("recipe", "decay_power"): 1.0,
+    ("recipe", "decay_end"): 0.0,
+    ("recipe", "tighten"): False,
+    ("recipe", "contenders"): None,
+}
+_ALWAYS_HAD_EVALUATE = ("listops", "wmt")  # so that it stands in the names of their runs whatever its value
+
+
+def result_digest(values: dict[str, Any], is_dense: bool) -> str:
+    """Eight hexadecimal digits: equal for configs of equal results.
+
+    Args:
+        values: the plain nested dict that config.yaml holds.
+    """
+    content = json.dumps(result_values(values, is_dense), sort_keys=True, default=str)
+    return hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
+
+
+def result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
+    """The values that a run's result depends on, however they were written."""
+    kept: dict[str, Any] = {
+        key: {k: v for k, v in value.items() if _changes_the_result((key, k), v)} if isinstance(value, dict) else value
+        for key, value in values.items()
+        if _changes_the_result((key,), value)
+    }
+    if "init_from" in kept:
+        kept["init_from"] = Path(str(kept["init_from"])).name  # wherever it lies
+    if kept["model"].get("kind") == "image_classifier" and kept["model"].get("pretrained") is None:
+        kept["model"].pop("pretrained", None)  # a key that image models did not have
+    if kept["data"]["evaluate"] == "val" and kept["data"]["name"] not in _ALWAYS_HAD_EVALUATE:
+        unread = ("evaluate", *options_of_test_alone(kept["data"]["name"]))
+        kept["data"] = {key: value for key, value in kept["data"].items() if key not in unread}
+    if kept["train"]["updates"] is not None:
+        kept["train"] = {key: value for key, value in kept["train"].items() if key != "epochs"}  # overridden
+    if is_dense:  # trained once for every pattern
+        return _canonical({key: value for key, value in kept.items() if key not in ("sparsity", "mask")})
+    mask: dict[str, Any] = kept["mask"]
+    patterns = {role: str(NMPattern.parse(pattern)) for role, pattern in mask["patterns"].items()}
+    stacks = sorted(set(mask.get("stacks") or ()))
+    kept["mask"] = mask | {"stacks": stacks if len(stacks) == 1 else None}
+    kept["mask"] |= {"roles": sorted(mask["roles"]), "names": sorted(mask["names"]), "patterns": patterns}
+    kept["sparsity"] = str(NMPattern.parse(values["sparsity"]))
+    return _canonical(kept)
+
+
+def _changes_the_result(key: tuple[str, ...], value: Any) -> bool:
+    return key not in NOT_RESULT and not (key in AS_BEFORE and value == AS_BEFORE[key])
+
+
+def _canonical(value: Any) -> Any:
+    """3 and 3.0 are one number."""
+    if isinstance(value, dict):
+        return {key: _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_canonical(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
