@@ -235,7 +235,7 @@ class SparsityControl:
             weight.derive("reached", i, shares.masked_fill_(mask, 1.0))
         elif flow.wider is not None:
             key = f"{tensor.label} reached"  # as old as the mask, which may be frozen
-            if not state.freeze or key not in self.remembered:
+            if not state.freeze:
                 wider = nm_mask(part, tensor.fit(flow.wider, state.exact), tensor.axis)
                 self.remembered[key] = wider.to(part.dtype)
             weight.derive("reached", i, self.remembered[key])

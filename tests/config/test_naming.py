@@ -74,6 +74,10 @@ def test_the_test_split_enters_the_name_where_it_is_evaluated_on(shipped):
     [
         ((), "ab355ae8"),
         (("data.classes=50", "recipe=dense"), "9ef0ac5b"),
+        (("recipe=mdgf",), "b5084893"),
+        (("recipe=mdgf_linear", "recipe.gradient=straight_through"), "66d1b371"),
+        (("recipe=sdgf_geometric", "recipe.decay=linear"), "76b76968"),
+        (("model=t5", "optim=adafactor"), "3bd1b34c"),
         (("data=digits", "data.test_split=false"), "05b0682e"),
         (("model=t5",), "ead4b473"),
         (("model=t5", "data.evaluate=test"), "f54efd6b"),
