@@ -275,7 +275,7 @@ def sweep_combinations(overrides: list[str]) -> list[list[str]]:
     Raises:
         ConfigError: for settings of Hydra's own that it refuses, such as a launcher that does not exist.
     """
-    of_hydra = [override for override in overrides if _OF_HYDRA.match(override.lstrip("+~"))]
+    of_hydra = [override for override in overrides if _OF_HYDRA.match(key_of(override))]
     search = [override for override in of_hydra if override.startswith(_SEARCH_PATH)]
     with _initialized():
         try:
@@ -287,9 +287,14 @@ def sweep_combinations(overrides: list[str]) -> list[list[str]]:
     return [[*search, *job] for job in jobs]
 
 
+def key_of(override: str) -> str:
+    """The key of a prepared override: ``optim.lr`` of ``++optim.lr=1e-3``."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def varied_settings(overrides: list[str]) -> list[str]:
     """The settings of a sweep that have several values, sorted: ``["recipe=dense,sdgf", "seed=0,1"]``."""
-    own = [override for override in overrides if not _OF_HYDRA.match(override.lstrip("+~"))]
+    own = [override for override in overrides if not _OF_HYDRA.match(key_of(override))]
     with _initialized():
         parsed = _parser().parse_overrides(own)
     return sorted(str(override.input_line).lstrip("+") for override in parsed if override.is_sweep_override())

@@ -15,6 +15,7 @@ NOT_RESULT = {
     ("results_dir",),
     ("force",),
     ("dry_run",),
+    ("tune",),
     ("model", "roles"),  # the default of mask.roles, no more
     ("tracking",),
     ("data", "cache_dir"),

@@ -159,5 +159,6 @@ class Root(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     results_dir: Annotated[str, Field(min_length=1)]
     init_from: Annotated[str, Field(min_length=1)] | None = None  # runs made before have no such key
+    tune: dict[str, Any] | None = None  # of a sweep, which takes it out of its runs' configs
     force: bool
     dry_run: bool

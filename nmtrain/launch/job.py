@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nmtrain.config.check import Config, check_config
+from nmtrain.config.faults import written
 from nmtrain.errors import ConfigError, RunFolderError
 from nmtrain.runs.folder import why_not_writable
 
@@ -27,7 +28,9 @@ def checked(values: dict[str, Any]) -> Config:
 
 
 def run_job(config: Config) -> None:
-    """One run, or its dry run, and what the terminal shows of it."""
+    """One run, or its dry run, and what the terminal shows of it. Raises ConfigError for what only sweeps can do."""
+    if (tune := config.values.get("tune")) is not None:
+        raise ConfigError([f"tune={written(tune)}: is done by a sweep; add -m"])
     if config.dry_run:
         from nmtrain.launch.terminal import show_plan
         from nmtrain.training.plan import make_plan

@@ -6,16 +6,32 @@ import hashlib
 import logging
 import os
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nmtrain.config.check import Config
-from nmtrain.config.compose import compose_values, run_hydra, sweep_combinations, varied_settings
+from nmtrain.config.compose import compose_values, key_of, run_hydra, sweep_combinations, varied_settings
 from nmtrain.errors import ConfigError, Stopped, SweepError
 from nmtrain.launch.job import checked, log_to_terminal, run_job
 from nmtrain.launch.plugins import load_plugins, plugin_folders
+from nmtrain.launch.tuning import (
+    COMPARED,
+    Tune,
+    check_effect,
+    check_seeds,
+    choose,
+    final_overrides,
+    in_parts,
+    parse_tune,
+    trial_overrides,
+    with_values,
+)
+from nmtrain.report.compare.table import plain_text
+from nmtrain.report.compare.tuning import tuning_table
 from nmtrain.runs.folder import RunFolder
+from nmtrain.runs.tuning import FOLDER, Tuning
 
 logger = logging.getLogger(__name__)
 
@@ -23,13 +39,73 @@ logger = logging.getLogger(__name__)
 def run_sweep(overrides: list[str]) -> None:
     """Check every combination, then train one after the other, or as the launcher does it.
 
-    Combinations of one run folder are one run: only the first of them trains.
+    Combinations of one run folder are one run: only the first of them trains. With ``tune``, tuning runs come first.
 
     Raises:
         ConfigError: listing the faults of all combinations; nothing was started.
         SweepError: naming the runs that did not finish; the others did.
     """
     configs = _check_all(overrides)
+    if (tune := _tune_of(configs)) is None:
+        _run_all(overrides, configs)
+    else:
+        _run_tuned(overrides, tune)
+
+
+def _tune_of(configs: list[Config]) -> Tune | None:
+    """What the sweep tunes, which is the same for all its runs. Raises ConfigError."""
+    given = [config.values.get("tune") for config in configs]
+    if any(tune != given[0] for tune in given):
+        raise ConfigError(["tune: is not the same in all runs of the sweep; give it once"])
+    return None if given[0] is None else parse_tune(given[0])
+
+
+def _run_tuned(overrides: list[str], tune: Tune) -> None:
+    """The tuning runs; then, for each recipe and pattern, the final ones with the values that were best."""
+    trying, ending = trial_overrides(overrides, tune), final_overrides(overrides)
+    trials, finals = _check_all(trying), _check_all(ending)
+    cells = in_parts(trials, len(tune.points) * len(tune.seeds))
+    check_effect(tune, cells)
+    check_seeds(tune, finals)
+    print("tuning on validation: ", end="", flush=True)
+    _run_all(trying, trials, tuning=True)
+    seeds = len(finals) // len(cells)
+    if trials[0].dry_run:
+        count = len({config.run_folder for config in finals})
+        print(f"then the final runs with the best values, scored on {finals[0].split}: {count}")
+        return
+    chosen = [choose(tune, cell, varied) for cell, varied in zip(cells, _varied(trying, len(cells[0])), strict=True)]
+    best = [cell.trials[cell.chosen].values for cell in chosen]
+    combinations = sweep_combinations(ending)
+    values = [compose_values(with_values(each, best[i // seeds])) for i, each in enumerate(combinations)]
+    finals = [checked(one) for one in values]
+    names = in_parts([config.run_name for config in finals], seeds)
+    once = {str(found.trials): replace(found, finals=own) for found, own in zip(chosen, names, strict=True)}
+    tuning = Tuning(tune.grid, tune.seeds, list(once.values()))  # a dense cell stands once for all patterns
+    name = _sweep_name(overrides, [config.run_folder for config in trials])
+    tuning.write(finals[0].results_dir / FOLDER / f"{name}.json")
+    print(f"\n{plain_text(tuning_table(tuning))}\n\nfinal runs on {finals[0].split}: ", end="")
+    _run_all(ending, finals, dict(enumerate(values)))
+
+
+def _varied(overrides: list[str], size: int) -> list[list[str]]:
+    """What tells each cell from the others, beside recipe and pattern; a cell has ``size`` combinations."""
+    firsts = sweep_combinations(overrides)[::size]
+    common = set.intersection(*map(set, firsts))
+    return [
+        [part.lstrip("+") for part in first if part not in common and key_of(part) not in COMPARED] for first in firsts
+    ]
+
+
+def _run_all(
+    overrides: list[str], configs: list[Config], tuned: dict[int, dict[str, Any]] | None = None, tuning: bool = False
+) -> None:
+    """Train all of a checked sweep, and show what came out.
+
+    Args:
+        tuned: the values of each run by its number, where they are not those of ``overrides``.
+        tuning: the runs choose values; one that diverged has done its part.
+    """
     first: dict[Path, int] = {}
     for number, config in enumerate(configs):
         first.setdefault(config.run_folder, number)
@@ -39,18 +115,29 @@ def run_sweep(overrides: list[str]) -> None:
         return
     count = f"{len(first)} run{'s' if len(first) > 1 else ''}"
     print(count + (f" ({len(configs)} combinations)" if len(configs) > len(first) else ""))
-    repeats = {number: config.run_folder for number, config in enumerate(configs) if number not in first.values()}
+    idle = {
+        number: config.run_folder
+        for number, config in enumerate(configs)
+        if number not in first.values() or (tuning and not config.force and _diverged(config))
+    }
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # the exception itself instead of Hydra's report of it
     try:
-        job = partial(_sweep_job, plugin_folders(), repeats, _sweep_name(overrides, list(first)))
+        job = partial(_sweep_job, plugin_folders(), idle, tuned or {}, _sweep_name(overrides, list(first)))
         run_hydra(["-m", *overrides], job)
     except Exception as error:
-        unfinished = [line for number in first.values() for line in _why_unfinished(configs[number])]
-        if not unfinished:
+        lost = [config for config in map(configs.__getitem__, first.values()) if not tuning or not _diverged(config)]
+        unfinished = [line for config in lost for line in _why_unfinished(config)]
+        if not unfinished and not tuning:
             raise
-        count = f"{len(unfinished)} of {len(first)} runs did not finish"
-        raise SweepError("\n".join([count, *unfinished])) from error
-    _show(list(first))
+        if unfinished:
+            count = f"{len(unfinished)} of {len(first)} runs did not finish"
+            raise SweepError("\n".join([count, *unfinished])) from error
+    if not tuning:
+        _show(list(first))
+
+
+def _diverged(config: Config) -> bool:
+    return RunFolder(config.run_folder).diverged
 
 
 def _check_all(overrides: list[str]) -> list[Config]:
@@ -86,17 +173,25 @@ def _grouped(values: dict[str, Any], sweep: str) -> dict[str, Any]:
 
 
 def _sweep_job(
-    plugins: list[str], repeats: dict[int, Path], sweep: str, values: dict[str, Any], number: int | None
+    plugins: list[str],
+    idle: dict[int, Path],
+    tuned: dict[int, dict[str, Any]],
+    sweep: str,
+    values: dict[str, Any],
+    number: int | None,
 ) -> None:
     """A failed run of a sweep says so at once; Hydra goes on and raises its exception in the end.
 
     Args:
         plugins: the folders to load where a launcher runs this in a process of its own.
-        repeats: the run folders of the jobs whose run another job trains, by their numbers.
+        idle: the run folders of the jobs that have nothing to train, by their numbers.
+        tuned: the values of jobs that take the place of Hydra's, by their numbers.
     """
     load_plugins(plugins)
+    if number is not None:
+        values = tuned.get(number, values)
     config = checked(_grouped(values, sweep))
-    if number is not None and repeats.get(number) == config.run_folder:
+    if number is not None and idle.get(number) == config.run_folder:
         return
     log_to_terminal()
     logger.info("\nrun %s: %s", number, config.run_name)

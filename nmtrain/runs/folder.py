@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO, Literal, get_args
 from nmtrain.errors import RunFolderError
 
 State = Literal["running", "finished", "failed", "preempted"]
+NOT_FINITE = re.compile(r"loss is -?(nan|inf)|not finite", re.IGNORECASE)  # what `TrainingError` says then
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -121,6 +123,11 @@ class RunFolder:
             raise RunFolderError(f"{self / 'status.json'}: is damaged (it names no state); force=true repeats the run")
         state: State = status["state"]
         return state
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run failed because its loss or weights were no longer finite: repeated, it would again."""
+        return self.state == "failed" and bool(NOT_FINITE.search(self.read_json("status.json").get("reason") or ""))
 
     def require_finished(self) -> None:
         """Raises RunFolderError unless the run is finished."""

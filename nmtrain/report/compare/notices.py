@@ -16,6 +16,7 @@ _NOT_COUNTED = {
     "running": "still running, or were killed while running",
     "preempted": "were preempted and not resumed",
     "unreadable": "could not be read",
+    "tuning": "were for tuning, and stand in its table",
 }
 _MANY = 0.05  # of a model's answers, that are no label
 

@@ -28,7 +28,11 @@ def run_list(runs: pd.DataFrame) -> RunList:
     """
     runs = runs[~runs["afterwards"] | runs["cell"].notna()]
     ordered = sorted(runs.to_dict("records"), key=_order)
-    shown = runs[runs["counted"]][["headline", "split"]].drop_duplicates().itertuples(index=False, name=None)
+    shown = (
+        runs[runs["counted"] | runs["quality"].notna()][["headline", "split"]]
+        .drop_duplicates()
+        .itertuples(index=False, name=None)
+    )
     headlines = [headline_of(name, WORDS[split]) for name, split in shown]
     one = next(iter(headlines), headline_of(DEFAULT)) if len(headlines) < 2 else None
     padded = ["padding / %"] if runs["padding"].notna().any() else []
@@ -78,7 +82,7 @@ def _row(run: dict[str, Any], named: bool, padded: bool) -> list[Cell]:
 
 
 def _final(run: dict[str, Any], named: bool) -> Cell:
-    if not run["counted"]:
+    if not run["counted"] and pd.isna(run["quality"]):
         return Cell("–", marks="" if pd.isna(run["lost"]) else "!")
     headline = headline_of(run["headline"], WORDS[run["split"]])
     detail = headline.axis if named else ""

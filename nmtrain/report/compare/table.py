@@ -17,6 +17,7 @@ MARKS = {
     "◊": "the runs were trained by different code, versions of libraries or variables (see the notices)",
     "△": "the runs were trained on different devices (see the notices and the list of runs)",
     "¶": "trained by code that added the penalty of SR-STE once per micro-batch, not once per update: too much of it",
+    "⊣": "the best number lies at the edge of its grid: a better one may lie beyond",
     "§": "a seed was run more than once; its runs are averaged and count once",
 }
 TRAINING_FLOPS = "Training FLOPs: FLOPs that hardware skipping every pruned weight would execute (1 MAC = 2 FLOPs)."

@@ -28,6 +28,10 @@ from nmtrain.report.read.headline import DEFAULT
 from nmtrain.report.read.identity import identify, signature_of
 from nmtrain.report.read.schedule import strict_from
 from nmtrain.report.read.split import by_split, metrics_on, split_of
+from nmtrain.report.read.tunings import Tunings, read_tunings
+from nmtrain.runs.tuning import Tuning
+
+TUNING = "tuning"  # the status of a run that only chose values
 
 # Columns of `runs` that are read off summary.json as they are.
 _SUMMARY = {
@@ -56,12 +60,13 @@ _CURVES = ("update", "epoch", "split", "flops")
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames, and ``settings``: what the config of each group (by its key) says."""
+    """The frames; ``settings``: what the config of each group (by its key) says; and what was tuned."""
 
     runs: pd.DataFrame
     curves: pd.DataFrame
     noise: pd.DataFrame
     settings: dict[str, Flat]
+    tunings: list[Tuning]
 
     @property
     def trained(self) -> pd.DataFrame:
@@ -84,19 +89,23 @@ class Frames:
 def build_frames(folders: Sequence[RunFolder]) -> Frames:
     """One set of frames from run folders, in their order."""
     base = common_folder(folders)
+    tunings = read_tunings(folder.path for folder in folders)
     folders = by_split(folders)
-    identities, settings = identify(folders)
+    identities, settings = identify(folders, tunings)
     rows = [_row(folder, base) | identity for folder, identity in zip(folders, identities, strict=True)]
-    _place(rows, folders)
+    for row, folder in zip(rows, folders, strict=True):
+        if folder.path in tunings.trials and (row["counted"] or row.get("lost")):
+            row |= {"status": TUNING, "counted": False, "lost": None}
+    _place(rows, folders, tunings)
     runs = pd.DataFrame([{column: row.get(column) for column in COLUMNS} for row in rows])
     runs[_NUMBERS] = runs[_NUMBERS].apply(pd.to_numeric)  # columns of Nones too
-    return Frames(runs, _curves(folders, runs), _noise(folders, runs["folder"]), settings)
+    return Frames(runs, _curves(folders, runs), _noise(folders, runs["folder"]), settings, tunings.records)
 
 
-def _place(rows: list[dict[str, Any]], folders: Sequence[RunFolder]) -> None:
+def _place(rows: list[dict[str, Any]], folders: Sequence[RunFolder], tunings: Tunings) -> None:
     """Give each run that counts, or is lost, the label of its column and its cell."""
     placed = [
-        (row, _recipe_options(folder.config))
+        (row, tunings.options(folder.path, _recipe_options(folder.config)))
         for row, folder in zip(rows, folders, strict=True)
         if row["counted"] or row.get("lost")
     ]

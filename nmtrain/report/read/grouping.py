@@ -29,6 +29,7 @@ NOT_RESULT = (
     "results_dir",
     "force",
     "dry_run",
+    "tune",
     "measure",
     "tracking",
     "model.roles",
@@ -121,7 +122,8 @@ def unusual(setting: Flat, is_dense: bool) -> list[str]:
     return [
         key
         for key, value in sorted(told.items())
-        if (key in default or key.startswith("model.options.") or key == "init_from") and value != default.get(key)
+        if (key in default or key.startswith(("model.options.", "tune.")) or key == "init_from")
+        and value != default.get(key)
     ]
 
 

@@ -23,16 +23,17 @@ from nmtrain.report.read.grouping import (
 from nmtrain.report.read.headline import DEFAULT
 from nmtrain.report.read.provenance import older_rules
 from nmtrain.report.read.split import split_of
+from nmtrain.report.read.tunings import Tunings
+from nmtrain.runs.folder import NOT_FINITE
 
 # How a run was lost: its loss or weights were no longer finite, or it failed otherwise.
 DIVERGED, FAILED = "diverged", "failed"
-_NOT_FINITE = re.compile(r"loss is -?(nan|inf)|not finite", re.IGNORECASE)  # what `TrainingError` says then
 _VERSION = re.compile(r"\|?version:[^|]*")  # of sacreBLEU, in its signature
 
 
-def identify(folders: Sequence[RunFolder]) -> tuple[list[dict[str, Any]], dict[str, Flat]]:
+def identify(folders: Sequence[RunFolder], tunings: Tunings) -> tuple[list[dict[str, Any]], dict[str, Flat]]:
     """What each run is; and ``settings``: what the config of each group says, by the group's key."""
-    alike = [setting_of(folder.config) if folder.config else None for folder in folders]
+    alike = [tunings.setting(folder.path, setting_of(folder.config)) if folder.config else None for folder in folders]
     metrics = _metrics(folders, alike)
     settings: dict[str, Flat] = {}
     identities: list[dict[str, Any]] = []
@@ -136,4 +137,4 @@ def _lost(folder: RunFolder) -> str | None:
     """How a run that failed was lost; it will not be resumed by itself, and its seed is missing from its cell."""
     if folder.status != "failed":
         return None
-    return DIVERGED if _NOT_FINITE.search(folder.reason or "") else FAILED
+    return DIVERGED if NOT_FINITE.search(folder.reason or "") else FAILED

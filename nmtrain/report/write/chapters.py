@@ -22,6 +22,7 @@ from nmtrain.report.compare.sections import (
     runs_with_noise,
 )
 from nmtrain.report.compare.table import Table
+from nmtrain.report.compare.tuning import tuning_table
 from nmtrain.report.draw.drawing import Drawing
 from nmtrain.report.draw.orders import draw_cost, draw_noise, draw_quality, draw_training
 from nmtrain.report.draw.processes import submit
@@ -84,6 +85,8 @@ def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, po
     if averages or reason:
         part = Part("Mean over tasks", tables=averages, notes=[reason] if reason else [])
         chapters.append(Chapter("glue-average", "GLUE average", [part]))
+    if tables := [tuning_table(found, f"tuning-{i}") for i, found in enumerate(frames.tunings, 1)]:
+        chapters.append(Chapter("tuning", "Tuning", [Part("What was tried, and chosen", tables=tables)]))
     return chapters
 
 
