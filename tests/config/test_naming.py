@@ -18,6 +18,7 @@ def name(values):
 CHANGES_NOTHING = {
     "results_dir",
     "force",
+    "tune",
     "dry_run",
     "model.roles",
     "data.cache_dir",

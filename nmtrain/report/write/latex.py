@@ -23,6 +23,7 @@ _ESCAPES = {
     "≈": r"$\approx$",
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
+    "⊣": r"$\dashv$",
     "◊": r"$\diamond$",
     "△": r"$\triangle$",
     "↓": r"$\downarrow$",
