@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 COST_NOTE = "FLOPs: what hardware that skips every pruned weight would execute; 1 multiply-accumulate = 2 FLOPs"
 
+ACTIVE = "active parameters, average over training"
+
 
 def show_summary(summary: dict[str, Any], folder: Path, split: str) -> None:
     """The closing table of a run; ``split`` is what it was evaluated on."""
@@ -31,6 +33,8 @@ def show_summary(summary: dict[str, Any], folder: Path, split: str) -> None:
     table.add_row(f"{WORDS[split]} {headline.label}, projected model", reached + headline.unit)
     table.add_row("density of the sparse tensors", f"{summary['density']:.4f}")
     table.add_row("training FLOPs", _beside_dense(flops["training"], flops["training_dense"], _si))
+    if "active_share" in summary:  # not in that of an earlier version
+        table.add_row(ACTIVE, f"{summary['active_share']:.4f}")
     table.add_row("inference FLOPs per sample", _beside_dense(flops["inference"], flops["inference_dense"], _si))
     table.add_row("bytes of the model", _beside_dense(size["sparse"], size["dense"], _si))
     table.add_row(
@@ -84,6 +88,7 @@ def show_plan(plan: Plan) -> None:
     table = Table(show_header=False)
     table.add_row("density of the sparse tensors", f"{plan.density:.4f}")
     table.add_row("training FLOPs", _beside_dense(plan.flops["training"], plan.flops["training_dense"], _si))
+    table.add_row(ACTIVE, f"{plan.active_share:.4f}")
     inference = _beside_dense(plan.flops["inference"], plan.flops["inference_dense"], _si)
     table.add_row("inference FLOPs per sample", inference)
     table.add_row("bytes of the model", _beside_dense(plan.bytes["sparse"], plan.bytes["dense"], _si))

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nmtrain.measure.active import active_share
     from nmtrain.measure.flops import (
         ForwardCost,
         TrainingCurve,
@@ -23,6 +24,7 @@ __all__ = [
     "Lengths",
     "NoiseMeter",
     "TrainingCurve",
+    "active_share",
     "forward_cost",
     "index_bits",
     "index_floor_bits",
@@ -42,6 +44,7 @@ _HOME = {
     "Lengths": "lengths",
     "NoiseMeter": "noise",
     "TrainingCurve": "flops",
+    "active_share": "active",
     "forward_cost": "flops",
     "index_bits": "size",
     "index_floor_bits": "size",

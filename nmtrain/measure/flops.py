@@ -120,6 +120,16 @@ def _density(pattern: NMPattern) -> Fraction:
     return Fraction(pattern.n, pattern.m)
 
 
+def phase_starts(recipes: Mapping[NMPattern, Recipe], total: int) -> list[int]:
+    """The first update of each phase, all recipes' together."""
+    return sorted({0, *(first for recipe in recipes.values() for first, _ in recipe.phases(total))})
+
+
+def pieces(starts: Sequence[int], recipes: Mapping[NMPattern, Recipe], total: int) -> list[int]:
+    """The first updates of pieces of the phases with these ``starts`` in which every update costs the same."""
+    return sorted({*starts, *(cut for recipe in recipes.values() for cut in recipe.cuts(total))})
+
+
 class TrainingCurve:
     """Training FLOPs up to any update, in the time of a look-up: for logs and for plots over cost.
 
@@ -142,9 +152,8 @@ class TrainingCurve:
     ) -> None:
         self.total = total
         self._samples = range(0, samples * (total + 1), samples) if isinstance(samples, int) else samples
-        self.starts = sorted({0, *(first for recipe in recipes.values() for first, _ in recipe.phases(total))})
-        # Pieces of phases in which every update costs the same.
-        self._pieces = sorted({*self.starts, *(cut for recipe in recipes.values() for cut in recipe.cuts(total))})
+        self.starts = phase_starts(recipes, total)
+        self._pieces = pieces(self.starts, recipes, total)
         self._per_sample: list[Fraction] = []
         self._before: list[Fraction] = []
         spent = Fraction(0)

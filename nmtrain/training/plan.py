@@ -24,6 +24,7 @@ from nmtrain.measure import (
     LengthCurve,
     Lengths,
     TrainingCurve,
+    active_share,
     forward_cost,
     inference_flops,
     model_bytes,
@@ -55,6 +56,7 @@ class Plan:
     measured: list[SparseTensor]  # what the noise metrics look at: the same tensors, for a dense run too
     cost: ForwardCost  # of one sample in eval mode; of text, of a mean validation sample
     training_cost: ForwardCost  # of one sample in train mode
+    parameters: int  # of the whole model
     bytes: dict[str, int]
     memory: dict[str, int]
     warnings: list[str]
@@ -98,6 +100,11 @@ class Plan:
             "inference": inference_flops(self.cost, self.tensors),
             "inference_dense": inference_flops(self.cost, []),
         }
+
+    @cached_property
+    def active_share(self) -> float:
+        """The average over training of the share of parameters that the forward uses."""
+        return active_share(self.tensors, self.config.recipes, self.config.total_updates, self.parameters)
 
     @property
     def density(self) -> float:
@@ -154,6 +161,7 @@ def make_plan(config: Config) -> Plan:
         cost=cost,
         training_cost=training_cost,
         by_length=by_length,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         bytes=model_bytes(model, tensors),
         memory=_memory(config, model, rules, inputs),
         warnings=[

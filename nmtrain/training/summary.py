@@ -34,6 +34,7 @@ def summarize(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, fl
         "flops": plan.flops,
         "bytes": plan.bytes | {"exported": (trainer.folder / "model.safetensors").stat().st_size},
         "density": plan.density,
+        "active_share": plan.active_share,
         "seconds": seconds,
         "throughput": {"unit": work.unit, "per_second": work.amount / seconds["train"]},
         **({} if work.padding is None else {"padding": work.padding}),

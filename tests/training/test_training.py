@@ -198,7 +198,7 @@ def test_dense_run_is_dense_and_its_name_has_no_pattern(make_config):
     config = make_config("recipe=dense")
     assert config.run_folder == make_config("recipe=dense", "sparsity=1:4", "mask.axis=output").run_folder
     summary = run(config)
-    assert summary["density"] == 1.0
+    assert summary["density"] == summary["active_share"] == 1.0
     assert summary["sparsity"] is None
     assert summary["flops"]["training"] == summary["flops"]["training_dense"]
     assert summary["bytes"]["dense"] == summary["bytes"]["sparse"]

@@ -51,6 +51,8 @@ def cost_table(group: Group, section: str) -> Table:
     of_training = " of the split evaluated in training" if results[0].runs["afterwards"].any() else ""
     notes = [
         TRAINING_FLOPS + " In brackets: part of what dense training of the same length takes.",
+        "Active: the share of all parameters that the forward used, averaged over the updates. Of a sparse tensor that "
+        "is every entry while it is dense or D > 0, else the kept ones. Runs of earlier versions did not record it.",
         f"Inference FLOPs are per sample{of_training}. Bytes: of the model with its sparse tensors as kept values and "
         "indices; on disk: of model.safetensors, zeros included. Density: kept part of those tensors. "
         f"Seconds, throughput and peak memory were measured on: {', '.join(devices) or 'an unrecorded device'}."
@@ -59,7 +61,7 @@ def cost_table(group: Group, section: str) -> Table:
         *signature_note(group.runs),
     ]
     head = (
-        *("pattern", "recipe", group.headline.axis, "training FLOPs", "measured training", "throughput"),
+        *("pattern", "recipe", group.headline.axis, "training FLOPs", "active / %", "measured training", "throughput"),
         *("inference FLOPs", "bytes", "density / %", "peak memory"),
     )
     return Table(f"{group.slug}-cost", table_title("Cost", section, group), head, rows, stub=2, notes=notes)
@@ -73,8 +75,8 @@ def _cost_row(
     mean = result.quality.mean if result.quality.n else None
 
     def number(shown: str, column: str, detail: str = "") -> Cell:
-        best = result.anchor in fronts.get(column, ())
-        return Cell(shown, detail, result.mean(column), best, anchor=result.anchor)
+        best, value = result.anchor in fronts.get(column, ()), result.mean(column)
+        return NOTHING if math.isnan(value) else Cell(shown, detail, value, best, anchor=result.anchor)
 
     def measured(column: str, write: Callable[[float], str], detail: str = "") -> Cell:
         value = mean_of(runs, column)
@@ -91,6 +93,7 @@ def _cost_row(
         Cell(result.label, device, value=result.label),
         Cell(text, detail, mean, marks=marks, anchor=result.anchor),
         number(quantity(flops, "FLOPs"), "training_flops", f"({percent(flops / dense, 0)} %)" if dense else ""),
+        number(percent(result.mean("active_share")), "active_share"),
         measured("seconds_train", seconds, per_update),
         measured("throughput", lambda value: rate(value, unit)),
         number(quantity(result.mean("inference_flops"), "FLOPs"), "inference_flops"),

@@ -52,7 +52,7 @@ _SUMMARY = {
 _NUMBERS = [
     *_SUMMARY,
     *("quality", "loss", "seconds_per_update", "throughput", "padding", "bytes", "bytes_exported", "peak_memory_bytes"),
-    *("no_label", "penalty_times", "measured_every", "measured_window"),
+    *("active_share", "no_label", "penalty_times", "measured_every", "measured_window"),
     *("seed", "metric_lines", "strict_from"),
 ]
 _CURVES = ("update", "epoch", "split", "flops")
@@ -170,6 +170,7 @@ def _results(summary: dict[str, Any], split: str) -> dict[str, Any]:
         "throughput": throughput.get("per_second"),
         "throughput_unit": throughput.get("unit"),
         "padding": summary.get("padding"),
+        "active_share": summary.get("active_share"),
         "no_label": _no_label(metrics),
         "signature": signature_of(summary),
     }
@@ -242,6 +243,7 @@ COLUMNS = (
     "quality",
     "loss",
     *_SUMMARY,
+    "active_share",
     "seconds_per_update",
     "throughput",
     "throughput_unit",

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from nmtrain.report.compare.cost import cost_table
+from nmtrain.report.read.folders import read_runs
+from nmtrain.report.read.frame import build_frames
 
 
 def test_cost_table_shows_the_pareto_front(run, sections):
@@ -25,6 +27,7 @@ def test_cost_table_shows_the_pareto_front(run, sections):
         "SDGF stepwise",
         "85.00",
         "6.00 GFLOPs",
+        "–",
         "10.0 s",
         "–",
         "2.00 MFLOPs",
@@ -33,7 +36,7 @@ def test_cost_table_shows_the_pareto_front(run, sections):
         "500 MB",
     ]
     assert rows["1:4", "SDGF stepwise"][3].detail == "(60 %)"
-    assert rows["1:4", "SDGF stepwise"][4].detail == "33.3 ms per update"  # 10 s for 300
+    assert rows["1:4", "SDGF stepwise"][5].detail == "33.3 ms per update"  # 10 s for 300
     assert "would execute (1 MAC = 2 FLOPs)" in table.legend[0]
 
 
@@ -46,6 +49,19 @@ def test_the_size_on_disk_stands_beside_the_counted_bytes_where_it_was_recorded(
     column = list(table.head).index("bytes")
     shown = {row[1].text: (row[column].text, row[column].detail) for row in table.rows}
     assert shown == {"SR-STE": ("30.0 kB", "102 kB on disk"), "MDGF exponential": ("30.0 kB", "")}
+
+
+def test_the_share_of_active_parameters_stands_beside_training_flops(run, runs, sections):
+    run("sr_ste", "1:4", 0, 0.70, summary={"active_share": 0.4375})
+    run("mdgf", "1:4", 0, 0.72)  # by an earlier version
+    ((group,),) = (section.groups for section in sections())
+    table = cost_table(group, "title")
+    column = list(table.head).index("active / %")
+    assert table.head[column - 1] == "training FLOPs"
+    assert {row[1].text: row[column].text for row in table.rows} == {"SR-STE": "43.75", "MDGF exponential": "–"}
+    assert any(note.startswith("Active: ") for note in table.legend)
+    frame = build_frames(read_runs([runs])).runs.set_index("recipe")
+    assert frame["active_share"].fillna(0).to_dict() == {"sr_ste": 0.4375, "mdgf": 0.0}
 
 
 CPU, GPU = {"device": "Intel CPU", "device_type": "cpu"}, {"device": "NVIDIA H100", "device_type": "cuda"}

@@ -194,13 +194,14 @@ def test_the_closing_table_of_a_run_names_its_metric(capsys, tmp_path):
         "flops": {"training": 1e9, "training_dense": 2e9, "inference": 1e6, "inference_dense": 2e6},
         "bytes": {"sparse": 1e3, "dense": 2e3}, "seconds": {"total": 2.0, "train": 1.0, "data": 0.5},
     }  # fmt: skip
-    tokens = {"throughput": {"unit": "tokens", "per_second": 1234.5}}
+    tokens = {"throughput": {"unit": "tokens", "per_second": 1234.5}, "active_share": 0.4375}
     show_summary(summary | tokens | {"headline": "perplexity", "metrics": {"val/perplexity": 18.256}}, tmp_path, "val")
     show_summary(summary | {"metrics": {"test/accuracy": 0.7123}}, tmp_path, "test")
     show_summary(summary | {"metrics": {"val/accuracy": 0.8123}}, Path("my results/run"), "test")  # of before
     lines = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
     assert "validation perplexity, projected model 18.26" in lines
     assert "throughput 1234 tokens/s" in lines
+    assert [line for line in lines if line.startswith("active")] == ["active parameters, average over training 0.4375"]
     assert "test accuracy, projected model 71.23 %" in lines
     assert "test accuracy, projected model 81.23 %" in lines
     assert lines[-2:] == ["report: nmtrain report 'my results'", "run folder: my results/run"]
