@@ -94,7 +94,7 @@ def _train(arguments: list[str]) -> None:
         search_in_everything,
         search_path_override,
     )
-    from nmtrain.launch.job import checked, log_to_terminal, run_job
+    from nmtrain.launch.job import checked, log_to_terminal, require_measured, run_job
 
     settings, folders, flags, shown = _split(arguments)
     show_config = bool(flags & {"--cfg", "-c"})
@@ -118,7 +118,9 @@ def _train(arguments: list[str]) -> None:
         run_sweep(overrides)
     else:
         log_to_terminal()
-        run_job(checked(compose_values(overrides)))
+        config = checked(compose_values(overrides))
+        require_measured([config])
+        run_job(config)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[Path], set[str], list[str]]:

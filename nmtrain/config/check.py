@@ -66,6 +66,11 @@ class Config:
         return self.recipe.name == "dense"
 
     @property
+    def measured_patterns(self) -> list[NMPattern]:
+        """The patterns by whose masks gradient noise is split: a dense run's may be several."""
+        return (self.is_dense and self.measure.patterns) or [self.sparsity]
+
+    @property
     def updates_per_epoch(self) -> int:
         return self.data_shape.train_size // self.train.batch_size
 
@@ -180,7 +185,7 @@ def _check_data(data: Any, model: ModelConfig | None, faults: list[str]) -> Data
 def _valid_sections(values: dict[str, Any]) -> dict[str, Any]:
     """Of a config with faults, what the checks across sections can still be made on."""
     valid: dict[str, Any] = {}
-    for name in ("model", "sparsity", "mask", "optim", "train", "init_from"):
+    for name in ("model", "sparsity", "mask", "optim", "train", "measure", "init_from"):
         given = Root.model_fields[name]
         section: Any = Annotated[given.annotation, given]
         try:
@@ -239,6 +244,9 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
             faults.append(f"train.micro_batches={train.micro_batches}: does not divide train.batch_size {size}")
         if shape is not None and size > shape.train_size:
             faults.append(f"train.batch_size={size}: exceeds the {shape.train_size} training samples")
+    if (measure := valid.get("measure")) and measure.patterns and measure.every is None:
+        patterns = written(list(map(str, measure.patterns)))
+        faults.append(f"measure.patterns={patterns}: has no effect with measure.every=null")
     if optim := valid.get("optim"):
         if optim.final_lr > optim.lr:
             faults.append(f"optim.final_lr={optim.final_lr}: exceeds optim.lr {optim.lr}")

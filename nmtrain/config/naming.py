@@ -18,6 +18,7 @@ NOT_RESULT = {
     ("tune",),
     ("model", "roles"),  # the default of mask.roles, no more
     ("tracking",),
+    ("measure", "patterns"),
     ("data", "cache_dir"),
     ("train", "log_every"),
     ("train", "checkpoint_every"),

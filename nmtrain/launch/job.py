@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ def checked(values: dict[str, Any]) -> Config:
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def require_measured(configs: Sequence[Config]) -> None:
+    """Raises ConfigError if ``measure.patterns`` is given for sparse runs alone, which have a mask in force."""
+    if all(config.measure.patterns and not config.is_dense for config in configs):
+        config = configs[0]
+        patterns = written(config.values["measure"]["patterns"])
+        raise ConfigError(
+            [f"measure.patterns={patterns}: has no effect with recipe={config.recipe.name}; dense runs read it"]
+        )
 
 
 def run_job(config: Config) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from nmtrain.config.check import Config
 from nmtrain.config.compose import compose_values, key_of, run_hydra, sweep_combinations, varied_settings
 from nmtrain.errors import ConfigError, Stopped, SweepError
-from nmtrain.launch.job import checked, log_to_terminal, run_job
+from nmtrain.launch.job import checked, log_to_terminal, require_measured, run_job
 from nmtrain.launch.plugins import load_plugins, plugin_folders
 from nmtrain.launch.tuning import (
     COMPARED,
@@ -120,9 +120,10 @@ def _run_all(
         for number, config in enumerate(configs)
         if number not in first.values() or (tuning and not config.force and _diverged(config))
     }
+    changed = (tuned or {}) | ({} if tuning else _measured_at_all(configs))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # the exception itself instead of Hydra's report of it
     try:
-        job = partial(_sweep_job, plugin_folders(), idle, tuned or {}, _sweep_name(overrides, list(first)))
+        job = partial(_sweep_job, plugin_folders(), idle, changed, _sweep_name(overrides, list(first)))
         run_hydra(["-m", *overrides], job)
     except Exception as error:
         lost = [config for config in map(configs.__getitem__, first.values()) if not tuning or not _diverged(config)]
@@ -134,6 +135,22 @@ def _run_all(
             raise SweepError("\n".join([count, *unfinished])) from error
     if not tuning:
         _show(list(first))
+
+
+def _measured_at_all(configs: list[Config]) -> dict[int, dict[str, Any]]:
+    """The values of the dense runs, by number: their noise is measured by the masks of all patterns they stand beside.
+
+    The sweep's patterns are those of the same model and data; `measure.patterns` that is given stays.
+    """
+    patterns: dict[tuple[str, str], dict[str, None]] = {}
+    for config in configs:
+        patterns.setdefault((config.model.name, config.data["name"]), {})[str(config.sparsity)] = None
+    changed = {}
+    for number, config in enumerate(configs):
+        beside = list(patterns[config.model.name, config.data["name"]])
+        if config.is_dense and config.measure.every is not None and not config.measure.patterns and len(beside) > 1:
+            changed[number] = config.values | {"measure": config.values["measure"] | {"patterns": beside}}
+    return changed
 
 
 def _diverged(config: Config) -> bool:
@@ -149,6 +166,7 @@ def _check_all(overrides: list[str]) -> list[Config]:
         except ConfigError as error:
             faults += [fault for fault in error.faults if fault not in faults]
     if not faults:
+        require_measured(configs)
         from nmtrain.training.plan import shape_faults
 
         faults = shape_faults(configs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from statistics import fmean
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nmtrain.measure.depth import blocks, depth_of
-from nmtrain.sparsity import SparseTensor, SparsityState, nm_mask, sparsity_control
+from nmtrain.sparsity import NMPattern, SparseTensor, SparsityState, nm_mask, sparsity_control
 from nmtrain.sparsity.rules import stock_names
 
 logger = logging.getLogger(__name__)
@@ -30,13 +30,12 @@ _METRIC_KEYS = ["density", *_ENTRY_KEYS, "grad_window_var", "flip_rate", "sad"]
 
 
 @dataclass(frozen=True)
-class _Before:
-    """What a measurement takes before clipping: of each tensor its state and mask, and the statistics of |g|."""
+class _Seen:
+    """What a measurement takes of one tensor before clipping: its state, its mask, and the statistics of |g|."""
 
-    done: int
-    states: list[SparsityState]
-    parts: list[_Parts]
-    gradients: list[Tensor]
+    state: SparsityState
+    split: _Split
+    gradient: Tensor
 
 
 class NoiseMeter:
@@ -61,14 +60,16 @@ class NoiseMeter:
 
     The entry-wise ones also stand as ``name/kept`` and ``name/pruned``, over the entries that the mask keeps and those
     that it does not; None where there are no such entries. Where no pattern is in force (a dense run, a dense phase)
-    that is the target's mask of the weights that the forward used.
+    that is the target's mask of the weights that the forward used; a dense model can be measured for several targets,
+    each with records of its own, and what depends on no mask is taken once.
 
     Sums are taken in float64 on the device, and come to the host once per measurement. Processes do not talk: DDP
     leaves the same averaged gradient on every rank, so every rank has the same records and one may keep the meter.
 
     Args:
         model: stock or sparsified; the module itself, not its DDP or compiled wrapper.
-        tensors: what to measure, as `sparsify_model` or, for a dense model, `resolve_rules` gives it.
+        measured: by the sparsity that they are measured for, the tensors, as `sparsify_model` or, for a dense model,
+            `resolve_rules` gives them.
         optimizer: of this model; also accelerate's wrapper.
         every: updates per measurement.
         window: updates, at least 2.
@@ -77,30 +78,39 @@ class NoiseMeter:
     def __init__(
         self,
         model: nn.Module,
-        tensors: Sequence[SparseTensor],
+        measured: Mapping[NMPattern, Sequence[SparseTensor]],
         optimizer: torch.optim.Optimizer,
         every: int,
         window: int,
     ) -> None:
-        if not tensors:
+        if not all(measured.values()) or not measured:
             raise ValueError("there are no tensors to measure; for a dense model take those of resolve_rules")
         if every < 1 or window < 2:
             raise ValueError(f"every = {every} and window = {window}: must be at least 1 and 2 updates")
-        self.tensors, self.optimizer, self.every = list(tensors), optimizer, every
+        self.optimizer, self.every = optimizer, every
+        self.tensors = [tensor for tensors in measured.values() for tensor in tensors]
+        self._sparsities = [str(sparsity) for sparsity, tensors in measured.items() for _ in tensors]
         self._control = sparsity_control(model)
+        # What depends on no mask is taken of parts of weights, each of which is a tensor for one sparsity or several.
+        parts: dict[str, list[int]] = {}
+        for i, tensor in enumerate(self.tensors):
+            parts.setdefault(tensor.label, []).append(i)
+        self._tensors_of = list(parts.values())
+        self._parts = [self.tensors[tensors[0]] for tensors in self._tensors_of]
         found = blocks(model)
         self._depths = [depth_of(tensor.name, found) for tensor in self.tensors]
         names = stock_names(model)
-        self._weights = [names[tensor.name] for tensor in self.tensors]
-        entries = [float(prod(tensor.shape)) for tensor in self.tensors]
+        self._weights = [names[part.name] for part in self._parts]
+        entries = [float(prod(part.shape)) for part in self._parts]
         self._entries = torch.tensor(entries, dtype=torch.float64, device=self._weights[0].device)
-        self._before: _Before | None = None
-        self._window: deque[Tensor] = deque(maxlen=window)  # grad_abs_mean of all tensors, by update
+        self._before: dict[int, _Seen] = {}  # by place in `tensors`; of the update that is being measured
+        self._window: deque[Tensor] = deque(maxlen=window)  # grad_abs_mean of all parts, by update
+        self._number = 0  # of the update seen last
         self._measured: int | None = None  # updates done at the last measurement
-        self._masks: list[Tensor] = []  # of the last measurement
+        self._masks: list[Tensor | None] = [None] * len(self.tensors)  # of the last measurement
         self._averages: _RunningAverages | None = None
         if not all("betas" in group for group in optimizer.param_groups):
-            self._averages = _RunningAverages([tensor.part_of(w) for tensor, w in self._pairs()])
+            self._averages = _RunningAverages([part.part_of(weight) for part, weight in self._pairs()])
 
     @torch.no_grad()
     def see_gradients(self, number: int) -> None:
@@ -113,47 +123,58 @@ class NoiseMeter:
         gradients = self._gradients()
         sums = torch.stack([gradient.abs().sum(dtype=torch.float64) for gradient in gradients])
         self._window.append(sums / self._entries)
+        self._number = number
         if (number + 1) % self.every:
             return
         in_force = {tensor: (mask, state) for tensor, _, mask, state in self._control.sparse_tensors()}
-        states, parts = [], []
-        for tensor, weight in self._pairs():
-            mask, state = in_force.get(tensor, (None, SparsityState(None)))
-            if mask is None or state.pattern is None:
-                mask = nm_mask(tensor.part_of(weight), tensor.pattern, tensor.axis)
-            states.append(state)
-            parts.append(_Parts(mask))
-        statistics = [part.means_and_variances(g.abs().double()) for part, g in zip(parts, gradients, strict=True)]
-        self._before = _Before(number + 1, states, parts, statistics)
+        for tensors, weight, gradient in zip(self._tensors_of, self._weights, gradients, strict=True):
+            for i in tensors:
+                tensor = self.tensors[i]
+                mask, state = in_force.get(tensor, (None, SparsityState(None)))
+                if mask is None or state.pattern is None:
+                    mask = nm_mask(tensor.part_of(weight), tensor.pattern, tensor.axis)
+                split = _Split(mask)
+                self._before[i] = _Seen(state, split, split.means_and_variances(gradient.abs().double()))
 
     @torch.no_grad()
     def after_step(self) -> list[Record]:
-        """The records of this update, if it is measured: one per tensor, then averages over tensors (unweighted, of
-        those that have the metric): ``mean`` of all, ``role:ff`` and so on, ``depth:0`` and so on, by the block
-        that holds a tensor: see `nmtrain.measure.depth`.
+        """The records of this update, if it is measured: for each sparsity one per tensor, then averages over tensors
+        (unweighted, of those that have the metric): ``mean`` of all, ``role:ff`` and so on, ``depth:0`` and so on, by
+        the block that holds a tensor: see `nmtrain.measure.depth`.
 
-        ``update`` counts updates done, this one included, as in metrics.jsonl. A tensor's ``pattern`` is what its axis
-        got of the phase; an average has the pattern and decay that the recipe has in force for most of its tensors.
+        ``update`` counts updates done, this one included, as in metrics.jsonl; ``sparsity`` says for which it was
+        measured. A tensor's ``pattern`` is what its axis got of the phase; an average has the pattern and decay that
+        the recipe has in force for most of its tensors.
         """
         if self._averages is not None:
             self._averages.update(self._gradients())
-        before, self._before = self._before, None
-        if before is None:
+        before, self._before = self._before, {}
+        if not before:
             return []
-        rows = []
-        for i, (m_hat, v_hat) in enumerate(self._moments()):
-            parts = before.parts[i]
-            noise = parts.means(v_hat.addcmul(m_hat, m_hat, value=-1).clamp_(min=0))
-            changed = (parts.mask != self._masks[i] if self._masks else torch.zeros_like(parts.mask)).count_nonzero()
-            row = [before.gradients[i], noise, parts.means_and_variances(v_hat), torch.stack([parts.kept, changed])]
-            rows.append(torch.cat(row))
-        values = torch.stack(rows)
         full = len(self._window) == self._window.maxlen
-        windows = torch.stack(list(self._window)).var(0, correction=0) if full else values[:, 0]
-        values = torch.cat([values, windows.unsqueeze(1)], 1)
-        records = self._records(before, values.tolist(), full)  # the one wait for the device
-        self._measured, self._masks = before.done, [parts.mask.clone() for parts in before.parts]
-        return [*records, *_averages(records, before.states)]
+        windows = torch.stack(list(self._window)).var(0, correction=0) if full else torch.zeros_like(self._window[-1])
+        rows: dict[int, Tensor] = {}
+        for tensors, window_var, (m_hat, v_hat) in zip(self._tensors_of, windows, self._moments(), strict=True):
+            noise = v_hat.addcmul(m_hat, m_hat, value=-1).clamp_(min=0)
+            for i in tensors:
+                split, last = before[i].split, self._masks[i]
+                changed = (torch.zeros_like(split.mask) if last is None else split.mask != last).count_nonzero()
+                counts = torch.stack([split.kept, changed])
+                second = split.means_and_variances(v_hat)
+                rows[i] = torch.cat([before[i].gradient, split.means(noise), second, counts, window_var.unsqueeze(0)])
+        places = range(len(self.tensors))
+        values = torch.stack([rows[i] for i in places]).tolist()  # the one wait for the device
+        states = [before[i].state for i in places]
+        records = self._records(states, values, full)
+        self._measured, self._masks = self._number + 1, [before[i].split.mask.clone() for i in places]
+        return [record for own in self._by_sparsity(records, states) for record in own]
+
+    def _by_sparsity(self, records: list[Record], states: list[SparsityState]) -> Iterator[list[Record]]:
+        """The records of each sparsity with their averages behind them."""
+        for sparsity in dict.fromkeys(self._sparsities):
+            own = [i for i, other in enumerate(self._sparsities) if other == sparsity]
+            found = [records[i] for i in own]
+            yield [*found, *_averages(found, [states[i] for i in own])]
 
     def state_dict(self) -> Record:
         """What a resumed run needs for the same records, bit for bit: last masks, window, running averages."""
@@ -166,16 +187,22 @@ class NoiseMeter:
         }
 
     def load_state_dict(self, state: Record) -> None:
-        """Take up a saved state. That of other tensors or targets says nothing here and is left, with a warning (a
-        dense run is one run for every pattern)."""
+        """Take up a saved state, as far as it is of the same tensors and targets; a warning says if it is not (a dense
+        run is one run for every pattern)."""
+        device = self._weights[0].device
+        labels = list(dict.fromkeys(label for label, _, _ in state["tensors"]))
+        # Before the first measurement there are no masks; earlier checkpoints have an empty list of them then.
+        masks = dict(zip(map(tuple, state["tensors"]), state["masks"], strict=False))
         if state["tensors"] != self._identity():
-            logger.warning("noise was measured on other tensors or patterns before; its window and flips start anew")
-            return
-        devices = [weight.device for weight in self._weights]
+            logger.warning("noise was measured on other tensors or patterns before; what is new here starts anew")
+        self._masks = [
+            None if (mask := masks.get(tuple(identity))) is None else mask.to(device) for identity in self._identity()
+        ]
         self._measured = state["measured"]
-        self._masks = [mask.to(device) for mask, device in zip(state["masks"], devices, strict=False)]
+        if labels != [part.label for part in self._parts]:
+            return
         self._window.clear()
-        self._window.extend(means.to(devices[0]) for means in state["window"])
+        self._window.extend(means.to(device) for means in state["window"])
         if self._averages is not None and state["averages"] is not None:
             self._averages.load(**state["averages"])
 
@@ -183,46 +210,48 @@ class NoiseMeter:
         return [[tensor.label, str(tensor.pattern), tensor.axis] for tensor in self.tensors]
 
     def _pairs(self) -> Iterator[tuple[SparseTensor, Tensor]]:
-        return zip(self.tensors, self._weights, strict=True)
+        return zip(self._parts, self._weights, strict=True)
 
     def _gradients(self) -> list[Tensor]:
         gradients = []
-        for tensor, weight in self._pairs():
+        for part, weight in self._pairs():
             if weight.grad is None:
-                raise RuntimeError(f"{tensor.label} has no gradient; noise is measured where the loss reaches")
-            gradients.append(tensor.part_of(weight.grad))
+                raise RuntimeError(f"{part.label} has no gradient; noise is measured where the loss reaches")
+            gradients.append(part.part_of(weight.grad))
         return gradients
 
     def _moments(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """m_hat and v_hat of each tensor, in float64. Bias corrections too: float32 has 1 - 0.999 to four digits."""
+        """m_hat and v_hat of each part, in float64. Bias corrections too: float32 has 1 - 0.999 to four digits."""
         if self._averages is not None:
             yield from self._averages.corrected()
             return
         betas = {id(weight): group["betas"] for group in self.optimizer.param_groups for weight in group["params"]}
-        for tensor, weight in self._pairs():
+        for part, weight in self._pairs():
             state = self.optimizer.state[weight]
             step = torch.as_tensor(state["step"]).double()
-            m, v = (tensor.part_of(state[key]).double() for key in ("exp_avg", "exp_avg_sq"))
+            m, v = (part.part_of(state[key]).double() for key in ("exp_avg", "exp_avg_sq"))
             beta1, beta2 = betas[id(weight)]
             held_at = torch.as_tensor(state.get("held_at", state["step"])).double()
             yield m / (1 - beta1**step), v / (1 - beta2**held_at)
 
-    def _records(self, before: _Before, rows: list[list[float]], window_is_full: bool) -> list[Record]:
+    def _records(self, states: list[SparsityState], rows: list[list[float]], window_is_full: bool) -> list[Record]:
         records = []
-        for tensor, depth, state, row in zip(self.tensors, self._depths, before.states, rows, strict=True):
+        done = self._number + 1
+        for i, (tensor, state, row) in enumerate(zip(self.tensors, states, rows, strict=True)):
             *entry_values, kept, changed, window_var = row
             entries = prod(tensor.shape)
             values: dict[str, float | None] = dict(zip(_ENTRY_KEYS, entry_values, strict=True))
             for part, count in (("/kept", kept), ("/pruned", entries - kept)):
                 if not count:
                     values |= {key: None for key in _ENTRY_KEYS if key.endswith(part)}
-            since = None if self._measured is None else before.done - self._measured
+            since = None if self._measured is None or self._masks[i] is None else done - self._measured
             records.append(
                 {
-                    "update": before.done,
+                    "update": done,
                     "tensor": tensor.label,
                     "role": tensor.role,
-                    "depth": depth,
+                    "depth": self._depths[i],
+                    "sparsity": self._sparsities[i],
                     "pattern": None if state.pattern is None else str(tensor.fit(state.pattern, state.exact)),
                     "decay": state.decay,
                     "density": 1.0 if state.pattern is None else kept / entries,
@@ -235,7 +264,7 @@ class NoiseMeter:
         return records
 
 
-class _Parts:
+class _Split:
     """A mask's kept and pruned entries, and float64 statistics over both; nothing here waits for the device."""
 
     def __init__(self, mask: Tensor) -> None:
@@ -310,6 +339,7 @@ def _averages(records: list[Record], states: list[SparsityState]) -> Iterator[Re
             "tensor": name,
             "role": role,
             "depth": depth,
+            "sparsity": records[0]["sparsity"],
             "pattern": None if state.pattern is None else str(state.pattern),
             "decay": state.decay,
             **means,

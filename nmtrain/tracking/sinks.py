@@ -42,7 +42,7 @@ class Mirror(Sink):
             self.log(record)
 
     def log(self, record: dict[str, Any]) -> None:
-        self._attempt(self.write, record["update"], scalars(record))
+        self._attempt(self.write, record["update"], scalars(record, str(self.config.sparsity)))
 
     def finish(self, summary: dict[str, Any] | None) -> None:
         self._attempt(self.end, summary)
@@ -77,9 +77,14 @@ class Mirror(Sink):
             )
 
 
-def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a record under the names that mirrors show: ``train/loss``, ``noise/grad_noise/kept``."""
+def scalars(record: dict[str, Any], sparsity: str) -> dict[str, float]:
+    """The numbers of a record under the names that mirrors show: ``train/loss``, ``noise/grad_noise/kept``.
+
+    What a dense run measured by the masks of further patterns than its ``sparsity`` is under ``noise-1of8/...``.
+    """
     prefix = record.get("split", "noise")
+    if (other := record.get("sparsity", sparsity)) != sparsity:
+        prefix = f"noise-{other.replace(':', 'of')}"
     return {f"{prefix}/{name}": value for name, value in numbers(record).items() if name != "update"}
 
 

@@ -34,7 +34,7 @@ from nmtrain.models import build_model, sparsity_rules
 from nmtrain.models.indices import RealIndices
 from nmtrain.models.registry import role_map
 from nmtrain.runs.loaded import in_plugin
-from nmtrain.sparsity import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules, sparsify_model
+from nmtrain.sparsity import NMPattern, NoTensorLeft, SparseTensor, SparsityRule, resolve_rules, sparsify_model
 from nmtrain.training.optim import optimizer_bytes
 from nmtrain.training.start import goes_on, start_told
 from nmtrain.training.text_plan import require_texts_fit, text_cost, text_inputs
@@ -53,7 +53,7 @@ class Plan:
     config: Config
     rules: list[SparsityRule]
     tensors: list[SparseTensor]
-    measured: list[SparseTensor]  # what the noise metrics look at: the same tensors, for a dense run too
+    measured: dict[NMPattern, list[SparseTensor]]  # what the noise metrics look at, by sparsity; of a dense run too
     cost: ForwardCost  # of one sample in eval mode; of text, of a mean validation sample
     training_cost: ForwardCost  # of one sample in train mode
     parameters: int  # of the whole model
@@ -147,11 +147,11 @@ def make_plan(config: Config) -> Plan:
     told = start_told(config, model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        targets, measured = _resolved(config, model, multiplied)
+        rules, measured = _measured(config, model, multiplied)
     if config.is_dense:
         rules, tensors, caught = [], [], []
     else:
-        rules, tensors = targets, measured
+        tensors = measured[config.sparsity]
     cost, training_cost, by_length = _costs(config, model, inputs, tensors)
     return Plan(
         config=config,
@@ -200,7 +200,7 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
             if (found := built[key]) is not None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # each run gives its own
-                    _resolved(config, *found)
+                    _measured(config, *found)
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     return list(faults)
@@ -267,10 +267,22 @@ def _costs(
     return cost, cost, by_length
 
 
-def _resolved(
+def _measured(
     config: Config, model: nn.Module, multiplied: Collection[str]
+) -> tuple[list[SparsityRule], dict[NMPattern, list[SparseTensor]]]:
+    """The rules that a config asks for, and the tensors to measure by sparsity; those of a sparse run are sparse."""
+    found = {sparsity: _resolved(config, model, multiplied, sparsity) for sparsity in config.measured_patterns}
+    bare = [str(sparsity) for sparsity, (_, tensors) in found.items() if not tensors]
+    if bare and config.measure.patterns:
+        raise ConfigError([f"measure.patterns={written(bare)}: no tensor of mask.roles has an axis that M divides"])
+    (rules, _), *_ = found.values()
+    return rules, {sparsity: tensors for sparsity, (_, tensors) in found.items() if tensors}
+
+
+def _resolved(
+    config: Config, model: nn.Module, multiplied: Collection[str], sparsity: NMPattern
 ) -> tuple[list[SparsityRule], list[SparseTensor]]:
-    """The rules and sparse tensors that a config asks for, each phase of each tensor tried.
+    """The rules and sparse tensors that a config asks for at ``sparsity``, each phase of each tensor tried.
 
     A dense run only measures these tensors; those that M does not divide are not measured.
 
@@ -279,7 +291,7 @@ def _resolved(
     """
     mask = config.mask.model_copy(update={"indivisible": "skip"}) if config.is_dense else config.mask
     try:
-        rules = sparsity_rules(model, mask, config.sparsity, role_map(config.model.name))
+        rules = sparsity_rules(model, mask, sparsity, role_map(config.model.name))
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from error
     patterns = f" mask.patterns={written(config.values['mask']['patterns'])}" if config.mask.patterns else ""
@@ -288,7 +300,7 @@ def _resolved(
     except ValueError as error:
         if config.is_dense and isinstance(error, NoTensorLeft):
             return rules, []
-        faults = [f"sparsity={config.sparsity}{patterns}: {line}" for line in str(error).splitlines()]
+        faults = [f"sparsity={sparsity}{patterns}: {line}" for line in str(error).splitlines()]
         if config.mask.indivisible == "error" and any("does not divide" in fault for fault in faults):
             faults.append("mask.indivisible=skip leaves tensors dense whose axis M does not divide")
         raise ConfigError(faults) from error

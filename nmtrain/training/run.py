@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from nmtrain.config.check import Config
 from nmtrain.errors import ConfigError, DataError
 from nmtrain.runs.folder import RunFolder, write_whole
-from nmtrain.sparsity import remove_sparsity, sparsify_model, verify_sparsity
+from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
 from nmtrain.training.environment import (
     describe_environment,
@@ -55,10 +55,20 @@ def run(config: Config) -> dict[str, Any]:
             folder.clear()
         elif folder.state == "finished":
             logger.info("%s is finished already; force=true repeats it", folder.path)
+            if missing := _not_measured(config, folder):
+                logger.warning("its gradient noise was not measured by the masks of %s", ", ".join(missing))
             summary: dict[str, Any] = folder.read_json("summary.json")
             return summary
         with logged_to(folder / "train.log"), status_kept(folder), without_accelerate_variables():
             return _train(plan, folder)
+
+
+def _not_measured(config: Config, folder: RunFolder) -> list[str]:
+    """The patterns by whose masks a finished run should have measured, and did not."""
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    measured = {NMPattern.parse(pattern) for pattern in values["measure"].get("patterns") or [values["sparsity"]]}
+    asked = config.measured_patterns if config.measure.patterns else []
+    return [str(pattern) for pattern in asked if pattern not in measured]
 
 
 def _train(plan: Plan, folder: RunFolder) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import nn
 from nmtrain.measure import NoiseMeter
 from nmtrain.sparsity import NMPattern, SparsityRule, SparsityState, resolve_rules, sparsify_model, sparsity_control
 
+TARGET = NMPattern(1, 4)  # what lines are said to be measured for; masks are those of the tensors
 ENTRY_WISE = ("grad_abs_mean", "grad_abs_var", "grad_noise", "second_moment_mean", "second_moment_var")
 
 
@@ -34,7 +35,7 @@ def test_counts_and_means_that_can_be_checked_by_eye(dense: bool) -> None:
     tensors = resolve_rules(model, rules) if dense else sparsify_model(model, rules)
     weight = model[0].weight if dense else model[0].parametrizations.weight.original
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    meter = NoiseMeter(model, tensors, optimizer, every=3, window=2)
+    meter = NoiseMeter(model, {TARGET: tensors}, optimizer, every=3, window=2)
     state = {NMPattern(1, 2): SparsityState(NMPattern(1, 2))}
 
     def measure(rows, first, **inputs):
@@ -64,7 +65,7 @@ def test_counts_and_means_that_can_be_checked_by_eye(dense: bool) -> None:
 def test_window_is_over_the_last_updates_not_the_last_measurements() -> None:
     model = nn.Sequential(nn.Linear(4, 2, bias=False))
     tensors = sparsify_model(model, [SparsityRule("0.weight", NMPattern(2, 4))])
-    meter = NoiseMeter(model, tensors, torch.optim.AdamW(model.parameters()), every=2, window=3)
+    meter = NoiseMeter(model, {TARGET: tensors}, torch.optim.AdamW(model.parameters()), every=2, window=3)
     records = [step(model, meter, i, inputs=((size,) * 4,)) for i, size in enumerate((7.0, 1.0, 2.0, 6.0))]
     assert records[1][0]["grad_window_var"] is None  # only two updates seen
     assert records[3][0]["grad_window_var"] == pytest.approx(np.var([1, 2, 6]), rel=1e-14)
@@ -74,7 +75,7 @@ def test_noise_is_clamped_at_zero_and_bias_is_corrected_in_full_precision() -> N
     model = nn.Sequential(nn.Linear(4, 2, bias=False))
     tensors = sparsify_model(model, [SparsityRule("0.weight", NMPattern(2, 4))])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.999))
-    meter = NoiseMeter(model, tensors, optimizer, every=1, window=2)
+    meter = NoiseMeter(model, {TARGET: tensors}, optimizer, every=1, window=2)
     sizes = [1.0] * 30 + [10.0] * 10
     records = [step(model, meter, i, inputs=((size,) * 4,))[0] for i, size in enumerate(sizes)]
     assert records[1]["second_moment_mean"] == pytest.approx(1, rel=1e-6)  # float32 has 1 - 0.999**2 to 1e-5
@@ -86,7 +87,7 @@ def test_noise_is_clamped_at_zero_and_bias_is_corrected_in_full_precision() -> N
 def test_a_pattern_that_prunes_nothing_has_no_pruned_entries() -> None:
     model = nn.Sequential(nn.Linear(4, 2))
     tensors = sparsify_model(model, [SparsityRule("0.weight", NMPattern(4, 4))])
-    meter = NoiseMeter(model, tensors, torch.optim.AdamW(model.parameters()), every=1, window=2)
+    meter = NoiseMeter(model, {TARGET: tensors}, torch.optim.AdamW(model.parameters()), every=1, window=2)
     (record, *_) = step(model, meter)
     assert record["density"] == 1.0
     assert all(record[f"{metric}/pruned"] is None for metric in ENTRY_WISE)
@@ -96,7 +97,7 @@ def test_a_pattern_that_prunes_nothing_has_no_pruned_entries() -> None:
 def test_a_tensor_without_gradient_is_named() -> None:
     model = nn.Sequential(nn.Linear(4, 2))
     tensors = sparsify_model(model, [SparsityRule("0.weight", NMPattern(1, 4))])
-    meter = NoiseMeter(model, tensors, torch.optim.AdamW(model.parameters()), every=1, window=2)
+    meter = NoiseMeter(model, {TARGET: tensors}, torch.optim.AdamW(model.parameters()), every=1, window=2)
     with pytest.raises(RuntimeError, match=r"0\.weight has no gradient"):
         meter.see_gradients(0)
 
@@ -106,9 +107,9 @@ def test_intervals_too_short_are_refused(every: int, window: int) -> None:
     model = nn.Sequential(nn.Linear(4, 2))
     tensors = resolve_rules(model, [SparsityRule("0.weight", NMPattern(1, 4))])
     with pytest.raises(ValueError, match=f"every = {every} and window = {window}"):
-        NoiseMeter(model, tensors, torch.optim.AdamW(model.parameters()), every, window)
+        NoiseMeter(model, {TARGET: tensors}, torch.optim.AdamW(model.parameters()), every, window)
     with pytest.raises(ValueError, match="no tensors"):
-        NoiseMeter(model, [], torch.optim.AdamW(model.parameters()), 1, 2)
+        NoiseMeter(model, {TARGET: []}, torch.optim.AdamW(model.parameters()), 1, 2)
 
 
 def train_distributed(rank: int, world: int, optimizer_name: str) -> list[dict]:
@@ -119,7 +120,7 @@ def train_distributed(rank: int, world: int, optimizer_name: str) -> list[dict]:
     tensors = sparsify_model(model, [SparsityRule("*.weight", target, "ff")])
     kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[optimizer_name]
     optimizer = kind(model.parameters(), lr=1e-3)
-    meter = NoiseMeter(model, tensors, optimizer, every=4, window=6)
+    meter = NoiseMeter(model, {TARGET: tensors}, optimizer, every=4, window=6)
     forward = nn.parallel.DistributedDataParallel(model) if world > 1 else model
     records = []
     for number in range(12):

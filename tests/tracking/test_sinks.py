@@ -45,8 +45,10 @@ def test_tracking_does_not_change_the_name_of_a_run(make_config):
 
 def test_mirrors_show_the_numbers_of_a_record_under_its_split():
     record = {"update": 5, "epoch": 0.5, "split": "train", "loss": 2.0, "grad_norm": None, "pattern": "1:8"}
-    assert scalars(record) == {"train/epoch": 0.5, "train/loss": 2.0}
-    assert scalars({"update": 4, "tensor": "mean", "pattern": None, "sad": 3}) == {"noise/sad": 3}
+    assert scalars(record, "1:8") == {"train/epoch": 0.5, "train/loss": 2.0}
+    noise = {"update": 4, "tensor": "mean", "pattern": None, "sad": 3}
+    assert scalars(noise, "1:8") == scalars(noise | {"sparsity": "1:8"}, "1:8") == {"noise/sad": 3}
+    assert scalars(noise | {"sparsity": "1:32"}, "1:8") == {"noise-1of32/sad": 3}
     assert numbers({"a": {"b/c": 1, "d": "x"}, "e": True, "f": 2.5}) == {"a/b/c": 1, "f": 2.5}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from nmtrain.report.read.folders import name_some
+from nmtrain.report.read.grouping import pattern_order
 from nmtrain.report.read.headline import headline_of
 from nmtrain.report.read.identity import method_of
 from nmtrain.report.read.split import WORDS
@@ -47,6 +48,7 @@ def notices(runs: pd.DataFrame) -> list[str]:
     if len(gaps):
         lacking = f"{int(gaps['noise_missing'].sum())} noise measurements"
         said.append(f"Counted, but lacking {lacking} that their configs ask for: {name_some(list(gaps['folder']))}.")
+    said += _other_masks(counted[~counted["afterwards"] & counted["measured_every"].notna()])
     lost = counted[counted["quality"].astype(float).isna()]
     for (split, name), found in lost.groupby(["split", "headline"], sort=False):
         what = f"a final {WORDS[split]} {headline_of(name).label} that is NaN or missing"
@@ -76,6 +78,21 @@ def _on_test(runs: pd.DataFrame) -> Iterable[str]:
         yield (
             "Not evaluated on the test split, as others like them are (nmtrain eval RUN data.evaluate=test does it): "
             f"{name_some(list(missing['folder']))}."
+        )
+
+
+def _other_masks(measured: pd.DataFrame) -> Iterable[str]:
+    """Dense runs whose noise was not split by the mask of each pattern that they stand beside."""
+    lacking: dict[str, list[str]] = {}
+    for _, runs in measured.groupby("dense_group", sort=False):
+        for run in runs[runs["sparsity"].isna()].itertuples():
+            missing = sorted({*runs["sparsity"].dropna()} - {*run.noise_pattern.split(", ")}, key=pattern_order)
+            if missing:
+                lacking.setdefault(", ".join(missing), []).append(run.folder)
+    for patterns, folders in lacking.items():
+        yield (
+            f"Dense, and without noise by the masks of {patterns}, which others beside them have "
+            f"(measure.patterns=[{patterns.replace(' ', '')}] force=true repeats them): {name_some(folders)}."
         )
 
 

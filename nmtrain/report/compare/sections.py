@@ -140,19 +140,26 @@ def patterns_of(runs: pd.DataFrame) -> list[str]:
 def patterns_with_noise(group: Group, noise: pd.DataFrame) -> list[str]:
     """The group's patterns that have noise records, sparsest first; of dense runs alone, their masks'."""
     recorded = evaluated_in_training(finished(group.runs))
-    recorded = recorded[recorded["folder"].isin(noise["folder"].unique())]
     if not group.patterns:
-        return sorted(recorded["noise_pattern"].unique(), key=pattern_order, reverse=True)
+        own = noise[noise["folder"].isin(recorded["folder"])]
+        return sorted(own["sparsity"].unique(), key=pattern_order, reverse=True)
+    recorded = recorded[recorded["folder"].isin(noise["folder"].unique())]
     return [pattern for pattern in reversed(group.patterns) if (recorded["sparsity"] == pattern).any()]
 
 
-def runs_with_noise(group: Group, pattern: str, noise: pd.DataFrame) -> pd.DataFrame:
-    """The runs that a noise figure shows: those at ``pattern``, and the dense ones."""
+def noise_at(group: Group, pattern: str, noise: pd.DataFrame) -> pd.DataFrame:
+    """The lines of ``noise`` that a figure shows: of the runs at ``pattern``, and of the dense ones.
+
+    A dense run was measured by the mask of ``pattern``, or, beside sparse runs, by that of another pattern.
+    """
     runs = evaluated_in_training(finished(group.runs))
-    runs = runs[(runs["sparsity"] == pattern) | (runs["recipe"] == DENSE)]
+    shown = noise[noise["folder"].isin(runs[(runs["sparsity"] == pattern) | (runs["recipe"] == DENSE)]["folder"])]
+    by_its_mask = shown[shown["sparsity"] == pattern]
     if not group.patterns:
-        runs = runs[runs["noise_pattern"] == pattern]
-    return runs[runs["folder"].isin(noise["folder"].unique())]
+        return by_its_mask
+    others = shown[~shown["folder"].isin(by_its_mask["folder"])]
+    first = others.groupby("folder")["sparsity"].transform("first")
+    return pd.concat([by_its_mask, others[others["sparsity"] == first]])
 
 
 def build_sections(frames: Frames) -> list[Section]:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from nmtrain.report.compare.quality import table_title
-from nmtrain.report.compare.sections import DENSE, Group, columns_of, runs_with_noise
+from nmtrain.report.compare.sections import DENSE, Group, columns_of
 from nmtrain.report.draw.drawing import Drawing
 from nmtrain.report.draw.figures import (
     label_x,
@@ -46,8 +46,13 @@ _SAME_SCALE = ((2, 3), (4, 5))  # kept against pruned
 
 @styled()
 def draw_noise(group: Group, section: str, pattern: str, noise: pd.DataFrame, folder: Path) -> Drawing:
-    """All recipes at one pattern, dense beside them: noise, kept against pruned, mask churn, pattern and D."""
-    runs = _told_apart(runs_with_noise(group, pattern, noise))
+    """All recipes at one pattern, dense beside them: noise, kept against pruned, mask churn, pattern and D.
+
+    ``noise``: what `noise_at` gives.
+    """
+    masks = noise.drop_duplicates("folder").set_index("folder")["sparsity"]
+    runs = group.runs[group.runs["folder"].isin(masks.index)]
+    runs = _told_apart(runs.assign(noise_pattern=runs["folder"].map(masks)))
     columns = columns_of(runs)
     data = _noise_data(runs, noise)
     rows = (*_METRICS, *_SCHEDULE)

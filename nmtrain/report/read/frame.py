@@ -23,9 +23,9 @@ from nmtrain.report.read import provenance
 from nmtrain.report.read.defaults import shipped_options
 from nmtrain.report.read.flat import Flat, flatten, without
 from nmtrain.report.read.folders import RunFolder, common_folder, lookup
-from nmtrain.report.read.grouping import column_labels
+from nmtrain.report.read.grouping import column_labels, pattern_text
 from nmtrain.report.read.headline import DEFAULT
-from nmtrain.report.read.identity import identify, signature_of
+from nmtrain.report.read.identity import identify, noise_patterns, signature_of
 from nmtrain.report.read.schedule import strict_from
 from nmtrain.report.read.split import by_split, metrics_on, split_of
 from nmtrain.report.read.tunings import Tunings, read_tunings
@@ -188,7 +188,8 @@ def _noise_missing(folder: RunFolder) -> int:
     if folder.summary is None or not every or folder.afterwards:
         return 0
     recorded = 0 if folder.noise is None else len(folder.noise.points)
-    return max(0, int(folder.summary["updates"] // every - recorded))
+    asked = folder.summary["updates"] // every * len(noise_patterns(folder.config))
+    return max(0, int(asked - recorded))
 
 
 def _recipe_options(config: dict[str, Any]) -> Flat:
@@ -210,12 +211,13 @@ def _curves(folders: Sequence[RunFolder], runs: pd.DataFrame) -> pd.DataFrame:
 
 def _noise(folders: Sequence[RunFolder], names: pd.Series) -> pd.DataFrame:
     rows = [
-        {"folder": name} | point
+        {"folder": name, "sparsity": own} | point  # lines of earlier versions do not say what they were measured for
         for name, folder in zip(names, folders, strict=True)
         if folder.noise is not None
+        for own in [pattern_text(folder.config["sparsity"])]
         for point in folder.noise.points
     ]
-    return pd.DataFrame(rows, columns=None if rows else ["folder", "update", "pattern", "decay"])
+    return pd.DataFrame(rows, columns=None if rows else ["folder", "sparsity", "update", "pattern", "decay"])
 
 
 COLUMNS = (

@@ -110,13 +110,19 @@ def _identity(folder: RunFolder, is_dense: bool) -> dict[str, Any]:
         "roles": None if is_dense else roles_text((summary or {}).get("roles", config["mask"]["roles"])),
         "sparsity": sparsity,
         "target_density": density_of(sparsity),
-        "noise_pattern": target,  # dense runs too are measured with a mask, this one
+        "noise_pattern": ", ".join(noise_patterns(config)),
         "recipe": recipe["name"],
         "variant": recipe["variant"],
         "gradient": recipe["gradient"],
         "seed": config["seed"],
         "lost": _lost(folder),
     }
+
+
+def noise_patterns(config: Mapping[str, Any]) -> list[str]:
+    """The patterns by whose masks a run's noise is measured: dense runs too have one, or several."""
+    given = (config.get("measure") or {}).get("patterns") if config["recipe"]["name"] == "dense" else None
+    return [pattern_text(pattern) for pattern in given or [config["sparsity"]]]
 
 
 def _recipe(folder: RunFolder) -> dict[str, str]:

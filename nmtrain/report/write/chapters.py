@@ -18,8 +18,8 @@ from nmtrain.report.compare.sections import (
     Group,
     Section,
     evaluated_in_training,
+    noise_at,
     patterns_with_noise,
-    runs_with_noise,
 )
 from nmtrain.report.compare.table import Table
 from nmtrain.report.compare.tuning import tuning_table
@@ -116,7 +116,7 @@ def _add_noise(
         if (group.slug, pattern) not in chosen:
             left_out.append(pattern)
             continue
-        drawn = noise[noise["folder"].isin(runs_with_noise(group, pattern, noise)["folder"])]
+        drawn = noise_at(group, pattern, noise)
         part.pending.append(submit(pool, draw_noise, group, section, pattern, drawn, folder))
     if left_out:
         part.notes.append(
