@@ -119,11 +119,13 @@ class TrainConfig(Section):
 class MeasureConfig(Section):
     every: Count | None
     window: Annotated[int, Field(ge=2)]
-    patterns: Annotated[list[Pattern], Field(min_length=1)] | None = None  # runs made before have no such key
+    patterns: list[Pattern] | None = None  # runs made before have no such key
 
     @field_validator("patterns")
     @classmethod
-    def _no_repeats(cls, given: list[NMPattern] | None) -> list[NMPattern] | None:
+    def _distinct(cls, given: list[NMPattern] | None) -> list[NMPattern] | None:
+        if given is not None and not given:
+            raise ValueError("names no pattern; null measures by the mask of sparsity")
         repeated = list(dict.fromkeys(str(pattern) for pattern in given or () if (given or []).count(pattern) > 1))
         if repeated:
             raise ValueError(f"names {', '.join(repeated)} more than once")

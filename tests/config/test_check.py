@@ -227,6 +227,32 @@ def test_a_cooldown_needs_wsd_and_room(shipped):
     check_config(put(shipped(), optim__schedule="wsd", optim__cooldown_fraction=0.9))
 
 
+@pytest.mark.parametrize(
+    ("patterns", "fault"),
+    [
+        (["1:8", " 1:8"], "measure.patterns=[1:8, 1:8]: names 1:8 more than once"),
+        ([], "measure.patterns=[]: names no pattern; null measures by the mask of sparsity"),
+        ("1:8", "measure.patterns=1:8: should be a list, such as [a,b]"),
+        ([124], 'measure.patterns.0: 124 is what YAML reads from an unquoted 2:4; write "2:4"'),
+        (["8:1"], "measure.patterns.0: 8:1: N = 8 exceeds M = 1; N:M keeps N of every M weights"),
+    ],
+)
+def test_patterns_to_measure_are_distinct_patterns(shipped, patterns, fault):
+    assert faults(put(shipped(), measure__patterns=patterns)) == [fault]
+
+
+def test_patterns_to_measure_have_no_effect_where_nothing_is_measured(shipped):
+    assert faults(put(shipped(), measure__patterns=["1:8"], measure__every=None)) == [
+        "measure.patterns=[1:8]: has no effect with measure.every=null"
+    ]
+
+
+def test_patterns_to_measure_change_nothing_about_a_result(make_config):
+    assert make_config("recipe=dense", "measure.patterns=[1:4,1:8]").run_name == make_config("recipe=dense").run_name
+    assert list(map(str, make_config("recipe=dense", "measure.patterns=[1:4,2:8]").measured_patterns)) == ["1:4", "2:8"]
+    assert list(map(str, make_config("recipe=ste", "measure.patterns=[1:4,2:8]").measured_patterns)) == ["1:8"]
+
+
 def test_all_faults_of_one_config_are_listed_together(shipped):
     values = put(
         shipped(),

@@ -26,6 +26,7 @@ CHANGES_NOTHING = {
     "train.log_every",
     "train.checkpoint_every",
     "train.eval_batch_size",
+    "measure.patterns",
 }
 
 

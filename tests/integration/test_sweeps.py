@@ -108,6 +108,45 @@ def test_combinations_that_are_one_run_train_once(sweep, runs):
     assert out.count("\ntraining /") == 3  # force=true repeats what was there before, and none of these
 
 
+def test_a_dense_run_is_measured_by_the_masks_of_all_patterns_of_its_sweep(sweep, runs, tmp_path):
+    measured = ["train.updates=4", "measure.every=2"]
+    assert sweep("recipe=dense", *measured)[0] == 0
+    (alone,) = (tmp_path / "runs").glob("*-dense-*")
+    assert patterns_measured(alone) == ["1:8", "1:8"]
+    weights = (alone / "model.safetensors").read_bytes()
+
+    assert sweep("-m", "recipe=dense,ste", "sparsity=1:8,1:16", "force=true", *measured)[0] == 0
+    assert len(runs()) == 3  # it has the name that it had alone
+    assert patterns_measured(alone) == ["1:8", "1:16", "1:8", "1:16"]
+    assert (alone / "model.safetensors").read_bytes() == weights
+    (sparse,) = (tmp_path / "runs").glob("*-1of16-ste-*")
+    assert patterns_measured(sparse) == ["1:16", "1:16"]
+
+    status, out, _ = sweep("-m", "recipe=dense,ste", "sparsity=1:8,1:16,1:32", *measured)
+    assert status == 0
+    assert "dense" in (said := out[: out.index("was not measured by the masks of 1:32")]).splitlines()[-2]
+    assert "is finished already; force=true repeats it" in said
+    assert patterns_measured(alone) == ["1:8", "1:16", "1:8", "1:16"]
+    report = cli._main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "report")])
+    assert report == 0
+    assert "without noise by the masks of 1:32" in (tmp_path / "report" / "report.md").read_text()
+
+
+def patterns_measured(folder):
+    lines = map(json.loads, (folder / "noise.jsonl").read_text().splitlines())
+    return [line["sparsity"] for line in lines if line["tensor"] == "mean"]
+
+
+def test_patterns_to_measure_that_are_given_stay_and_need_a_dense_run(sweep, tmp_path):
+    given = ["measure.every=2", "measure.patterns=[1:4]"]
+    assert sweep("-m", "recipe=dense,ste", "sparsity=1:8,1:16", *given)[0] == 0
+    (dense,) = (tmp_path / "runs").glob("*-dense-*")
+    assert patterns_measured(dense) == ["1:4"]
+    refusal = "measure.patterns=[1:4]: has no effect with recipe=ste; dense runs read it\n"
+    assert sweep("-m", "recipe=ste,mdgf", *given) == (2, "", refusal)
+    assert sweep("recipe=ste", *given) == (2, "", refusal)
+
+
 def test_a_value_that_a_config_completes_does_not_make_one_run_two(sweep, tmp_path):
     """config.yaml has the whole path of ``init_from``, the command line does not."""
     assert sweep("recipe=dense")[0] == 0

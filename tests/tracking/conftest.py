@@ -86,7 +86,7 @@ def truth() -> Callable:
             if record.get("tensor", "mean") == "mean":
                 row = rows.setdefault(record["update"], {})
                 for name, value in record.items():
-                    if name not in ("update", "split", "tensor", "pattern") and value is not None:
+                    if name not in ("update", "split", "tensor", "sparsity", "pattern") and value is not None:
                         row[f"{record.get('split', 'noise')}/{name}"] = value
         return rows
 

@@ -83,16 +83,18 @@ def _on_test(runs: pd.DataFrame) -> Iterable[str]:
 
 def _other_masks(measured: pd.DataFrame) -> Iterable[str]:
     """Dense runs whose noise was not split by the mask of each pattern that they stand beside."""
-    lacking: dict[str, list[str]] = {}
+    lacking: dict[tuple[str, str], list[str]] = {}
     for _, runs in measured.groupby("dense_group", sort=False):
-        for run in runs[runs["sparsity"].isna()].itertuples():
-            missing = sorted({*runs["sparsity"].dropna()} - {*run.noise_pattern.split(", ")}, key=pattern_order)
-            if missing:
-                lacking.setdefault(", ".join(missing), []).append(run.folder)
-    for patterns, folders in lacking.items():
+        wanted = {*runs["sparsity"].dropna()}
+        dense = runs[runs["sparsity"].isna()]
+        for folder, own in zip(dense["folder"], dense["noise_pattern"].str.split(", "), strict=True):
+            if missing := sorted(wanted.difference(own), key=pattern_order):
+                every = sorted(wanted.union(own), key=pattern_order)
+                lacking.setdefault((", ".join(missing), ",".join(every)), []).append(folder)
+    for (absent, patterns), folders in lacking.items():
         yield (
-            f"Dense, and without noise by the masks of {patterns}, which others beside them have "
-            f"(measure.patterns=[{patterns.replace(' ', '')}] force=true repeats them): {name_some(folders)}."
+            f"Dense, and without noise by the masks of {absent}, which others beside them have "
+            f"(measure.patterns=[{patterns}] force=true repeats them): {name_some(folders)}."
         )
 
 

@@ -206,6 +206,26 @@ def test_noise_of_dense_runs_is_averaged_by_the_mask_that_it_was_measured_with(r
     assert set(data["recipe"]) == {"dense, mask of 1:8", "dense, mask of 1:32", "SDGF stepwise"}
 
 
+def test_noise_of_dense_training_stands_beside_recipes_by_the_mask_of_their_pattern(run, runs, tmp_path):
+    line = {"update": 20, "tensor": "mean", "pattern": None, "decay": 0.0, "sad": 0}
+    lines = [line | {"sparsity": pattern, "grad_noise": value} for pattern, value in (("1:8", 8.0), ("1:32", 32.0))]
+    measure = {"every": 20, "window": 50}
+    run("dense", "1:8", 0, 0.8, noise=lines, config={"measure": measure | {"patterns": ["1:8", "1:32"]}}, updates=20)
+    for pattern in ("1:8", "1:32"):
+        run("sdgf", pattern, 0, 0.8, noise=[line | {"pattern": pattern}], config={"measure": measure}, updates=20)
+    write_report([runs], tmp_path / "out")
+    for pattern, value in (("8", 8.0), ("32", 32.0)):
+        data = pd.read_csv(tmp_path / "out" / "figures" / f"vit-on-glyphs-ff-sparse-noise-1of{pattern}.csv")
+        assert data.set_index("recipe")["grad_noise"].dropna().to_dict() == {"dense": value}
+        assert len(data) == 2
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "use the mask of" not in report
+    assert "without noise" not in report
+    assert "lacking" not in report
+    frame = pd.read_csv(tmp_path / "out" / "frames" / "noise.csv")
+    assert sorted(frame["sparsity"]) == ["1:32", "1:32", "1:8", "1:8"]
+
+
 def test_flops_and_scores_by_older_rules_share_no_table_with_later_ones(run, runs):
     """An image run counted the gradient of its images before, and GLUE scored answers that are no label otherwise."""
     from nmtrain.report.compare.sections import build_sections

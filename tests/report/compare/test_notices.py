@@ -53,6 +53,20 @@ def test_dropped_lines_and_nans_are_counted(run, said):
     ]
 
 
+def test_dense_runs_that_lack_the_mask_of_a_pattern_are_named(run, said):
+    run("dense", "1:4", seed=0, config=MEASURED, noise=noise(3))
+    both = MEASURED["measure"] | {"patterns": ["1:4", "1:8"]}
+    run("dense", "1:4", seed=1, config={"measure": both}, noise=2 * noise(3))
+    run("dense", "1:4", seed=2, config={"measure": both}, noise=noise(3))
+    for pattern in ("1:4", "1:8"):
+        run("sr_ste", pattern, config=MEASURED, noise=noise(3))
+    assert said()[1:] == [
+        "Counted, but lacking 3 noise measurements that their configs ask for: dense-dense-s2.",
+        "Dense, and without noise by the masks of 1:8, which others beside them have (measure.patterns=[1:4,1:8] "
+        "force=true repeats them): dense-dense-s0.",
+    ]
+
+
 def test_same_config_different_code_is_shown(run, said):
     run(seed=0, commit="v0.1.0-3-gaaaaaaa")
     run(seed=1, commit="bbbbbbb-dirty")
