@@ -165,20 +165,19 @@ _SETTING = re.compile(r"\+{0,2}[\w.]+=")
 
 
 def _eval(arguments: list[str]) -> None:
-    arguments, folders = _take("--config-dir", arguments)
     settings = [argument for argument in arguments if _SETTING.match(argument)]
     paths = [argument for argument in arguments if argument not in settings]
-    run = _finished_run(paths, "eval RUN [data.KEY=VALUE ...] [--config-dir DIR]")
+    run = _finished_run(paths, "eval RUN [data.KEY=VALUE ...]")
     from nmtrain.config.compose import evaluation_overrides
 
-    overrides = evaluation_overrides(settings, [*conf_folders(), *(Path(folder).expanduser() for folder in folders)])
+    overrides = evaluation_overrides(settings, conf_folders())
     from nmtrain.training.evaluation import evaluate_run, write_evaluation
 
     evaluation = evaluate_run(run, overrides)
     for name, value in evaluation["metrics"].items():
         print(f"{name}: {value:.6f}")
-    if evaluation["split"] == "test":
-        write_evaluation(run, evaluation)
+    if evaluation["split"] == "test" and (earlier := write_evaluation(run, evaluation)):
+        print(f"other metrics or data stood there before: {earlier} keeps them")
 
 
 def _export(arguments: list[str]) -> None:

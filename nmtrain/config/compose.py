@@ -234,7 +234,7 @@ def evaluation_overrides(arguments: list[str], folders: list[Path]) -> list[str]
     """The settings of `nmtrain eval`, prepared and checked for what they may change.
 
     Args:
-        folders: of --config-dir.
+        folders: further ones with choices, of plug-ins.
 
     Raises:
         ConfigError: as `prepare_overrides`, and for keys that are the run's own.

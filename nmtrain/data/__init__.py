@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nmtrain.data.images.digits import Digits
 from nmtrain.data.images.glyphs import Glyphs
 from nmtrain.data.shapes import DataShape, TextShape
-from nmtrain.data.source import DataSource, ImageSource, TextSource
+from nmtrain.data.source import SPLITS, DataSource, ImageSource, TextSource
 from nmtrain.data.text.corpus import Corpus
 from nmtrain.data.text.g2p import G2P
 from nmtrain.data.text.glue import Glue
@@ -78,6 +78,8 @@ def register(source: _New) -> _New:
         raise PluginError(f"{called}: the class is no dataclass; write @dataclass(frozen=True) below @register")
     if bare := [f.name for f in fields(source) if f.default is MISSING and f.default_factory is MISSING]:
         raise PluginError(f"{called}: the options {bare} have no defaults")
+    if isinstance(source.splits, str) or "val" not in source.splits or not set(source.splits) <= set(SPLITS):
+        raise PluginError(f'{called}: splits={source.splits!r} is neither ("val",) nor ("val", "test")')
     enter("data", name, source, _SOURCES)
     return source
 
@@ -181,6 +183,7 @@ def _source(name: str, options: dict[str, Any], for_classifier: bool = False) ->
         if option not in known
     ]
     lines += source.faults()
+    lines += [line for line in source.split_faults() if line not in lines]  # of a class that leaves these out
     if lines:
         raise ValueError("\n".join(lines))
     return source.for_classifier() if for_classifier and isinstance(source, TextSource) else source

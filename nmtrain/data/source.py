@@ -23,11 +23,14 @@ SPLITS = ("val", "test")  # that a run can be evaluated on
 class DataSource(ABC):
     """Subclasses are frozen dataclasses; their fields are the options of ``conf/data/<name>.yaml``, same defaults.
 
-    What is loaded as validation data is the split that ``evaluate`` names; training data never depend on it.
+    What is loaded as validation data is the split that ``evaluate`` names, one of ``splits``; training data never
+    depend on it.
     """
 
     evaluate: str = "val"
 
+    # What can be evaluated on; a source that does not say so has no test split, and is never asked for one.
+    splits: ClassVar[tuple[str, ...]] = ("val",)
     held_out_by: ClassVar[tuple[str, ...]] = ()  # the options by which data are for test, or for training
     held_out_up_to: ClassVar[tuple[str, ...]] = ()  # the sizes beyond which those held out are drawn as training's are
     of_test_alone: ClassVar[tuple[str, ...]] = ()  # the options that say what the test split is, and nothing else
@@ -43,7 +46,14 @@ class DataSource(ABC):
 
         A subclass adds its own to those of the options that all sources have.
         """
-        return choice_faults("evaluate", self.evaluate, SPLITS)
+        return self.split_faults()
+
+    def split_faults(self) -> list[str]:
+        """One line if there is no such split to evaluate."""
+        lines = choice_faults("evaluate", self.evaluate, self.splits)
+        if lines and self.evaluate in SPLITS:
+            lines[0] += ", the only split that the class declares (splits)"
+        return lines
 
     def files(self) -> list[Path]:
         """The local files and folders that the examples of training and of the split to evaluate are read from; none

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -72,20 +74,38 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def write_evaluation(path: Path, evaluation: dict[str, Any]) -> None:
+def write_evaluation(path: Path, evaluation: dict[str, Any]) -> Path | None:
     """Keep what `evaluate_run` gives, in ``RUN/SPLIT/metrics.json``.
+
+    Returns:
+        Where an earlier evaluation that came to something else, or was on other data, is kept now: a file beside it.
 
     Raises:
         RunFolderError: where it cannot be written.
     """
     file = Path(evaluation["split"]) / "metrics.json"
+    earlier = None
     try:
         (path / file).parent.mkdir(exist_ok=True)
+        if (path / file).exists() and not _is_of_same(path / file, evaluation):
+            places = (path / file.with_suffix(f".{number}.json") for number in count(1))
+            earlier = next(place for place in places if not place.exists())
+            (path / file).rename(earlier)
         RunFolder(path).write_json(str(file), evaluation)
     except OSError as error:
         raise RunFolderError(
             f"{path / file}: cannot be written ({error.strerror}); the metrics are not kept"
         ) from error
+    return earlier
+
+
+def _is_of_same(file: Path, evaluation: dict[str, Any]) -> bool:
+    """Whether a file holds the same metrics of the same data; what was computed by other versions may have others."""
+    try:
+        before = json.loads(file.read_bytes())
+        return all(before[key] == evaluation[key] for key in ("metrics", "data"))
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _config(

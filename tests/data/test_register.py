@@ -61,8 +61,29 @@ def test_a_registered_source_is_described_by_its_name_and_options():
         ValueError, match=r"data.length=3: data=blobs has no such option. Available: \[evaluate, size, "
     ):
         describe_data("blobs", length=3)
-    with pytest.raises(ValueError, match=r"data.evaluate: 'train' is not allowed; allowed: val, test"):
+    with pytest.raises(ValueError, match=r"^data.evaluate: 'train' is not allowed; allowed: val$"):
         describe_data("blobs", evaluate="train")
+
+
+def test_a_source_has_the_splits_that_it_declares():
+    """One that knows nothing of `evaluate` would give its validation data for the test split."""
+
+    @register
+    @dataclass(frozen=True)
+    class Tested(Blobs):
+        name = "tested"
+        splits = ("val", "test")
+
+        def faults(self):
+            return []  # what all sources have is seen to, whatever a class makes of it
+
+    register(Blobs)
+    assert describe_data("tested", evaluate="test").val_size == 8
+    with pytest.raises(ValueError, match=r"^data.evaluate: 'train' is not allowed; allowed: val, test$"):
+        describe_data("tested", evaluate="train")
+    told = "data.evaluate: 'test' is not allowed; allowed: val, the only split that the class declares"
+    with pytest.raises(ValueError, match=rf"^{told} \(splits\)$"):
+        describe_data("blobs", evaluate="test")
 
 
 def test_its_default_options_are_such_as_yaml_has():
@@ -103,6 +124,15 @@ def without_default():
     return Mine
 
 
+def without_validation():
+    @dataclass(frozen=True)
+    class Mine(Blobs):
+        name = "mine"
+        splits = ("test", "dev")
+
+    return Mine
+
+
 def taken():
     @dataclass(frozen=True)
     class Mine(Blobs):
@@ -119,6 +149,7 @@ def taken():
         (abstract(), r"data mine: the class does not define faults, load, shape"),
         (undecorated(), r"data mine: the class is no dataclass; write @dataclass\(frozen=True\) below @register"),
         (without_default(), r"data mine: the options \['path'\] have no defaults"),
+        (without_validation(), r"""splits=\('test', 'dev'\) is neither \("val",\) nor \("val", "test"\)"""),
         (taken(), r"data digits: the name is taken by nmtrain itself; choose another"),
     ],
 )

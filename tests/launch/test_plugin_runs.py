@@ -46,6 +46,7 @@ from nmtrain.data import DataShape, ImageSource, register
 @dataclass(frozen=True)
 class Blobs(ImageSource):
     name = "blobs"
+    splits = ("val", "test")
     size: int = 128
 
     def faults(self):

@@ -114,6 +114,21 @@ def test_metrics_that_cannot_be_written_are_printed(nm, copy):
     assert err == f"{folder}/test/metrics.json: cannot be written (File exists); the metrics are not kept\n"
 
 
+def test_an_evaluation_that_came_to_something_else_is_kept(nm, copy):
+    folder, _ = copy("listops")
+    line = ["eval", str(folder), "data.evaluate=test"]
+    kept = []
+    for size, said in ((12, False), (12, False), (6, True), (12, True)):
+        status, out, _ = nm(*line, f"data.test_size={size}")
+        assert status == 0
+        assert ("other metrics or data stood there before" in out) == said
+        kept.append(json.loads((folder / "test" / "metrics.json").read_text())["data"]["test_size"])
+    assert kept == [12, 12, 6, 12]
+    assert out.splitlines()[-1].endswith(f": {folder}/test/metrics.2.json keeps them")
+    earlier = [json.loads((folder / "test" / f"metrics.{i}.json").read_text())["data"]["test_size"] for i in (1, 2)]
+    assert earlier == [12, 6]
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_data_are_known_by_what_they_hold_wherever_they_lie(split, nm, copy, caplog):
     folder, data = copy("wmt")
@@ -173,9 +188,9 @@ def test_the_checkpoint_of_a_run_that_stands_alone_may_change(nm, checkpoint, tm
         ("wmt", "data.path=a,b", "data.path=a,b: eval takes one value\n"),
         ("wmt", "data.path=[", "data.path=[: the value cannot be read; "),
         ("wmt", "train.eval_batch_size=0", "train.eval_batch_size=0: should be greater than or equal to 1\n"),
-        ("wmt", "--config-dir nowhere", "--config-dir=nowhere: there is no such folder\n"),
-        ("wmt", "--dry-run", "usage: nmtrain eval RUN [data.KEY=VALUE ...] [--config-dir DIR]\n"),
-        ("wmt", "data.path", "usage: nmtrain eval RUN [data.KEY=VALUE ...] [--config-dir DIR]\n"),
+        ("wmt", "--config-dir here", "usage: nmtrain eval RUN [data.KEY=VALUE ...]\n"),
+        ("wmt", "--dry-run", "usage: nmtrain eval RUN [data.KEY=VALUE ...]\n"),
+        ("wmt", "data.path", "usage: nmtrain eval RUN [data.KEY=VALUE ...]\n"),
     ],
 )  # fmt: skip
 def test_what_eval_does_not_take_is_refused_by_name(name, overrides, message, refused, made):

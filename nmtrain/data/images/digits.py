@@ -28,6 +28,7 @@ class Digits(ImageSource):
     augment: bool = True
     test_split: bool = True
 
+    splits = ("val", "test")
     held_out_by = ("test_split",)
 
     def faults(self) -> list[str]:

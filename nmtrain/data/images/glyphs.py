@@ -62,6 +62,7 @@ class Glyphs(ImageSource):
     augment: bool = False
     cache_dir: str | None = None
 
+    splits = ("val", "test")
     of_test_alone = ("test_size",)
 
     def faults(self) -> list[str]:

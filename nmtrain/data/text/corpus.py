@@ -51,6 +51,7 @@ class Corpus(TextSource):
     mean_span: float = 3.0
     cache_dir: str | None = None
 
+    splits = ("val", "test")
     held_out_by = ("window", "val_fraction", "test_fraction")
     headline = "perplexity"
 

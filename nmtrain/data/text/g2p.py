@@ -43,6 +43,7 @@ class G2P(TextSource):
     test_size: int = 12_000
 
     headline = "word_accuracy"
+    splits = ("val", "test")
     held_out_by = ("val_size", "test_size")
 
     def faults(self) -> list[str]:

@@ -49,6 +49,8 @@ class Glue(TextSource):
     form: str = "auto"
     cache_dir: str | None = None
 
+    splits = ("val", "test")
+
     @property
     def headline(self) -> str:
         return TASKS[self.task].headline

@@ -44,6 +44,7 @@ class ListOps(TextSource):
     cache_dir: str | None = None
 
     headline = "accuracy"
+    splits = ("val", "test")
     held_out_by = ("max_length", "max_depth", "max_arguments", "generation_seed")
     held_out_up_to = ("val_size", "test_size")
 

@@ -85,6 +85,7 @@ class WMT(TextSource):
     cache_dir: str | None = None
 
     headline = "bleu"
+    splits = ("val", "test")
 
     def faults(self) -> list[str]:
         lines = [
