@@ -13,6 +13,7 @@ from nmtrain.errors import DataError
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
+ADVICE = ". Where there is a local copy, give "
 _PATIENCE = 4.0  # seconds that the hub has to answer
 
 
@@ -27,7 +28,7 @@ def require_hub(what: str, option: str) -> None:
         DataError: within a few seconds, where it does not; the message names ``option``.
     """
     if reason := _unreachable():
-        raise DataError(f"{what} is not on this machine, and {reason}. Where there is a local copy, give {option}")
+        raise DataError(f"{what} is not on this machine, and {reason}{ADVICE}{option}")
 
 
 def _unreachable() -> str | None:

@@ -23,7 +23,7 @@ from nmtrain.errors import ConfigError, DataError, RunFolderError
 from nmtrain.models import build_model
 from nmtrain.runs.folder import RunFolder
 from nmtrain.training.environment import FIXES, package_versions, require_device
-from nmtrain.training.export import load_model, saved_values
+from nmtrain.training.export import load_model, origin_told, saved_values
 from nmtrain.training.kept import kept_model, kept_shape
 from nmtrain.training.loading import input_files, load_task, other_examples, other_files
 from nmtrain.training.task import Task
@@ -55,7 +55,8 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     device = torch.device("cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu")
     model.to(device)
     try:
-        task, digests = _load_task(folder, config, values["data"]["evaluate"], model, kept is not None)
+        with origin_told(folder):
+            task, digests = _load_task(folder, config, values["data"]["evaluate"], model, kept is not None)
     except ValueError as error:  # of a tokenizer that is gone
         raise RunFolderError(f"{path}: {error}") from error
     with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):

@@ -19,7 +19,8 @@ from nmtrain.config.check import Config, check_config
 from nmtrain.config.choices import groups
 from nmtrain.data import DataShape, TextShape, data_names
 from nmtrain.data.earlier import completed
-from nmtrain.errors import RunFolderError
+from nmtrain.data.hub import ADVICE
+from nmtrain.errors import DataError, RunFolderError
 from nmtrain.models import build_model
 from nmtrain.models.registry import is_registered
 from nmtrain.models.saved import aliases, load_saved
@@ -31,6 +32,8 @@ from nmtrain.sparsity import NMPattern, SparsityRule, verify_sparsity
 from nmtrain.training.kept import kept_model, kept_shape
 
 logger = logging.getLogger(__name__)
+
+_ORIGINS = ("data.path=", "data=", "model.pretrained=", "model.name=", "model.tokenizer=")
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -60,8 +63,9 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
     folder = RunFolder(path)
     folder.require_finished()
     shape = kept_shape(folder)
-    with damage_told(folder / "config.yaml"):
-        config = check_config(saved_values(folder), shape)
+    values = saved_values(folder)
+    with damage_told(folder / "config.yaml"), origin_told(folder):
+        config = check_config(values, shape)
     if shape is not None:
         config = replace(config, model=kept_model(folder, config.model))
     return config, load_model(folder, config)
@@ -88,7 +92,7 @@ def saved_values(folder: RunFolder) -> dict[str, Any]:
 
 def load_model(folder: RunFolder, config: Config) -> nn.Module:
     """The final projected model of a run, as `load_run`, for a config that is checked."""
-    with damage_told(folder / "config.yaml"):
+    with damage_told(folder / "config.yaml"), origin_told(folder):
         model = build_model(config.model, config.data_shape, pretrained=False)
     file = folder / "model.safetensors"
     with damage_told(file):
@@ -106,6 +110,24 @@ def damage_told(file: Path) -> Iterator[None]:
         raise RunFolderError(f"{file}: {error.strerror or error}") from error
     except (ValueError, KeyError, RuntimeError, SafetensorError, yaml.YAMLError) as error:
         raise RunFolderError(f"{file}: does not hold what this run left: {error}") from error
+
+
+@contextmanager
+def origin_told(folder: RunFolder) -> Iterator[None]:
+    """Say what is gone of the data or the checkpoint that a folder of before, which keeps nothing of them, needs.
+
+    What else errors advise, such as other settings, is nothing that a finished run takes.
+    """
+    try:
+        yield
+    except (DataError, ValueError) as error:
+        needed = [line.partition(ADVICE)[0] for line in str(error).splitlines()]
+        if kept_shape(folder) is not None or not all(line.startswith(_ORIGINS) for line in needed):
+            raise
+        raise RunFolderError(
+            f"{folder.path}: was made by an earlier version, and needs what it was trained with where that was:"
+            f" {'; '.join(needed)}"
+        ) from error
 
 
 def _recorded_rules(folder: RunFolder) -> list[SparsityRule]:
@@ -138,7 +160,8 @@ def export_run(path: Path, out: Path) -> str:
     config, model = load_run(path)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return _export_text(config, model, out) if config.model.reads_text else _export_image(config, model, out)
+        with origin_told(RunFolder(path)):
+            return _export_text(config, model, out) if config.model.reads_text else _export_image(config, model, out)
     except ValueError as error:  # of a tokenizer that is gone
         raise RunFolderError(f"{path}: {error}") from error
     except OSError as error:

@@ -124,10 +124,34 @@ def test_folders_of_before_say_where_to_name_data_that_moved(line, tmp_path):
     (tmp_path / "at first").rename(tmp_path / "now at")
     with pytest.raises(ConfigError, match=r"there is no such folder; name where it is now: nmtrain eval "):
         evaluate_run(config.run_folder)
-    with pytest.raises(RunFolderError, match=r"config\.yaml: does not hold what this run left: data\.path="):
+    with pytest.raises(RunFolderError) as refusal:
         load_run(config.run_folder)
+    assert str(refusal.value) == (
+        f"{config.run_folder}: was made by an earlier version, and needs what it was trained with where that was:"
+        f" data.path={tmp_path}/at first/data: there is no such folder"
+    )
     moved = evaluation_overrides([f"data.path={tmp_path}/now at/data"], [])
     assert evaluate_run(config.run_folder, moved)["metrics"] == summary["metrics"]
+
+
+@pytest.mark.parametrize("load", [evaluate_run, lambda run_folder: export_run(run_folder, run_folder / "out")])
+def test_folders_of_before_name_the_checkpoint_that_is_gone(load, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for where, reason in (
+        (f"{tmp_path}/at first", "transformers cannot load it: there is no such folder"),
+        ("at first", "is not on this machine, and HF_HUB_OFFLINE forbids to ask the Hugging Face hub"),
+    ):
+        config = check(tmp_path, *(part.replace(f"{tmp_path}/at first", where) for part in line("t5 on listops")))
+        run(config)
+        shutil.rmtree(config.run_folder / "model")
+        (tmp_path / "at first").rename(tmp_path / f"now at {len(reason)}")
+        with pytest.raises(RunFolderError) as refusal:
+            load(config.run_folder)
+        assert str(refusal.value).startswith(
+            f"{config.run_folder}: was made by an earlier version, and needs what it was trained with where that was:"
+            f" model.pretrained={where}/checkpoint"
+        )
+        assert str(refusal.value).endswith(reason)
 
 
 def test_a_resumed_run_keeps_what_its_folder_lacks(tmp_path):
