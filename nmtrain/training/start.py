@@ -48,8 +48,8 @@ def start_told(config: Config, model: nn.Module) -> list[str]:
         if not (config.init_from or config.model.pretrained) or goes_on(config):
             return []
         with naming(_setting(config)):
-            if is_registered(config.model.name):
-                raise ValueError(f"model.name={config.model.name} is of a plug-in, and starts from random weights only")
+            if is_registered(config.model.name) and config.init_from is None:
+                raise ValueError(f"is not for model.name={config.model.name} of a plug-in; init_from=RUN is")
             told = _told(config, model)
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from error
@@ -69,6 +69,10 @@ def starting_model(config: Config, checkpoint: dict[str, Any] | None) -> nn.Modu
     if isinstance(shape, DataShape):
         if checkpoint or config.init_from is None:
             return build_model(config.model, shape, pretrained=checkpoint is None)
+        if is_registered(config.model.name):
+            model = build_model(config.model, shape, pretrained=False)
+            load_saved(model, load_file(_weights(config.init_from)))
+            return model
         from nmtrain.models.vision import build_vision_model
 
         return build_vision_model(config.model.name, shape, config.model.options, _weights(config.init_from))
@@ -139,6 +143,12 @@ def _told(config: Config, model: nn.Module) -> list[str]:
     theirs = _run_to_start_from(config, config.init_from)
     if isinstance(config.data_shape, TextShape):
         return _text_told(config, model, theirs, config.init_from)
+    if is_registered(config.model.name):
+        # What options mean is the plug-in's to know, and those that neither says are its defaults.
+        given = [{"name": one.name, **one.options} for one in (theirs, config.model)]
+        shared = given[0].keys() & given[1].keys()
+        _require_same(*({key: one[key] for key in shared} for one in given))
+        return _fit_told(config, model, config.init_from)
     _require_same(_image_architecture(theirs, config.data_shape), _image_architecture(config.model, config.data_shape))
     return _image_told(config, _weights(config.init_from))
 
@@ -193,6 +203,12 @@ def _text_told(config: Config, model: nn.Module, theirs: ModelConfig, run: Path)
     same_words = (theirs.tokenizer, theirs.pretrained) == (ours.tokenizer, ours.pretrained)
     if not same_words and _tokenizer_of(run, theirs).fingerprint != build_tokenizer(ours).fingerprint:
         raise ValueError("its tokenizer is another one, and its embeddings are of other tokens")
+    return _fit_told(config, model, run)
+
+
+def _fit_told(config: Config, model: nn.Module, run: Path) -> list[str]:
+    """What of a run's weights a model will not take, in words. Raises ValueError where it is more than a head."""
+    ours = config.model
     try:
         tensors = shapes_of(_weights(run))
     except (OSError, SafetensorError) as error:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 FAST = ["train.updates=4", "train.eval_every=1", "train.log_every=1", "measure=off"]
 NETS = """\
@@ -140,6 +142,29 @@ def test_a_run_of_own_recipe_model_and_data_records_what_it_loaded(nm, folder, c
     (run / "environment.json").write_text(json.dumps(environment))
     assert nm("eval", str(run), *plugins)[0] == 0
     assert f"{run}: {folder}/blobs.py is not what this run was trained with" in caplog.text
+
+
+def test_a_model_of_a_plug_in_starts_from_a_run_whose_shapes_are_its_own(nm, folder):
+    line = ["--plugins", str(folder), "experiment=blobs", *FAST]
+    assert nm(*line, "recipe=dense")[0] == 0
+    (dense,) = Path("results/runs").iterdir()
+    start = f"init_from={dense.absolute()}"
+    rates = ["optim.lr=1e-12", "optim.warmup_fraction=0", "optim.final_lr=0"]
+    assert nm(*line, "recipe=static", *rates, start)[0] == 0
+    (sparse,) = Path("results/runs").glob("*-static-*")
+    there, here = (load_file(run / "model.safetensors")["3.weight"] for run in (dense, sparse))
+    assert torch.allclose(there, here, atol=1e-9)  # dense, as the run began and ended with it
+
+    status, _, err = nm(*line, start, "model.options.width=32")
+    assert status == 2
+    assert err.startswith(
+        f"{start}: does not fit mixer with {{width:32}}: other shapes: 1.weight ([64, 64] there, [32,"
+    )
+    config = dense / "config.yaml"
+    config.write_text(config.read_text().replace("options: {}", "options: {width: 48}"))
+    assert "another architecture: width is 48 there and 64 here" in nm(*line, start, "model.options.width=64")[2]
+    refusal = "model.pretrained=x.pt: is not for model.name=mixer of a plug-in; init_from=RUN is\n"
+    assert nm(*line, "model.pretrained=x.pt")[2] == refusal
 
 
 @pytest.mark.slow
