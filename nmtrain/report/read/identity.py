@@ -18,11 +18,11 @@ from nmtrain.report.read.grouping import (
     keys_of,
     pattern_text,
     roles_text,
-    setting_of,
 )
 from nmtrain.report.read.headline import DEFAULT
 from nmtrain.report.read.provenance import older_rules
 from nmtrain.report.read.split import split_of
+from nmtrain.report.read.starts import Starts
 from nmtrain.report.read.tunings import Tunings
 from nmtrain.runs.folder import NOT_FINITE
 
@@ -33,7 +33,10 @@ _VERSION = re.compile(r"\|?version:[^|]*")  # of sacreBLEU, in its signature
 
 def identify(folders: Sequence[RunFolder], tunings: Tunings) -> tuple[list[dict[str, Any]], dict[str, Flat]]:
     """What each run is; and ``settings``: what the config of each group says, by the group's key."""
-    alike = [tunings.setting(folder.path, setting_of(folder.config)) if folder.config else None for folder in folders]
+    starts = Starts(folders)
+    alike = [
+        tunings.setting(folder.path, starts.setting(folder.config)) if folder.config else None for folder in folders
+    ]
     metrics = _metrics(folders, alike)
     settings: dict[str, Flat] = {}
     identities: list[dict[str, Any]] = []

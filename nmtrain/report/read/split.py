@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from nmtrain.report.read.folders import RunFolder
-from nmtrain.report.read.grouping import keys_of, setting_of
+from nmtrain.report.read.grouping import keys_of
+from nmtrain.report.read.starts import Starts
 
 WORDS = {"val": "validation", "test": "test"}
 
@@ -33,12 +34,13 @@ def by_split(folders: Sequence[RunFolder]) -> list[RunFolder]:
     evaluated is there without a summary.
     """
     tested = [_tested(folder) for folder in folders if folder.test is not None]
-    families = {_family(run) for run in tested}
+    starts = Starts(folders)
+    families = {_family(run, starts) for run in tested}
     for folder in folders:
         if folder.test is None and folder.status in ("failed", "finished") and split_of(folder.config) == "val":
             config = folder.config | {"data": folder.config["data"] | {"evaluate": "test"}}
             run = replace(folder, config=config, summary=None, metrics=None, noise=None, afterwards=True)
-            if families and _family(run) in families:
+            if families and _family(run, starts) in families:
                 tested.append(run)
     return [*folders, *tested]
 
@@ -51,5 +53,5 @@ def _tested(folder: RunFolder) -> RunFolder:
     return replace(folder, config=config, summary=folder.summary | scored, metrics=None, noise=None, afterwards=True)
 
 
-def _family(run: RunFolder) -> str:
-    return keys_of(setting_of(run.config), False).dense_family
+def _family(run: RunFolder, starts: Starts) -> str:
+    return keys_of(starts.setting(run.config), False).dense_family
