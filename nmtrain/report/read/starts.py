@@ -17,23 +17,35 @@ from nmtrain.report.read.grouping import SPARSE_ONLY, pattern_text, setting_of
 
 
 class Starts:
-    """The runs of a report, by name: one of them that another started from may have moved here from elsewhere."""
+    """What the runs of a report started from; a run of the report itself is known by its name, wherever it was."""
 
     def __init__(self, folders: Sequence[RunFolder]) -> None:
-        self._configs = {folder.path.name: folder.config for folder in folders if folder.config}
+        trained = [folder for folder in folders if folder.config and not folder.afterwards]
+        self._configs = {folder.path.name: folder.config for folder in trained}
+        self._names: dict[str, set[str]] = {}  # of the runs of each kind that something started from
+        for folder in trained:
+            if (kind := self._kind_of_start(folder.config)) is not None:
+                self._names.setdefault(kind, set()).add(Path(folder.config["init_from"]).name)
 
     def setting(self, config: Mapping[str, Any]) -> Flat:
-        """`setting_of`, in which ``init_from`` says what run it was but for its seed; its name where it is gone."""
-        setting = setting_of(config)
-        start = config.get("init_from")
-        if not start:
-            return setting
-        began = self._configs.get(Path(start).name) or _config_in(start)
-        return setting | {"init_from": self._said(began)} if began else setting
+        """`setting_of`, in which ``init_from`` is the name of a run, or what several have in common but for the seed.
 
-    def _said(self, config: Mapping[str, Any]) -> str:
+        Where the run is gone its name stands alone.
+        """
+        kind = self._kind_of_start(config)
+        several = kind is not None and len(self._names.get(kind, ())) > 1
+        return setting_of(config) | ({"init_from": kind} if several else {})
+
+    def _kind_of_start(self, config: Mapping[str, Any]) -> str | None:
+        start = config.get("init_from")
+        began = (self._configs.get(Path(start).name) or _config_in(start)) if start else None
+        return self._kind(began) if began else None
+
+    def _kind(self, config: Mapping[str, Any]) -> str:
         """``vit-glyphs-dense-0123abcd``: model, data and recipe, and a digest of all that changes a result."""
-        recipe, setting = config["recipe"], self.setting(config)
+        recipe, setting = config["recipe"], setting_of(config)
+        if (start := self._kind_of_start(config)) is not None:
+            setting["init_from"] = start
         if recipe["name"] == "dense":
             setting = without(setting, SPARSE_ONLY)
         else:

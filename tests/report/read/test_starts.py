@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -64,7 +65,21 @@ def test_where_the_dense_runs_are_gone_their_names_tell_runs_apart(from_dense, r
     assert sorted(found) == ["70.00", "80.00"]
 
 
-def test_titles_say_from_what_kind_of_run(from_dense, runs):
+def titles(folder):
+    return [section.title for section in build_sections(build_frames(read_runs([folder])))]
+
+
+def test_titles_name_the_run_or_the_kind_of_several(from_dense, runs):
     from_dense()
-    titles = [section.title for section in build_sections(build_frames(read_runs([runs])))]
-    assert [title for title in titles if "(init_from=vit-glyphs-dense-" in title]
+    assert [title for title in titles(runs) if "(init_from=vit-glyphs-dense-" in title]
+    shutil.rmtree(next(runs.glob("static-*-s1")))
+    assert [title for title in titles(runs) if "(init_from=dense-s0)" in title]
+
+
+def test_one_run_that_was_scored_on_test_is_of_the_kind_that_it_was(from_dense, runs):
+    from_dense()
+    content = {"run": "dense-s0", "split": "test", "headline": "accuracy", "metrics": {"test/accuracy": 0.8}}
+    content["data"] = {"name": "glyphs", "evaluate": "test", "test_size": 77}
+    (runs / "dense-s0" / "test").mkdir()
+    (runs / "dense-s0" / "test" / "metrics.json").write_text(json.dumps(content))
+    assert ("static", "75.00 ± 63.53") in cells(runs)
