@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nmtrain.report.compare.quality import pattern_cell, row_results, run_marks, signature_note
-from nmtrain.report.compare.scores import NOT_A_NUMBER, TEST, Scores, best_of, standing
+from nmtrain.report.compare.scores import NOT_A_NUMBER, WITH_THE_BEST, Row, Scores, compare
 from nmtrain.report.compare.sections import DENSE, Result, Section, patterns_of
 from nmtrain.report.compare.statistics import distinct_levels, interpolate
 from nmtrain.report.compare.table import NOTHING, TRAINING_FLOPS, Cell, Table, quantity, seconds
@@ -68,7 +68,7 @@ def equal_flops_table(section: Section, curves: pd.DataFrame) -> Table | None:
         "that never finished below it, interpolated in FLOPs between the evaluations of its shortest longer length. "
         "What did better for no more, a shorter length or a point inside a longer one, has a row of its own. Bold: the "
         "best of the sparse recipes, if there are two to rank.",
-        TEST,
+        WITH_THE_BEST,
         *signature_note(section.runs),
         *([f"In no row, since no seed finished: {', '.join(dict.fromkeys(without))}."] if without else []),
     ]
@@ -91,21 +91,19 @@ def _budget_rows(
     for result, flops in spent:
         columns[result.label].append((result, flops))
     found = [at for lengths in columns.values() for at in answers(budget, lengths, points, headline)]
-    competing = [at for at in found if at.competes]
-    several = len({at.result.label for at in competing}) > 1
-    best = best_of((at.scores for at in competing), headline) if several else None
+    competing = {at.result.anchor: at for at in found if at.competes}
+    several = len({at.result.label for at in competing.values()}) > 1  # of one recipe alone, none is the best
+    tests = compare({anchor: at.scores for anchor, at in competing.items()} if several else {}, headline)
     stub = [pattern_cell(pattern), Cell(quantity(budget, "FLOPs"), value=budget)]
-    return [
-        _budget_row(stub, at, standing(at.scores, best, headline) if at.competes else (False, ""), headline)
-        for at in found
-    ]
+    return [_budget_row(stub, at, tests) for at in found]
 
 
-def _budget_row(stub: list[Cell], at: AtBudget, standing: tuple[bool, str], headline: Headline) -> list[Cell]:
-    text, detail = at.scores.text(headline)
-    is_best, mark = standing
+def _budget_row(stub: list[Cell], at: AtBudget, tests: Row) -> list[Cell]:
+    text, detail = at.scores.text(tests.headline)
     result, quality = at.result, at.scores.quality
-    marks = mark + run_marks(at.scores, result.runs) + _SOURCE_MARKS[at.source]
+    marks = tests.mark(result.anchor) if result.anchor in tests.scores else ""
+    marks += run_marks(at.scores, result.runs) + _SOURCE_MARKS[at.source]
+    is_best = result.anchor == tests.best
     size = result.mean("bytes")
     return [
         *stub,

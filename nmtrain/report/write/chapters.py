@@ -13,7 +13,7 @@ from nmtrain.report.compare.advice import Advice, advice
 from nmtrain.report.compare.cost import cost_table
 from nmtrain.report.compare.equal_flops import equal_flops_table
 from nmtrain.report.compare.glue_average import glue_tables, why_no_average
-from nmtrain.report.compare.quality import difference_table, quality_table
+from nmtrain.report.compare.quality import best_difference_table, difference_table, quality_table
 from nmtrain.report.compare.sections import (
     Group,
     Section,
@@ -93,7 +93,7 @@ def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, po
 def _add_tables(part: Part, group: Group, section: str) -> None:
     differences = difference_table(group, section)
     cost = cost_table(group, section) if group.has_results else None
-    tables = (quality_table(group, section), differences, cost)
+    tables = (quality_table(group, section), best_difference_table(group, section), differences, cost)
     part.advice += advice(group)
     part.tables += [table for table in tables if table is not None]
     if differences is None:

@@ -88,7 +88,7 @@ def test_who_finished_for_less_answers_for_every_higher_budget_and_competes(run,
     ]
     assert found["1.24 TFLOPs", "SDGF geometric"][:4] == ("76.66 ± 1.33", "sd 0.53, n = 3", "finished for less", "↓")
     assert found["1.24 TFLOPs", "SR-STE"][2:4] == ("finished for less", "≈↓")
-    assert found["1.24 TFLOPs", "SDGF stepwise"][2:4] == ("finished", "")  # 5.4 points below: p = 0.03
+    assert found["1.24 TFLOPs", "SDGF stepwise"][2:4] == ("finished", "≈")  # 5.4 points below: p = 0.029, Holm 0.057
     table = table_of(runs)
     spent = {row[2].text: row[5].text for row in table.rows if row[1].text == "1.24 TFLOPs"}
     assert spent == {"SDGF stepwise": "1.24 TFLOPs", "SDGF geometric": "1.03 TFLOPs", "SR-STE": "1.03 TFLOPs"}
