@@ -56,18 +56,20 @@ def equal_flops_table(section: Section, curves: pd.DataFrame) -> Table | None:
             f"{result.label} at {pattern} ({result.scores.lost_text})" for result in results if not len(result.finished)
         ]
         spent = [(result, result.mean("training_flops")) for result in results if len(result.finished)]
+        # Inside a longer run the learning rate has not come down: where there are several lengths, those are compared.
+        inside = points if len({result.runs["dense_group"].iloc[0] for result, _ in spent}) == 1 else {}
         for budget in _budgets(spent):
-            rows += _budget_rows(pattern, budget, spent, points, section.headline)
+            rows += _budget_rows(pattern, budget, spent, inside, section.headline)
     if not rows:
         return None
     headline = section.headline
     notes = [
         TRAINING_FLOPS,
         "A budget is what some sparse recipe spent in full: the mean over the seeds of one length, and what lies "
-        f"within 5 % below. {headline.title} at it: of the length of a recipe that finished nearest below it; of one "
-        "that never finished below it, interpolated in FLOPs between the evaluations of its shortest longer length. "
-        "What did better for no more, a shorter length or a point inside a longer one, has a row of its own. Bold: the "
-        "best of the sparse recipes, if there are two to rank.",
+        f"within 5 % below. {headline.title} at it: of the length of a recipe that finished nearest below it; a "
+        "shorter one that did better has a row of its own. Where all runs of a pattern have one length, a recipe that "
+        "spent more is interpolated in FLOPs between its evaluations; where there are several lengths, only finished "
+        "runs are compared. Bold: the best of the sparse recipes, if there are two to rank.",
         WITH_THE_BEST,
         *signature_note(section.runs),
         *([f"In no row, since no seed finished: {', '.join(dict.fromkeys(without))}."] if without else []),
@@ -126,17 +128,15 @@ def _measured(result: Result) -> Cell:
 def answers(budget: float, lengths: list[tuple[Result, float]], points: Points, headline: Headline) -> list[AtBudget]:
     """What one recipe, of several ``lengths`` with their mean training FLOPs, answers for ``budget``; [] if nothing.
 
-    One length for all seeds: that which finished nearest below. The best of what did better for no more comes before.
+    One length for all seeds: that which finished nearest below. The best of what did better for less comes before. If
+    none finished below: a point inside the shortest, as far as ``points`` has its runs.
     """
     rising = sorted(lengths, key=lambda length: length[1])
     below = [_finished(budget, result, flops) for result, flops in rising if flops <= budget]
-    longer = [result for result, flops in rising if flops > budget]
-    inside = _inside(budget, longer[0], points) if longer else None
     if not below:
+        inside = _inside(budget, rising[0][0], points)
         return [] if inside is None else [inside]
     *others, nearest = below
-    if inside is not None and inside.source == INTERPOLATED and nearest.source == CHEAPER:
-        others.append(inside)
 
     def gain(at: AtBudget) -> float:
         return headline.gain(at.scores.quality.mean) if at.scores.rankable else -math.inf
