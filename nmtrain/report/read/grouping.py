@@ -18,6 +18,7 @@ from typing import Any
 
 from nmtrain.data import options_of_test_alone
 from nmtrain.data.earlier import completed
+from nmtrain.recipes import RECIPES, Recipe
 from nmtrain.report.read.defaults import shipped_settings
 from nmtrain.report.read.flat import Flat, describe, differing, flatten, without
 from nmtrain.sparsity.pattern import NMPattern
@@ -49,13 +50,11 @@ _UNTITLED = (
 
 _ROLES = ("ff", "q", "k", "v", "o", "conv")  # the order in which architecture.md names them
 
-# A column names its gradient rule where it is not the recipe's default (method.md, section 2).
+# A column names its gradient rule where it is not the recipe's default. Whether plug-ins are loaded changes no report.
 DEFAULT_GRADIENT = {
-    "static": "masked",
-    "ste": "straight_through",
-    "sr_ste": "straight_through",
-    "mdgf": "masked",
-    "sdgf": "straight_through",
+    name: str(recipe.gradient)
+    for name, recipe in RECIPES.items()
+    if recipe.__module__.startswith(Recipe.__module__.rpartition(".")[0])
 }
 # Options that the name of the variant tells.
 _IN_VARIANT = ("structure", "decay")
@@ -72,6 +71,15 @@ VARIANTS = {
     "sdgf_geometric": "SDGF geometric",
     "sdgf_densify": "SDGF densify",
     "sdgf_custom": "SDGF custom",
+    "gmp": "GMP",
+    "asp": "ASP",
+    "step": "STEP",
+    "s_ste": "S-STE",
+    "feather": "Feather",
+    "rigl": "RigL",
+    "top_kast": "Top-KAST",
+    "ac_dc": "AC/DC",
+    "maxq": "MaxQ",
 }
 
 
@@ -192,7 +200,7 @@ def column_labels(
 def variant_label(variant: str) -> str:
     """The name in tables; unknown variants keep their own."""
     structure, _, decay = variant.rpartition("_")
-    if variant not in VARIANTS and structure in VARIANTS:  # SDGF that decays the mask too
+    if variant not in VARIANTS and structure in VARIANTS and structure.startswith("sdgf"):  # decays the mask too
         return f"{VARIANTS[structure]} + {decay} decay"
     return VARIANTS.get(variant, variant)
 
