@@ -136,7 +136,7 @@ def draw_training(section: Section, curves: pd.DataFrame, folder: Path) -> Drawi
 def _training_data(section: Section, curves: pd.DataFrame) -> pd.DataFrame:
     """The mean curves; ``half_width`` of the final value stands at the last point of each."""
     name = section.headline.name
-    points = evaluations(curves).rename(columns={"quality": name})
+    points = evaluations(curves)[["folder", "update", "flops", "quality"]].rename(columns={"quality": name})
     by = ["pattern", "recipe", "length", "update"]
     drawn = []
     for group in section.groups:
@@ -166,6 +166,8 @@ def _limits(data: pd.DataFrame, headline: Headline) -> dict[str, float]:
         return {"bottom": float(max(final.min() - room, everything.min()))}
     top = float(min(final.max() + room, everything.max()))
     best = float(everything.min())  # said too: matplotlib's own margin is a share of the whole fall from the start
+    if best == top:
+        return {}
     return {"top": top, "bottom": best - 0.05 * (top - best)}
 
 

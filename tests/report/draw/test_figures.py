@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
 from nmtrain.report import write_report
+from nmtrain.report.draw.figures import draw_training
 from nmtrain.report.draw.style import line_style, look
+from nmtrain.report.read.folders import read_runs
+from nmtrain.report.read.frame import build_frames
 from nmtrain.report.read.grouping import VARIANTS
 
 
@@ -95,3 +99,18 @@ def test_every_figure_comes_in_every_format(report):
     assert len(names) == 5
     for name in names:
         assert {path.suffix for path in (report / "figures").glob(f"{name}.*")} == {".png", ".svg", ".pdf", ".csv"}
+
+
+@pytest.mark.parametrize("headline", ["accuracy", "perplexity", "loss"])
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_equal_scores_are_drawn_without_a_warning(headline, value, run, sections, runs, tmp_path):
+    of_all = {"headline": headline, "metrics": {f"val/{headline}": value}}
+    for recipe in ("sr_ste", "mdgf"):
+        for seed in (0, 1):
+            run(recipe, "1:8", seed, value, curve=[(100, value)], headline=headline, summary=of_all)
+    (section,) = sections()
+    curves = build_frames(read_runs([runs])).curves
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawing = draw_training(section, curves, tmp_path / "figures")
+    assert drawing.data[headline].tolist() == [value] * 4
