@@ -136,7 +136,9 @@ def best_difference_table(group: Group, section: str) -> Table | None:
     """Mean difference to the best sparse recipe of each row; None where the table of SR-STE holds all of it."""
     labels = [label for _, label in group.columns]
     tests = {pattern: row_of(group, pattern) for pattern in group.patterns}
-    if not any(_reference(group) not in pair for row in tests.values() for pair in row.tests):
+    dense = {label for variant, label in group.columns if variant == DENSE}
+    pairs = {pair for row in tests.values() for pair in row.tests}
+    if all(_reference(group) in pair and not dense.intersection(pair) for pair in pairs):
         return None
     rows = [
         [pattern_cell(pattern), Cell(row.best or "–", value=row.best), *_differences(group, pattern, labels, row.best)]
@@ -182,12 +184,12 @@ def _difference_cell(result: Result, base: Result, tests: Row) -> Cell:
     if found is None:
         return Cell("–", ", ".join(filter(None, lost)), marks=marks, anchor=result.anchor)
     interval = f" ± {headline.text(found.half_width)}" if found.tested else ""
-    detail = ", ".join(filter(None, [p_values(found), _compared(found), *lost]))
+    detail = ", ".join(filter(None, [p_values(found), compared(found), *lost]))
     is_shown = found.shown and result.scores.rankable and base.scores.rankable
     return Cell(headline.signed(found.mean) + interval, detail, found.mean, is_shown, marks, result.anchor)
 
 
-def _compared(found: Difference) -> str:
+def compared(found: Difference) -> str:
     """What a difference was computed from."""
     if found.pairs:
         return f"n = {found.pairs} pair{'s' if found.pairs > 1 else ''}"

@@ -60,9 +60,13 @@ _CURVES = ("update", "epoch", "split", "flops")
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames; ``settings``: what the config of each group (by its key) says; and what was tuned."""
+    """The frames; ``settings``: what the config of each group (by its key) says; and what was tuned.
+
+    ``metrics`` has the rows of ``runs``, and a column for every metric that one of them recorded on its split.
+    """
 
     runs: pd.DataFrame
+    metrics: pd.DataFrame
     curves: pd.DataFrame
     noise: pd.DataFrame
     settings: dict[str, Flat]
@@ -99,7 +103,8 @@ def build_frames(folders: Sequence[RunFolder]) -> Frames:
     _place(rows, folders, tunings)
     runs = pd.DataFrame([{column: row.get(column) for column in COLUMNS} for row in rows])
     runs[_NUMBERS] = runs[_NUMBERS].apply(pd.to_numeric)  # columns of Nones too
-    return Frames(runs, _curves(folders, runs), _noise(folders, runs["folder"]), settings, tunings.records)
+    metrics = pd.DataFrame([row.get("metrics") or {} for row in rows]).astype(float)
+    return Frames(runs, metrics, _curves(folders, runs), _noise(folders, runs["folder"]), settings, tunings.records)
 
 
 def _place(rows: list[dict[str, Any]], folders: Sequence[RunFolder], tunings: Tunings) -> None:
@@ -171,6 +176,7 @@ def _results(summary: dict[str, Any], split: str) -> dict[str, Any]:
         "throughput_unit": throughput.get("unit"),
         "padding": summary.get("padding"),
         "no_label": _no_label(metrics),
+        "metrics": metrics,
         "signature": signature_of(summary),
     }
 

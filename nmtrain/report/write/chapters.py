@@ -23,6 +23,8 @@ from nmtrain.report.compare.sections import (
 )
 from nmtrain.report.compare.table import Table
 from nmtrain.report.compare.tuning import tuning_table
+from nmtrain.report.compare.verdict import Verdict
+from nmtrain.report.compare.verdict_table import verdict_tables, why_fewer
 from nmtrain.report.draw.drawing import Drawing
 from nmtrain.report.draw.orders import draw_cost, draw_noise, draw_quality, draw_training
 from nmtrain.report.draw.processes import submit
@@ -65,10 +67,15 @@ class Chapter:
         return [drawing for part in self.parts for drawing in part.drawings]
 
 
-def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, pool: Executor) -> list[Chapter]:
+def build_chapters(
+    sections: Sequence[Section], verdict: Verdict, frames: Frames, folder: Path, pool: Executor
+) -> list[Chapter]:
     """Compute the tables, and have ``pool`` draw the figures into ``folder``: those that take longest first."""
     noise = _noise_to_draw(sections, frames)
     chapters = []
+    if verdict.findings:
+        part = Part("Claims, tested", tables=verdict_tables(verdict), notes=why_fewer(verdict))
+        chapters.append(Chapter("verdict", "Verdict", [part]))
     for section in sections:
         training = [_training_part(section, frames, folder, pool)] if section.has_results else []
         parts = []

@@ -107,7 +107,8 @@ def test_a_report_with_test_figures_has_both_and_runs_without_them_are_as_they_w
     names = {path.relative_to(tmp_path / "out").as_posix() for path in result.paths}
     tables = {name for name in names if name.startswith("tables/")}
     plain = {f"tables/vit-on-glyphs-ff-sparse-{name}.tex" for name in ("accuracy", "difference", "cost", "equal-flops")}
-    assert tables == plain | {name.replace("sparse-", "sparse-test-") for name in plain}
+    plain.add("tables/vit-on-glyphs-ff-sparse-claims.tex")
+    assert tables == plain | {name.replace("sparse-", "sparse-test-") for name in plain} | {"tables/verdict.csv"}
     assert "figures/vit-on-glyphs-ff-sparse-training.png" in names
     assert "figures/vit-on-glyphs-ff-sparse-test-training.png" not in names  # nothing was evaluated along the way
     assert "figures/vit-on-glyphs-ff-sparse-test-patterns.png" in names
