@@ -76,7 +76,8 @@ def comparisons_note(group: Group) -> str:
     dense = any(variant == DENSE for variant, _ in group.columns)
     reference = _reference(group)
     with_reference = f", and each sparse one with {reference}" if reference else ""
-    return f"{TEST}each {'recipe, dense too,' if dense else 'recipe'} with the best{with_reference}."
+    each = "each recipe, dense too," if dense else "each recipe"
+    return f"{TEST}the comparisons of a row: {each} with the best{with_reference}."
 
 
 def pattern_cell(pattern: str) -> Cell:

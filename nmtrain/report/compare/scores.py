@@ -19,10 +19,9 @@ _LOST = (DIVERGED, FAILED, NOT_A_NUMBER)
 
 TEST = (
     "What is shown and what is not (marks, advice, differences): two-sided t-test at 5 %, paired over the seeds that "
-    "two recipes share, Welch's where they share fewer than two; corrected by Holm's method over the comparisons of "
-    "a row: "
+    "two recipes share, Welch's where they share fewer than two; corrected by Holm's method over "
 )
-WITH_THE_BEST = TEST + "each sparse recipe with the best."
+WITH_THE_BEST = TEST + "the comparisons of a row: each sparse recipe with the best."
 
 
 @dataclass(frozen=True)

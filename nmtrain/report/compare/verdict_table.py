@@ -17,7 +17,8 @@ from nmtrain.report.read.claims import UPDATES
 _NOTES = (
     "Supported: the first recipe is shown to be better than the second; contradicted: to be worse; not supported: "
     "nothing is shown; not tested: the runs allow no test. Bold: shown. By: the file that holds the claim.",
-    TEST + "the patterns and lengths of one claim in this table. Claims are not corrected for each other.",
+    TEST
+    + "the comparisons of one claim in this table, its patterns and lengths. Claims are not corrected for each other.",
     "Difference: the first recipe's metric less the second's, ± half of its 95 % t-interval; in points where the "
     "metric is in %. Could show: the smallest true difference that a test with so many seeds and this spread shows in "
     "80 % of cases (noncentral t, two-sided at 5 %, one comparison). A smaller one may be there and not be seen.",
@@ -43,7 +44,7 @@ def why_fewer(verdict: Verdict) -> list[str]:
 def _table(findings: list[Finding]) -> Table:
     section = findings[0].section
     rows = [_row(finding) for finding in findings]
-    return Table(f"{section.slug}-claims", f"Claims: {section.title}", _HEAD, rows, stub=4, notes=_NOTES)
+    return Table(f"{section.slug}-claims", f"Claims: {section.title}", _HEAD, rows, stub=6, notes=_NOTES)
 
 
 def _row(finding: Finding) -> list[Cell]:
@@ -81,8 +82,13 @@ def _test(finding: Finding) -> list[Cell]:
     n = Cell(compared(found).removeprefix("n = "), value=float(min(found.n)), anchor=finding.other.anchor)
     if finding.verdict == NOT_TESTED:
         return [difference, n, NOTHING, NOTHING]
-    p = Cell(p_values(found).removeprefix("p = ").removeprefix("p "), value=found.p)
-    return [difference, n, p, Cell(headline.text(found.smallest), value=found.smallest)]
+    p = p_values(found).removeprefix("p ").removeprefix("= ")
+    return [
+        difference,
+        n,
+        Cell(p, value=found.p) if p else NOTHING,
+        Cell(headline.text(found.smallest), value=found.smallest),
+    ]
 
 
 def verdict_frame(verdict: Verdict) -> pd.DataFrame:

@@ -53,7 +53,7 @@ def read_claims(folders: Iterable[Path]) -> list[Claim]:
     """
     claims = [claim for path in sorted(_SHIPPED.glob("*.yaml")) for claim in _read(path, [], shipped=True)]
     faults: list[str] = []
-    for path in dict.fromkeys(path.resolve() for folder in folders for path in _files(folder)):
+    for path in {path.resolve(): path for folder in folders for path in _files(folder)}.values():
         claims += _read(path, faults)
     if faults:
         raise ReportError("\n".join(faults))
