@@ -9,7 +9,7 @@ from pathlib import Path
 import nmtrain.conf
 
 _CONF = Path(next(iter(nmtrain.conf.__path__)))
-_NO_GROUP = "claims"  # what reports decide, and no choice of a run
+CLAIMS = "claims"  # a folder of conf/ that is no group: what reports decide
 
 
 def groups(folders: Iterable[Path] = (), ours: bool = True) -> dict[str, dict[str, str]]:
@@ -26,7 +26,7 @@ def groups(folders: Iterable[Path] = (), ours: bool = True) -> dict[str, dict[st
         for folder in searched
         for depth in ("[!.]*", "[!.]*/[!.]*")  # experiment=study/g2p is a file in a folder of its group
         for path in folder.glob(f"{depth}/[!.]*.yaml")
-        if path.is_file() and path.relative_to(folder).parts[0] != _NO_GROUP
+        if path.is_file() and path.relative_to(folder).parts[0] != CLAIMS
     ]
     for place, path in sorted(paths):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -89,11 +89,16 @@ def judge(claims: Sequence[Claim], sections: Sequence[Section], frames: Frames) 
     ]
     if faults:
         raise ReportError("\n".join(faults))
-    findings = [(claim, one) for section in sections for claim in claims for one in _findings(claim, section, frames)]
-    # A claim that we ship is told where there is something to tell.
-    told = [one for claim, one in findings if claim.place or one.equal]
+    findings = [
+        one
+        for section in sections
+        for claim in claims
+        for one in _findings(claim, section, frames)
+        if one.equal or claim.place  # of one that we ship there is nothing to tell then
+    ]
     shipped = [claim for claim in claims if not claim.place]
-    return Verdict(told, len(shipped), sum(all(one.claim is not claim for one in told) for claim in shipped))
+    without = [claim for claim in shipped if all(one.claim is not claim for one in findings)]
+    return Verdict(findings, len(shipped), len(without))
 
 
 def _findings(claim: Claim, section: Section, frames: Frames) -> list[Finding]:
@@ -112,8 +117,9 @@ def _findings(claim: Claim, section: Section, frames: Frames) -> list[Finding]:
             test = difference(scores[0].by_seed, scores[1].by_seed)
             headline = headline_of(metric, section.headline.split)
             found.append(Finding(claim, section, headline, pattern, one, other, equal, scores, test))
-    tests = {i: one.difference for i, one in enumerate(found) if one.difference and not one.why_not_tested}
-    tests = corrected(tests)
+    tests = corrected(
+        {i: one.difference for i, one in enumerate(found) if one.difference is not None and not one.why_not_tested}
+    )
     return [replace(one, difference=tests.get(i, one.difference)) for i, one in enumerate(found)]
 
 

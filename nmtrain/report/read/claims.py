@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 
 import nmtrain.conf
-from nmtrain.config.choices import near
+from nmtrain.config.choices import CLAIMS, near
 from nmtrain.errors import ReportError
 from nmtrain.report.read.grouping import pattern_text, roles_text
 
 UPDATES, FLOPS = "updates", "flops"
-_SHIPPED = Path(next(iter(nmtrain.conf.__path__))) / "claims"
+_SHIPPED = Path(next(iter(nmtrain.conf.__path__))) / CLAIMS
 _REQUIRED = ("recipe", "over", "patterns", "at")
 _NARROWING = ("metric", "model", "data", "roles")
 _LISTS = ("patterns", "roles")
@@ -61,7 +61,7 @@ def read_claims(folders: Iterable[Path]) -> list[Claim]:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = [folder / "claims.yaml", *sorted((folder / "claims").glob("*.yaml"))]
+    found = [folder / f"{CLAIMS}.yaml", *sorted((folder / CLAIMS).glob("*.yaml"))]
     return [path for path in found if path.is_file()]
 
 
