@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pandas as pd
 from nmtrain.report.compare.scores import TEST, Row, Scores, compare
 from nmtrain.report.compare.sections import DENSE, Group, Result, finished
 from nmtrain.report.compare.statistics import Difference
-from nmtrain.report.compare.table import NOTHING, TRAINING_FLOPS, Cell, Table, p_values
+from nmtrain.report.compare.table import NOTHING, TRAINING_FLOPS, Cell, Table
 from nmtrain.report.read.frame import slug
 from nmtrain.report.read.grouping import density_of
 from nmtrain.report.read.headline import Headline
@@ -188,6 +189,16 @@ def _difference_cell(result: Result, base: Result, tests: Row) -> Cell:
     detail = ", ".join(filter(None, [p_values(found), compared(found), *lost]))
     is_shown = found.shown and result.scores.rankable and base.scores.rankable
     return Cell(headline.signed(found.mean) + interval, detail, found.mean, is_shown, marks, result.anchor)
+
+
+def p_values(found: Difference) -> str:
+    """``p = 0.012, Holm 0.024``, ``p < 0.001``; empty where no test was possible."""
+    corrected = "" if found.holm is None else f", Holm {_p(found.holm).removeprefix('= ')}"
+    return f"p {_p(found.p)}{corrected}" if math.isfinite(found.p) else ""
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def compared(found: Difference) -> str:

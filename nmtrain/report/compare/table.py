@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nmtrain.report.compare.statistics import Difference
-
 # What a mark behind a number means; a table explains the marks that it holds.
 MARKS = {
     "≈": "no difference to the best (bold) shown by the test that the notes name",
@@ -128,13 +126,3 @@ def seconds(value: float) -> str:
     if value < 120:
         return f"{_three_digits(value)} s"
     return f"{_three_digits(value / 60)} min" if value < 7200 else f"{_three_digits(value / 3600)} h"
-
-
-def p_values(found: Difference) -> str:
-    """``p = 0.012, Holm 0.024``, ``p < 0.001``; empty where no test was possible."""
-    corrected = "" if found.holm is None else f", Holm {_p(found.holm).removeprefix('= ')}"
-    return f"p {_p(found.p)}{corrected}" if math.isfinite(found.p) else ""
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from nmtrain.report.compare.quality import compared, pattern_cell, run_marks
+from nmtrain.report.compare.quality import compared, p_values, pattern_cell, run_marks
 from nmtrain.report.compare.scores import TEST
-from nmtrain.report.compare.table import NOTHING, TRAINING_FLOPS, Cell, Table, p_values, quantity
+from nmtrain.report.compare.table import NOTHING, TRAINING_FLOPS, Cell, Table, quantity
 from nmtrain.report.compare.verdict import CONTRADICTED, NOT_TESTED, SUPPORTED, Finding, Verdict
 from nmtrain.report.read.claims import UPDATES
 

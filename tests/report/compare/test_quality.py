@@ -312,3 +312,13 @@ def test_where_the_table_of_sr_ste_holds_every_test_there_is_no_second_one(run, 
     (group,) = sections()[0].groups
     assert best_difference_table(group, "") is None
     assert difference_table(group, "").rows[0][1].detail == "p = 0.049, n = 3 pairs"  # alone: nothing to correct
+
+
+def test_dense_beside_sr_ste_and_another_stands_in_a_table_of_its_own(run, sections):
+    seeds(run, "dense", "1:4", [0.9, 0.9, 0.9])
+    seeds(run, "sr_ste", "1:4", ABOVE)
+    seeds(run, "sdgf", "1:4", BELOW)
+    (group,) = sections()[0].groups
+    assert [cell.text for cell in best_difference_table(group, "").rows[0]] == [
+        *("1:4", "SR-STE", "+10.00 ± 0.00", "–", "-1.00 ± 0.99")
+    ]
