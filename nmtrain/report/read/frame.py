@@ -31,7 +31,8 @@ from nmtrain.report.read.split import by_split, metrics_on, split_of
 from nmtrain.report.read.tunings import Tunings, read_tunings
 from nmtrain.runs.tuning import Tuning
 
-TUNING = "tuning"  # the status of a run that only chose values
+# The status of a run that only chose values, and of one whose values a wider grid has replaced.
+TUNING, NARROWER = "tuning", "tuned over a narrower grid"
 
 # Columns of `runs` that are read off summary.json as they are.
 _SUMMARY = {
@@ -119,6 +120,11 @@ def _place(rows: list[dict[str, Any]], folders: Sequence[RunFolder], tunings: Tu
     for (row, _), label in zip(placed, column_labels(recipes, default), strict=True):
         row["label"] = label
         row["cell"] = f"cell-{row['group']}-{slug(row['sparsity'] or 'dense')}-{slug(label)}"
+    for cell in {row["cell"] for row, _ in placed}:
+        own = [(row, folder.path) for row, folder in zip(rows, folders, strict=True) if row.get("cell") == cell]
+        narrower = tunings.narrower([path for _, path in own])
+        for row, _ in (pair for pair in own if pair[1] in narrower):
+            row |= {"status": NARROWER, "counted": False, "lost": None, "label": None, "cell": None}
     finished = {(row["cell"], row["seed"]) for row, _ in placed if row["counted"]}
     for row, _ in placed:
         if row["lost"] and (row["cell"], row["seed"]) in finished:  # repeated in another folder

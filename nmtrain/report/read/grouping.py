@@ -23,6 +23,7 @@ from nmtrain.report.read.defaults import shipped_settings
 from nmtrain.report.read.flat import Flat, describe, differing, flatten, without
 from nmtrain.sparsity.pattern import NMPattern
 
+TUNED = "tuned"  # what a setting says of a key whose value each recipe chose (`nmtrain.report.read.tunings`)
 # What tables vary within one group.
 VARIED = ("seed", "recipe", "sparsity")
 # What changes nothing about a result: at least the keys that `nmtrain.config.check` keeps out of run names.
@@ -130,7 +131,7 @@ def unusual(setting: Flat, is_dense: bool) -> list[str]:
     return [
         key
         for key, value in sorted(told.items())
-        if (key in default or key.startswith(("model.options.", "tune.")) or key == "init_from")
+        if (key in default or key.startswith("model.options.") or key == "init_from" or value == TUNED)
         and value != default.get(key)
     ]
 
