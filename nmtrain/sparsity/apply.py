@@ -173,6 +173,11 @@ class SparsityControl:
             for i, tensor in enumerate(weight.tensors)
         ]
 
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The dense weights under all sparse ones."""
+        return [cast(nn.Parameter, owner.original) for _, owner in self._weights]
+
     def with_held_variance(self) -> list[nn.Parameter]:
         """The weights whose second moment the optimizer is to leave as it is."""
         return [

@@ -72,6 +72,12 @@ class Plan:
         cost = by_length.mean(by_length.moments(lengths.validation).sum(0).tolist(), len(lengths.validation))
         return replace(self, cost=cost, training_cost=cost, by_length=by_length, moments=moments.cumsum(0))
 
+    def switched(self, update: int) -> Plan:
+        """The plan of a run that found at this update where its recipe's dense phase ends."""
+        config = self.config
+        recipes = {target: recipe.switched(update, config.total_updates) for target, recipe in config.recipes.items()}
+        return replace(self, config=replace(config, recipes=recipes))
+
     @cached_property
     def curve(self) -> TrainingCurve | LengthCurve:
         """Training FLOPs up to any update."""

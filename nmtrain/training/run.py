@@ -94,6 +94,8 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     content = yaml.safe_dump(config.values, sort_keys=False).encode()
     write_whole(folder / "config.yaml", lambda file: file.write(content))
     checkpoint = load_checkpoint(folder / "checkpoints")
+    if checkpoint and (update := checkpoint.get("switched_at")) is not None:
+        plan = plan.switched(update)
     environment = describe_environment(accelerator.device, config.train.compile)
     environment["recipe"] = config.recipe.record()  # for reports without the plug-in that it may be of
     warn_of_variables(environment)
