@@ -56,8 +56,9 @@ def show_plan(plan: Plan) -> None:
     config = plan.config
     console = _console()
     console.print(f"{config.run_folder}", style="bold", soft_wrap=True, markup=False)
+    paid = "at least " if config.train.flops is not None and plan.by_length is not None else ""
     console.print(
-        f"{config.total_updates} updates of {config.train.batch_size} samples"
+        f"{paid}{config.total_updates} updates of {config.train.batch_size} samples"
         f" ({config.total_updates / config.updates_per_epoch:.2f} epochs)"
     )
     _show_phases(console, config)

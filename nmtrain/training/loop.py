@@ -228,6 +228,7 @@ class Trainer:
             raise TrainingError(f"{len(broken)} weights are not finite after update {self.done}, first {broken[0]}")
         content = {
             "done": self.done,
+            "total": self.total,
             "data": self.data,
             "model": self.model.state_dict(),
             "remembered": self.control.remembered,
