@@ -48,8 +48,8 @@ class _InForce:
         if self.decay.device != device:
             self.decay, self.theta = self.decay.to(device), self.theta.to(device)
         self.decay.fill_(state.decay)
-        # An exchange needs the gradient of all entries, and cuts off afterwards what the new mask prunes. It goes by the
-        # same graph as the updates around it.
+        # An exchange needs the gradient of all entries, and cuts off afterwards what the new mask prunes. It goes by
+        # the same graph as the updates around it.
         self.theta.fill_(1.0 if state.ranking.regrow is not None else state.theta)
 
     @property
