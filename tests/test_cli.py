@@ -193,6 +193,7 @@ def test_all_faults_of_a_command_line_come_at_once_the_results_folder_among_them
             "mask.names=[blocks.0.mlp.fc1.weight]",
             ["sparsity=1:32: blocks.0.mlp.fc1.weight is asked for twice"],
         ),
+        ("train.flops=1e6", ["train.flops=1e+06: is less than one update costs; allowed: at least 2.3e+09"]),
         (
             "model.options.img_size=8",
             [
