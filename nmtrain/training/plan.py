@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
+from math import ceil, floor, log10, prod
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nmtrain.config.check import Config
 from nmtrain.config.faults import written
+from nmtrain.config.schema import MOST_UPDATES
 from nmtrain.data import TextShape
 from nmtrain.errors import ConfigError
 from nmtrain.measure import (
@@ -27,6 +28,8 @@ from nmtrain.measure import (
     forward_cost,
     inference_flops,
     model_bytes,
+    training_flops,
+    updates_within,
 )
 from nmtrain.measure.products import ProductCounter
 from nmtrain.models import build_model, sparsity_rules
@@ -46,7 +49,8 @@ Inputs = list[Tensor] | dict[str, Tensor]
 class Plan:
     """The shapes of one run. ``tensors`` is empty for a dense run.
 
-    What text costs depends on its lengths: until `with_lengths` says them, every sample counts as the longest.
+    What text costs depends on its lengths: until `with_lengths` says them, every sample counts as the longest, and
+    `train.flops` pays for no fewer updates than here.
     """
 
     config: Config
@@ -64,13 +68,25 @@ class Plan:
     def with_lengths(self, lengths: Lengths) -> Plan:
         """The plan of a text model by the lengths that its samples have."""
         assert self.by_length is not None
-        total = self.config.total_updates
         by_length = self.by_length.for_inputs(torch.cat([lengths.train, lengths.validation])[:, 0])
-        moments = torch.zeros(total + 1, len(by_length.terms), dtype=torch.int64)
-        for update in range(total):
-            moments[update + 1] = by_length.moments(lengths.of_update(update)).sum(0)
         cost = by_length.mean(by_length.moments(lengths.validation).sum(0).tolist(), len(lengths.validation))
-        return replace(self, cost=cost, training_cost=cost, by_length=by_length, moments=moments.cumsum(0))
+        plan = replace(self, cost=cost, training_cost=cost, by_length=by_length)
+        before = [torch.zeros(len(by_length.terms), dtype=torch.int64)]  # each update
+
+        def lasting(total: int) -> Plan:
+            for update in range(len(before) - 1, total):
+                before.append(before[-1] + by_length.moments(lengths.of_update(update)).sum(0))
+            return replace(plan, config=self.config.lasting(total), moments=torch.stack(before[: total + 1]))
+
+        if (budget := self.config.train.flops) is None:
+            return lasting(self.config.total_updates)
+        return lasting(updates_within(budget, lambda total: lasting(total).curve.flops(total)))
+
+    def switched(self, update: int) -> Plan:
+        """The plan of a run that found at this update where its recipe's dense phase ends."""
+        config = self.config
+        recipes = {target: recipe.switched(update, config.total_updates) for target, recipe in config.recipes.items()}
+        return replace(self, config=replace(config, recipes=recipes))
 
     @cached_property
     def curve(self) -> TrainingCurve | LengthCurve:
@@ -147,7 +163,7 @@ def make_plan(config: Config) -> Plan:
         rules, tensors = targets, measured
     cost, training_cost, by_length = _costs(config, model, inputs, tensors)
     return Plan(
-        config=config,
+        config=_lasting(config, training_cost, tensors),
         rules=rules,
         tensors=tensors,
         measured=measured,
@@ -178,7 +194,8 @@ def _batch_norm_warning(config: Config, model: nn.Module) -> list[str]:
 def shape_faults(configs: Iterable[Config]) -> list[str]:
     """What `make_plan` would refuse about several runs, without the rest of its work; a model is built only once."""
     faults: dict[str, None] = {}
-    built: dict[str, tuple[nn.Module, Collection[str]] | None] = {}
+    built: dict[str, tuple[nn.Module, Inputs, Collection[str]] | None] = {}
+    costs: dict[str, ForwardCost] = {}
     for config in configs:
         train = config.train
         start = (config.init_from, goes_on(config))
@@ -186,13 +203,19 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
         try:
             if key not in built:
                 built[key] = None  # stays, if it cannot be built
-                model, _, multiplied = _built(config)
-                built[key] = model, multiplied
-                start_told(config, model)
-            if (found := built[key]) is not None:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # each run gives its own
-                    _resolved(config, *found)
+                built[key] = parts = _built(config)
+                start_told(config, parts[0])
+            if (found := built[key]) is None:
+                continue
+            model, inputs, multiplied = found
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # each run gives its own
+                _, tensors = _resolved(config, model, multiplied)
+            if config.train.flops is not None:
+                counted = key + repr(tensors)
+                if counted not in costs:
+                    costs[counted] = _costs(config, model, inputs, tensors)[1]
+                _lasting(config, costs[counted], [] if config.is_dense else tensors)
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     return list(faults)
@@ -259,6 +282,30 @@ def _costs(
     return cost, cost, by_length
 
 
+def _lasting(config: Config, cost: ForwardCost, tensors: list[SparseTensor]) -> Config:
+    """The config with the number of updates that `train.flops` pays for, where that says how long to train."""
+    if (budget := config.train.flops) is None:
+        return config
+
+    def flops(total: int) -> float:
+        return training_flops(cost, tensors, config.recipes, total, config.train.batch_size)
+
+    if flops(1) > budget:
+        longest = " of the longest texts" if config.model.reads_text else ""
+        fault = f"is less than one update{longest} costs; allowed: at least {_rounded_up(flops(1))}"
+        raise ConfigError([f"train.flops={budget:g}: {fault}"])
+    if flops(1) * MOST_UPDATES < budget:
+        fault = f"pays for more than {MOST_UPDATES} updates; allowed: at most {flops(1) * MOST_UPDATES:.2g}"
+        raise ConfigError([f"train.flops={budget:g}: {fault}"])
+    return config.lasting(updates_within(budget, flops))
+
+
+def _rounded_up(value: float) -> str:
+    """In three digits, and no less."""
+    step = 10.0 ** (floor(log10(value)) - 2)
+    return f"{ceil(value / step) * step:.3g}"
+
+
 def _resolved(
     config: Config, model: nn.Module, multiplied: Collection[str]
 ) -> tuple[list[SparsityRule], list[SparseTensor]]:
@@ -294,7 +341,8 @@ def _resolved(
 
 def _phase_faults(config: Config, tensors: list[SparseTensor]) -> list[str]:
     """A line for each phase of a tensor that its axis cannot carry; only patterns that a user lists can be such."""
-    phases = {target: recipe.phases(config.total_updates) for target, recipe in config.recipes.items()}
+    total = config.total_updates if config.train.flops is None else MOST_UPDATES  # which has every phase
+    phases = {target: recipe.phases(total) for target, recipe in config.recipes.items()}
     faults: dict[str, None] = {}
     for tensor in tensors:
         for _, state in phases[tensor.pattern]:

@@ -144,7 +144,10 @@ def _training_data(section: Section, curves: pd.DataFrame) -> pd.DataFrame:
             continue
         runs = finished(group.runs)
         runs = runs.assign(pattern=runs["sparsity"].fillna(DENSE), recipe=runs["label"])
-        found = points.merge(runs[["folder", "pattern", "recipe"]], on="folder").assign(length=group.title)
+        found = points.merge(runs[["folder", "pattern", "recipe", "updates"]], on="folder").assign(length=group.title)
+        # Seeds that a budget has end at different updates: their last points are one.
+        ends = found.groupby(["pattern", "recipe"])["updates"].transform("max")
+        found["update"] = found["update"].where(found["update"] < found["updates"], ends)
         means = mean_over_seeds(found, by, ["flops", name]).rename(columns={"flops": "training_flops"})
         final = [
             (result.pattern, result.label, group.title, result.runs["updates"].max(), result.quality.half_width)

@@ -54,7 +54,7 @@ _NUMBERS = [
     *_SUMMARY,
     *("quality", "loss", "seconds_per_update", "throughput", "padding", "bytes", "bytes_exported", "peak_memory_bytes"),
     *("no_label", "penalty_times", "measured_every", "measured_window"),
-    *("seed", "metric_lines", "strict_from"),
+    *("seed", "metric_lines", "strict_from", "switched_at"),
 ]
 _CURVES = ("update", "epoch", "split", "flops")
 
@@ -184,6 +184,7 @@ def _results(summary: dict[str, Any], split: str) -> dict[str, Any]:
         "no_label": _no_label(metrics),
         "metrics": metrics,
         "signature": signature_of(summary),
+        "switched_at": summary.get("switched_at"),
     }
 
 
@@ -275,6 +276,7 @@ COLUMNS = (
     "measured_every",
     "measured_window",
     "strict_from",
+    "switched_at",
     "group",
     "family",
     "dense_group",

@@ -40,7 +40,8 @@ NOT_RESULT = (
     "train.checkpoint_every",
     "train.eval_batch_size",
 )
-LENGTH = ("train.epochs", "train.updates")
+BUDGET = "train.flops"
+LENGTH = ("train.epochs", "train.updates", BUDGET)
 # What a dense run never looks at.
 SPARSE_ONLY = ("mask",)
 # What a title does not repeat: it stands elsewhere in it, or changes the way to a result and not the result.
@@ -102,7 +103,7 @@ def setting_of(config: Mapping[str, Any]) -> Flat:
     setting |= flatten({"data": completed(config.get("data") or {}, setting.get("model.kind"))})
     unread = options_of_test_alone(setting.get("data.name", "")) if setting["data.evaluate"] == "val" else ()
     setting = without(setting, (*NOT_RESULT, *(f"data.{option}" for option in unread)))
-    if setting.get("train.updates") is not None:
+    if setting.get("train.updates") is not None or setting.get(BUDGET) is not None:
         setting.pop("train.epochs", None)  # overridden
     if start := setting.pop("init_from", None):
         setting["init_from"] = PurePath(start).name  # as in run names, wherever it lies

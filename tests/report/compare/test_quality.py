@@ -218,6 +218,22 @@ def test_epochs_beside_updates_split_no_table(run, table):
     assert table()["1:4", "SDGF stepwise"].detail == "sd 7.07, n = 2"
 
 
+def test_runs_of_one_budget_share_a_table_that_names_it_whatever_their_updates(run, sections):
+    budget = {"train.flops": 1.2e12}
+    run("sdgf", "1:4", 0, 0.7, config=budget, updates=300)
+    run("sdgf", "1:8", 0, 0.7, config=budget, updates=400)
+    run("dense", "1:8", 0, 0.9, config=budget | {"train.epochs": 5.0}, updates=200)
+    (section,) = sections()
+    (group,) = section.groups
+    assert group.title == "train.flops=1.2e+12"
+    assert group.patterns == ["1:4", "1:8"]
+    assert [label for _, label in group.columns] == ["dense", "SDGF stepwise"]
+    run("sdgf", "1:4", 0, 0.7, config={"train.flops": 2.4e12}, updates=600, name="longer")
+    run("sdgf", "1:4", 0, 0.7, updates=300, name="epochs")
+    titles = [group.title for group in sections()[0].groups]
+    assert sorted(titles) == ["train.epochs=3", "train.flops=1.2e+12", "train.flops=2.4e+12"]
+
+
 def test_keys_that_older_configs_lack_split_no_table(run, table):
     run("sdgf", "1:4", 0, 0.7)
     newer = {

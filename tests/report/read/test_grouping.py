@@ -59,6 +59,20 @@ def test_length_splits_groups_but_not_families():
     assert longer.family == keys().family
 
 
+def test_runs_of_one_budget_are_one_group_whatever_their_epochs_and_updates():
+    def budget(flops, **more):
+        return keys(train=CONFIG["train"] | {"flops": flops} | more)
+
+    assert keys(train=CONFIG["train"] | {"flops": None}) == keys()
+    assert budget(1.2e12) == budget(1200000000000, epochs=5.0)
+    assert budget(1.2e12).group != keys().group
+    assert budget(1.2e12).group != budget(1.3e12).group
+    assert budget(1.2e12).family == keys().family
+    assert describe({"train.flops": 1200000000000, "n": 1234567891}, ["train.flops", "n"]) == (
+        "train.flops=1.2e+12, n=1234567891"
+    )
+
+
 def test_a_run_that_starts_from_another_is_of_another_group_wherever_that_lies():
     assert keys(init_from=None) == keys()
     started = keys(init_from="/a/dense-s0-1234")
