@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import nmtrain
-from nmtrain.config.choices import groups, near
+from nmtrain.config.choices import described, near
 from nmtrain.errors import NmtrainError, PluginError, UsageError
 from nmtrain.launch.plugins import conf_folders, load_plugins, origin, without_yaml
 from nmtrain.runs.loaded import place
@@ -224,7 +224,7 @@ def _take(option: str, arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _list(arguments: list[str]) -> None:
-    found = groups(conf_folders())
+    found = described(conf_folders())
     for group, name, plugin in list(without_yaml(found)):
         found[group][name] = f"no choice yet: it needs the file {plugin.yaml(group, name)}"
     for group in arguments:

@@ -47,6 +47,15 @@ RECIPES = [
     "mdgf_linear",
     "sdgf_stepwise",
     "sdgf_geometric",
+    "gmp",
+    "asp",
+    "step",
+    "s_ste",
+    "feather",
+    "rigl",
+    "top_kast",
+    "ac_dc",
+    "maxq",
 ]
 UPDATES = 1000  # of a run whose updates are timed
 GLYPHS = ["data.train_size=6400", "data.val_size=200"]

@@ -45,12 +45,13 @@ def make_config(tiny: list[str]) -> Callable:
 
 @pytest.fixture
 def _handlers_as_before():
-    """The terminal handlers of a command, ours and Hydra's, belong to its test's captured output."""
+    """The terminal handlers of a command, ours and Hydra's, belong to its test's captured output; so do levels."""
     loggers = [logging.getLogger("nmtrain"), logging.getLogger()]
-    before = [list(logger.handlers) for logger in loggers]
+    before = [(list(logger.handlers), logger.level) for logger in loggers]
     yield
-    for logger, handlers in zip(loggers, before, strict=True):
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
         logger.handlers[:] = handlers
+        logger.setLevel(level)
 
 
 @pytest.fixture

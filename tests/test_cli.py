@@ -110,6 +110,10 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
         ("eval nowhere", "nowhere: is not a run folder; it has no status.json"),
         ("export nowhere", "nowhere: is not a run folder; it has no status.json"),
         ("experiment.train=3", "experiment.train=3: there is no such key. Available: ['data', "),
+        (
+            "recipe=step recipe.dense_fraction=auto optim=sgd",
+            "recipe=step: holds moments of Adam; allowed: optim=adamw",
+        ),
         ("~nope", "Could not delete from config. 'nope' does not exist"),
         ("-m hydra/launcher=nope", "In 'hydra/config': Could not find 'hydra/launcher/nope'. Available: ['basic', "),
         ("-m hydra.launcher.n_jobs=x hydra/launcher=joblib", "hydra.launcher.n_jobs=x: Value 'x' of type 'str' could"),
@@ -189,6 +193,7 @@ def test_all_faults_of_a_command_line_come_at_once_the_results_folder_among_them
             "mask.names=[blocks.0.mlp.fc1.weight]",
             ["sparsity=1:32: blocks.0.mlp.fc1.weight is asked for twice"],
         ),
+        ("train.flops=1e6", ["train.flops=1e+06: is less than one update costs; allowed: at least 2.3e+09"]),
         (
             "model.options.img_size=8",
             [

@@ -25,6 +25,18 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(nm, monkeypatch):
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_a_dry_run_of_what_training_has_to_find_out_says_between_what_it_lies(nm, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    step = ["recipe=step", "model.options.depth=1", "train.updates=1000", "--dry-run"]
+    _, out, _ = nm(*step, "recipe.dense_fraction=auto")
+    assert "found in training: not before update 100, and at 500, as shown, at the latest" in out
+    for fraction, amount in ((0.1, "at least"), (0.5, "at most")):
+        _, fixed, _ = nm(*step, f"recipe.dense_fraction={fraction}")
+        (line,) = (line for line in fixed.splitlines() if "training FLOPs" in line)
+        assert f"training FLOPs, {amount}" in out
+        assert line.split("│")[2].strip() in out
+
+
 def test_a_run_trains_once_and_says_so_the_second_time(nm, tiny, tmp_path):
     command = ["train", *tiny, "train.updates=3"]
     status, out, err = nm(*command)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,9 +81,16 @@ class Config:
 
     @property
     def total_updates(self) -> int:
+        """Optimizer updates in all. Raises ValueError where `train.flops` says it, until a plan has found it."""
         if self.train.updates is not None:
             return self.train.updates
+        if self.train.flops is not None:
+            raise ValueError(f"train.flops={self.train.flops:g}: what updates cost takes a plan to know")
         return max(1, round(self.train.epochs * self.updates_per_epoch))
+
+    def lasting(self, updates: int) -> Config:
+        """The same run, of that many updates: what a plan found `train.flops` to pay for."""
+        return replace(self, train=self.train.model_copy(update={"updates": updates}))
 
     @property
     def run_name(self) -> str:
@@ -116,8 +123,7 @@ def check_config(values: dict[str, Any], data_shape: DataShape | TextShape | Non
     shape = data_shape or _check_data(values.get("data"), valid.get("model"), faults)
     recipes = _check_recipes(values, valid, faults)
     faults += _cross_checks(valid, values.get("data"), shape)
-    if "optim" in valid and valid["optim"].name != "adamw" and any(recipe.needs_adam for recipe in recipes.values()):
-        faults.append(f"recipe={values['recipe']['name']}: holds moments of Adam; allowed: optim=adamw")
+    faults += _recipe_faults(recipes.values(), valid)
     if faults or shape is None:
         raise ConfigError(faults)
     root = Root.model_construct(**valid)
@@ -222,6 +228,20 @@ def _check_recipes(values: dict[str, Any], valid: dict[str, Any], faults: list[s
     return recipes
 
 
+def _recipe_faults(recipes: Iterable[Recipe], valid: dict[str, Any]) -> list[str]:
+    """What a recipe needs of other sections."""
+    faults: dict[str, None] = {}
+    for recipe in recipes:
+        if recipe.needs_adam and "optim" in valid and valid["optim"].name != "adamw":
+            faults[f"recipe={recipe.name}: holds moments of Adam; allowed: optim=adamw"] = None
+        if recipe.switch_between(1) and "train" in valid and valid["train"].flops is not None:
+            flops = f"train.flops={valid['train'].flops:g}"
+            option = f"recipe.dense_fraction={recipe.dense_fraction}"
+            told = f"has to know what an update costs, which {option} leaves to training; allowed: a fraction"
+            faults[f"{flops}: {told}"] = None
+    return list(faults)
+
+
 def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape | None) -> list[str]:
     """Checks of several values at once, as far as they are valid by themselves."""
     faults = []
@@ -240,6 +260,10 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
             faults.append("mask.roles=[]: nothing would be sparse; name roles or mask.names (or use recipe=dense)")
     if train := valid.get("train"):
         size = train.batch_size
+        if train.updates is not None and train.flops is not None:
+            faults.append(
+                f"train.updates={train.updates}: train.flops={train.flops:g} says too how long to train; leave one null"
+            )
         if size % train.micro_batches:
             faults.append(f"train.micro_batches={train.micro_batches}: does not divide train.batch_size {size}")
         if shape is not None and size > shape.train_size:

@@ -9,10 +9,16 @@ from pathlib import Path
 import nmtrain.conf
 
 _CONF = Path(next(iter(nmtrain.conf.__path__)))
+CLAIMS = "claims"  # a folder of conf/ that is no group: what reports decide
 
 
 def groups(folders: Iterable[Path] = (), ours: bool = True) -> dict[str, dict[str, str]]:
-    """Every config group and its options, each with the first line of its file's comment.
+    """Every config group and its options; see `described`."""
+    return {group: options for group, options in described(folders, ours).items() if group != CLAIMS}
+
+
+def described(folders: Iterable[Path] = (), ours: bool = True) -> dict[str, dict[str, str]]:
+    """Every file of conf/, by group and in the end the claims, each with the first line of its comment.
 
     Args:
         folders: further folders in the layout of conf/, as ``--config-dir`` names them.
@@ -27,7 +33,7 @@ def groups(folders: Iterable[Path] = (), ours: bool = True) -> dict[str, dict[st
         for path in folder.glob(f"{depth}/[!.]*.yaml")
         if path.is_file()
     ]
-    for place, path in sorted(paths):
+    for place, path in sorted(paths, key=lambda found: (found[0].parts[0] == CLAIMS, found)):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         comments = [line for line in lines if line.startswith("# ") and "@package" not in line]
         name = "/".join(place.parts[1:])

@@ -24,7 +24,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nmtrain.config.choices import groups, near
+from nmtrain.config.choices import CLAIMS, groups, near
 from nmtrain.config.faults import written
 from nmtrain.errors import ConfigError
 from nmtrain.runs.loaded import provider
@@ -77,6 +77,8 @@ def prepare_overrides(arguments: list[str], sweep: bool = False) -> list[str]:
                 faults += _choice_faults(key, override, choices[key])
                 if argument.removeprefix("+") != "experiment=null":  # the default, which Hydra cannot be told
                     overrides.append(argument.removeprefix("+") if key in groups() else argument)
+            elif key == CLAIMS:
+                faults.append(f"{argument}: claims are what nmtrain report decides, and no setting of a run")
             elif "/" in key:
                 faults.append(f"{argument}: there is no such group. Available: {list(choices)}{near(key, choices)}")
             else:

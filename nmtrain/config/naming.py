@@ -27,6 +27,7 @@ NOT_RESULT = {
 # Keys that came later: with these values a run is what it was without the key, and keeps its name.
 AS_BEFORE: dict[tuple[str, ...], Any] = {
     ("train", "length_penalty"): 1.0,
+    ("train", "flops"): None,
     ("data", "test_split"): False,
     ("data", "test_fraction"): 0,
     ("init_from",): None,
@@ -63,7 +64,7 @@ def result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     if kept["data"]["evaluate"] == "val" and kept["data"]["name"] not in _ALWAYS_HAD_EVALUATE:
         unread = ("evaluate", *options_of_test_alone(kept["data"]["name"]))
         kept["data"] = {key: value for key, value in kept["data"].items() if key not in unread}
-    if kept["train"]["updates"] is not None:
+    if kept["train"]["updates"] is not None or kept["train"].get("flops") is not None:
         kept["train"] = {key: value for key, value in kept["train"].items() if key != "epochs"}  # overridden
     if is_dense:  # trained once for every pattern
         return _canonical({key: value for key, value in kept.items() if key not in ("sparsity", "mask")})

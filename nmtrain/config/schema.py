@@ -17,6 +17,7 @@ def _parse_pattern(given: Any) -> NMPattern:
 
 
 Pattern = Annotated[NMPattern, BeforeValidator(_parse_pattern)]
+MOST_UPDATES = 10**9
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -93,7 +94,8 @@ OptimConfig = AdamWConfig | SGDConfig | AdafactorConfig
 
 class TrainConfig(Section):
     epochs: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-    updates: Annotated[int, Field(ge=1, le=10**9)] | None
+    updates: Annotated[int, Field(ge=1, le=MOST_UPDATES)] | None
+    flops: Positive | None = None  # runs made before have no such key
     batch_size: Count
     micro_batches: Count
     eval_batch_size: Count

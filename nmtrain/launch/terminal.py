@@ -15,6 +15,7 @@ from nmtrain.report.read.headline import DEFAULT, headline_of
 from nmtrain.report.read.split import WORDS, metrics_on
 
 if TYPE_CHECKING:
+    from nmtrain.config.check import Config
     from nmtrain.training.plan import Plan
 
 COST_NOTE = "FLOPs: what hardware that skips every pruned weight would execute; 1 multiply-accumulate = 2 FLOPs"
@@ -59,22 +60,12 @@ def show_plan(plan: Plan) -> None:
     config = plan.config
     console = _console()
     console.print(f"{config.run_folder}", style="bold", soft_wrap=True, markup=False)
+    paid = "at least " if config.train.flops is not None and plan.by_length is not None else ""
     console.print(
-        f"{config.total_updates} updates of {config.train.batch_size} samples"
+        f"{paid}{config.total_updates} updates of {config.train.batch_size} samples"
         f" ({config.total_updates / config.updates_per_epoch:.2f} epochs)"
     )
-    for target, recipe in config.recipes.items():
-        table = Table(
-            "first update", "pattern", "decay D", "gradient rule", "penalty", title=f"{recipe.variant} {target}"
-        )
-        for first, state in recipe.phases(config.total_updates):
-            decaying = "from 1" if state.decay > 0 else "0"
-            dense = state.pattern is None
-            row = (
-                ("dense", "", "", "") if dense else (str(state.pattern), decaying, state.gradient, f"{state.penalty:g}")
-            )
-            table.add_row(str(first), *row)
-        console.print(table)
+    _show_phases(console, config)
     if plan.tensors:
         table = Table("sparse tensor", "role", "shape", "axis", "phases")
         table.columns[0].overflow = "fold"  # a name that is cut short is no name
@@ -87,8 +78,9 @@ def show_plan(plan: Plan) -> None:
         console.print(f"warning: {warning}", soft_wrap=True, markup=False)
     table = Table(show_header=False)
     table.add_row("density of the sparse tensors", f"{plan.density:.4f}")
-    table.add_row("training FLOPs", _beside_dense(plan.flops["training"], plan.flops["training_dense"], _si))
-    table.add_row(ACTIVE, f"{plan.active_share:.4f}")
+    for amount, flops in _training_flops(plan).items():
+        table.add_row(amount, _beside_dense(flops["training"], flops["training_dense"], _si))
+    table.add_row(ACTIVE, _active_share(plan))
     inference = _beside_dense(plan.flops["inference"], plan.flops["inference_dense"], _si)
     table.add_row("inference FLOPs per sample", inference)
     table.add_row("bytes of the model", _beside_dense(plan.bytes["sparse"], plan.bytes["dense"], _si))
@@ -100,6 +92,37 @@ def show_plan(plan: Plan) -> None:
         console.print(
             "Every sample counts as the longest here; a run counts their lengths", style="dim", soft_wrap=True
         )
+
+
+def _show_phases(console: Console, config: Config) -> None:
+    for target, recipe in config.recipes.items():
+        table = Table(
+            "first update", "pattern", "decay D", "gradient rule", "penalty", title=f"{recipe.variant} {target}"
+        )
+        for first, state in recipe.phases(config.total_updates):
+            decaying = "from 1" if state.decay > 0 else "0"
+            dense = state.pattern is None
+            row = (
+                ("dense", "", "", "") if dense else (str(state.pattern), decaying, state.gradient, f"{state.penalty:g}")
+            )
+            table.add_row(str(first), *row)
+        console.print(table)
+    if between := config.recipe.switch_between(config.total_updates):
+        bounds = f"not before update {between[0]}, and at {between[1]}, as shown, at the latest"
+        console.print(f"Where the dense phase ends is found in training: {bounds}", soft_wrap=True)
+
+
+def _training_flops(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The FLOPs of the plan, or at least and at most, by what to call them."""
+    if (between := plan.config.recipe.switch_between(plan.config.total_updates)) is None:
+        return {"training FLOPs": plan.flops}
+    return {"training FLOPs, at least": plan.switched(between[0]).flops, "training FLOPs, at most": plan.flops}
+
+
+def _active_share(plan: Plan) -> str:
+    between = plan.config.recipe.switch_between(plan.config.total_updates)
+    least = f"{plan.switched(between[0]).active_share:.4f} to " if between else ""
+    return f"{least}{plan.active_share:.4f}"
 
 
 def _console() -> Console:

@@ -51,6 +51,8 @@ def parse_tune(given: Any) -> Tune:
             faults.append(f"tune.{key}={written(values)}: is what a sweep compares; tune another key")
         elif key == "data.evaluate":
             faults.append(f"tune.{key}={written(values)}: tuning looks at validation only; tune another key")
+        elif key in ("train.epochs", "train.updates", "train.flops"):
+            faults.append(f"tune.{key}={written(values)}: is what runs are compared at; tune another key")
         elif len(distinct) < 2 or len(distinct) < len(values):
             faults.append(f"tune.{key}={written(values)}: must be a list of two or more different values")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):

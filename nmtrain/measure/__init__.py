@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         inference_flops,
         training_flops,
         update_flops,
+        updates_within,
     )
     from nmtrain.measure.lengths import LengthCost, LengthCurve, Lengths, length_cost, length_moments
     from nmtrain.measure.noise import NoiseMeter
@@ -35,6 +36,7 @@ __all__ = [
     "sparse_bytes",
     "training_flops",
     "update_flops",
+    "updates_within",
 ]
 
 _HOME = {
@@ -55,6 +57,7 @@ _HOME = {
     "sparse_bytes": "size",
     "training_flops": "flops",
     "update_flops": "flops",
+    "updates_within": "flops",
 }
 
 

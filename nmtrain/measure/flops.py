@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -130,6 +130,31 @@ def pieces(starts: Sequence[int], recipes: Mapping[NMPattern, Recipe], total: in
     return sorted({*starts, *(cut for recipe in recipes.values() for cut in recipe.cuts(total))})
 
 
+def updates_within(budget: float, flops: Callable[[int], float]) -> int:
+    """The largest T with ``flops(T) <= budget``; 0 where one update costs more.
+
+    Args:
+        flops: of a whole training of so many updates. It rises with their number, but for a recipe that goes back and
+            forth between dense and sparse, where a T is found that keeps to the budget while T + 1 does not.
+    """
+    enough, beyond = 0, 1
+    spent, over = 0.0, flops(1)
+    while over <= budget:
+        enough, spent = beyond, over
+        beyond *= 2
+        over = flops(beyond)
+    by_slope = True  # training costs about so much per update: the slope leads there at once, halves make sure
+    while beyond - enough > 1:
+        share = (budget - spent) / (over - spent) if by_slope else 0.5
+        middle = min(max(enough + 1, enough + int(share * (beyond - enough))), beyond - 1)
+        if (there := flops(middle)) <= budget:
+            enough, spent = middle, there
+        else:
+            beyond, over = middle, there
+        by_slope = not by_slope
+    return enough
+
+
 class TrainingCurve:
     """Training FLOPs up to any update, in the time of a look-up: for logs and for plots over cost.
 
@@ -157,10 +182,14 @@ class TrainingCurve:
         self._per_sample: list[Fraction] = []
         self._before: list[Fraction] = []
         spent = Fraction(0)
+        known: dict[Any, Fraction] = {}  # what states cost, of which thousands of pieces have only a few kinds
         for start, end in zip(self._pieces, [*self._pieces[1:], total], strict=True):
             states = {target: recipe.at(start, total) for target, recipe in recipes.items()}
             self._before.append(spent)
-            self._per_sample.append(2 * _update_macs(cost, tensors, states))
+            kind = tuple((state.pattern, state.exact, state.strict, state.reached) for state in states.values())
+            if kind not in known:
+                known[kind] = 2 * _update_macs(cost, tensors, states)
+            self._per_sample.append(known[kind])
             spent += (self._samples[end] - self._samples[start]) * self._per_sample[-1]
 
     def flops(self, until: int) -> float:

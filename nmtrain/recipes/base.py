@@ -83,6 +83,17 @@ class Recipe:
         dense_end = round(self.dense_fraction * total)
         return dense_end, max(dense_end, total - round(self.finetune_fraction * total))
 
+    def switch_between(self, total: int) -> tuple[int, int] | None:
+        """The first and the last update that may end the dense phase, where training has to find that out.
+
+        Until it has, the recipe is what it is with the last one.
+        """
+        return None
+
+    def switched(self, update: int, total: int) -> Recipe:
+        """The recipe whose dense phase ends at this update, one of `switch_between`."""
+        raise NotImplementedError
+
     def at(self, update: int, total: int) -> SparsityState:
         """The state of update ``update`` (0-based) of ``total``; at ``total``, the one that is evaluated in the end."""
         if not 0 <= update <= total:

@@ -77,6 +77,10 @@ class Tuning:
     seeds: list[int]
     cells: list[TunedCell]
 
+    def __len__(self) -> int:
+        """Points of the grid."""
+        return math.prod(map(len, self.grid.values()))
+
     def write(self, path: Path) -> None:
         """Replace ``path`` as a whole."""
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,12 +44,13 @@ class _InForce:
 
     def set(self, state: SparsityState, device: torch.device) -> None:
         self.state, self.active = state, state.pattern is not None
-        # An exchange needs the gradient of all entries, and cuts off afterwards what the new mask prunes.
-        self.reaches_all = state.gradient in ("straight_through", 1.0) or state.ranking.regrow is not None
+        self.reaches_all = state.gradient in ("straight_through", 1.0)
         if self.decay.device != device:
             self.decay, self.theta = self.decay.to(device), self.theta.to(device)
         self.decay.fill_(state.decay)
-        self.theta.fill_(state.theta)
+        # An exchange needs the gradient of all entries, and cuts off afterwards what the new mask prunes. It goes by
+        # the same graph as the updates around it.
+        self.theta.fill_(1.0 if state.ranking.regrow is not None else state.theta)
 
     @property
     def reached(self) -> Tensor | None:
@@ -172,6 +173,11 @@ class SparsityControl:
             for weight, owner in self._weights
             for i, tensor in enumerate(weight.tensors)
         ]
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The dense weights under all sparse ones."""
+        return [cast(nn.Parameter, owner.original) for _, owner in self._weights]
 
     def with_held_variance(self) -> list[nn.Parameter]:
         """The weights whose second moment the optimizer is to leave as it is."""

@@ -24,6 +24,7 @@ from nmtrain.training.checkpoint import save_checkpoint
 from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate, take_step
 from nmtrain.training.plan import Plan
 from nmtrain.training.signals import StopRequest
+from nmtrain.training.switch import AutoSwitch
 from nmtrain.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class Trainer:
     """Everything of one run that changes while it trains, and what it needs to go on after a kill.
 
     Recipe, learning rate, batches and random numbers are pure functions of the update number, so a checkpoint holds
-    no more than weights, masks, the optimizer's state, the update number, and the sums of the line being recorded.
+    no more than weights, masks, the optimizer's state, the update number, the sums of the line being recorded, and at
+    which update a recipe's dense phase ended that training had to find the end of.
     """
 
     def __init__(
@@ -74,6 +76,12 @@ class Trainer:
             )
             if checkpoint and checkpoint["meter"]:
                 self.meter.load_state_dict(checkpoint["meter"])
+        self.switched_at: int | None = checkpoint.get("switched_at") if checkpoint else None
+        self.switch = None
+        if (between := plan.config.recipe.switch_between(self.total)) is not None:  # not yet switched
+            self.switch = AutoSwitch(self.control.weights, self.optimizer, between, self.total)
+            if checkpoint:
+                self.switch.load_state_dict(checkpoint["switch"])
         lengths = checkpoint["lengths"] if checkpoint else {"metrics": 0, "noise": 0}
         self.metrics = Records(folder / "metrics.jsonl", lengths["metrics"])
         self.noise = Records(folder / "noise.jsonl", lengths["noise"])
@@ -92,6 +100,8 @@ class Trainer:
             grad_norm, rate = self.update(self.done)
             self.done += 1
             last, evaluate = self.done == self.total, self.done % every_eval == 0
+            if self.switch and not last and self.switch.ends(self.done):
+                self.end_dense_phase(self.switch.change)
             if last or self.done % train.log_every == 0:
                 self.log_training(grad_norm, rate)
             if evaluate and not last:
@@ -126,12 +136,21 @@ class Trainer:
             grad_norm = None
             if config.optim.clip_norm is not None:
                 grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
+            if self.switch:
+                self.switch.see_gradients()
             take_step(self.optimizer, self.control.with_held_variance())
             for record in self.meter.after_step() if self.meter else ():
                 self.record_noise(record)
             self.optimizer.zero_grad()
             self.loss_count += 1
         return grad_norm, rate
+
+    def end_dense_phase(self, change: float) -> None:
+        """From here on the run follows its recipe as if the config had named this update."""
+        self.plan, self.switch, self.switched_at = self.plan.switched(self.done), None, self.done
+        self.config = self.plan.config
+        self.folder.write_json("sparse_tensors.json", self.plan.sparse_tensors_json())
+        logger.info("update %d of %d: the dense phase ends (mean change %.2g)", self.done, self.total, change)
 
     def seed(self, seed: int) -> None:
         """What `torch.manual_seed` does, which on a CPU also notes for other devices who seeded them: 0.4 ms."""
@@ -209,6 +228,7 @@ class Trainer:
             raise TrainingError(f"{len(broken)} weights are not finite after update {self.done}, first {broken[0]}")
         content = {
             "done": self.done,
+            "total": self.total,
             "data": self.data,
             "model": self.model.state_dict(),
             "remembered": self.control.remembered,
@@ -216,6 +236,8 @@ class Trainer:
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
             "seconds": self.seconds,
+            "switched_at": self.switched_at,
+            "switch": self.switch.state_dict() if self.switch else None,
             "meter": self.meter.state_dict() if self.meter else None,
             "lengths": {"metrics": self.metrics.sync(), "noise": self.noise.sync()},
         }

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
+from math import ceil, floor, log10, prod
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nmtrain.config.check import Config
 from nmtrain.config.faults import written
+from nmtrain.config.schema import MOST_UPDATES
 from nmtrain.data import TextShape
 from nmtrain.errors import ConfigError
 from nmtrain.measure import (
@@ -28,15 +29,17 @@ from nmtrain.measure import (
     forward_cost,
     inference_flops,
     model_bytes,
+    training_flops,
+    updates_within,
 )
 from nmtrain.measure.products import ProductCounter
-from nmtrain.models import build_model, sparsity_rules
+from nmtrain.models import build_model
 from nmtrain.models.indices import RealIndices
-from nmtrain.models.registry import role_map
 from nmtrain.runs.loaded import in_plugin
-from nmtrain.sparsity import NMPattern, NoTensorLeft, SparseTensor, SparsityRule, resolve_rules, sparsify_model
+from nmtrain.sparsity import NMPattern, SparseTensor, SparsityRule, sparsify_model
 from nmtrain.training.optim import optimizer_bytes
 from nmtrain.training.start import goes_on, start_told
+from nmtrain.training.tensors import measured_tensors
 from nmtrain.training.text_plan import require_texts_fit, text_cost, text_inputs
 
 # A micro-batch on the meta device: positional for images, whose argument no two libraries call the same.
@@ -47,7 +50,8 @@ Inputs = list[Tensor] | dict[str, Tensor]
 class Plan:
     """The shapes of one run. ``tensors`` is empty for a dense run.
 
-    What text costs depends on its lengths: until `with_lengths` says them, every sample counts as the longest.
+    What text costs depends on its lengths: until `with_lengths` says them, every sample counts as the longest, and
+    `train.flops` pays for no fewer updates than here.
     """
 
     config: Config
@@ -66,13 +70,25 @@ class Plan:
     def with_lengths(self, lengths: Lengths) -> Plan:
         """The plan of a text model by the lengths that its samples have."""
         assert self.by_length is not None
-        total = self.config.total_updates
         by_length = self.by_length.for_inputs(torch.cat([lengths.train, lengths.validation])[:, 0])
-        moments = torch.zeros(total + 1, len(by_length.terms), dtype=torch.int64)
-        for update in range(total):
-            moments[update + 1] = by_length.moments(lengths.of_update(update)).sum(0)
         cost = by_length.mean(by_length.moments(lengths.validation).sum(0).tolist(), len(lengths.validation))
-        return replace(self, cost=cost, training_cost=cost, by_length=by_length, moments=moments.cumsum(0))
+        plan = replace(self, cost=cost, training_cost=cost, by_length=by_length)
+        before = [torch.zeros(len(by_length.terms), dtype=torch.int64)]  # each update
+
+        def lasting(total: int) -> Plan:
+            for update in range(len(before) - 1, total):
+                before.append(before[-1] + by_length.moments(lengths.of_update(update)).sum(0))
+            return replace(plan, config=self.config.lasting(total), moments=torch.stack(before[: total + 1]))
+
+        if (budget := self.config.train.flops) is None:
+            return lasting(self.config.total_updates)
+        return lasting(updates_within(budget, lambda total: lasting(total).curve.flops(total)))
+
+    def switched(self, update: int) -> Plan:
+        """The plan of a run that found at this update where its recipe's dense phase ends."""
+        config = self.config
+        recipes = {target: recipe.switched(update, config.total_updates) for target, recipe in config.recipes.items()}
+        return replace(self, config=replace(config, recipes=recipes))
 
     @cached_property
     def curve(self) -> TrainingCurve | LengthCurve:
@@ -147,14 +163,14 @@ def make_plan(config: Config) -> Plan:
     told = start_told(config, model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        rules, measured = _measured(config, model, multiplied)
+        rules, measured = measured_tensors(config, model, multiplied)
     if config.is_dense:
         rules, tensors, caught = [], [], []
     else:
         tensors = measured[config.sparsity]
     cost, training_cost, by_length = _costs(config, model, inputs, tensors)
     return Plan(
-        config=config,
+        config=_lasting(config, training_cost, tensors),
         rules=rules,
         tensors=tensors,
         measured=measured,
@@ -186,7 +202,8 @@ def _batch_norm_warning(config: Config, model: nn.Module) -> list[str]:
 def shape_faults(configs: Iterable[Config]) -> list[str]:
     """What `make_plan` would refuse about several runs, without the rest of its work; a model is built only once."""
     faults: dict[str, None] = {}
-    built: dict[str, tuple[nn.Module, Collection[str]] | None] = {}
+    built: dict[str, tuple[nn.Module, Inputs, Collection[str]] | None] = {}
+    costs: dict[str, ForwardCost] = {}
     for config in configs:
         train = config.train
         start = (config.init_from, goes_on(config))
@@ -194,13 +211,20 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
         try:
             if key not in built:
                 built[key] = None  # stays, if it cannot be built
-                model, _, multiplied = _built(config)
-                built[key] = model, multiplied
-                start_told(config, model)
-            if (found := built[key]) is not None:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # each run gives its own
-                    _measured(config, *found)
+                built[key] = parts = _built(config)
+                start_told(config, parts[0])
+            if (found := built[key]) is None:
+                continue
+            model, inputs, multiplied = found
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # each run gives its own
+                _, measured = measured_tensors(config, model, multiplied)
+            if config.train.flops is not None:
+                tensors = [] if config.is_dense else measured[config.sparsity]
+                counted = key + repr(tensors)
+                if counted not in costs:
+                    costs[counted] = _costs(config, model, inputs, tensors)[1]
+                _lasting(config, costs[counted], tensors)
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     return list(faults)
@@ -267,77 +291,28 @@ def _costs(
     return cost, cost, by_length
 
 
-def _measured(
-    config: Config, model: nn.Module, multiplied: Collection[str]
-) -> tuple[list[SparsityRule], dict[NMPattern, list[SparseTensor]]]:
-    """The rules that a config asks for, and the tensors to measure by sparsity; those of a sparse run are sparse."""
-    found = {sparsity: _resolved(config, model, multiplied, sparsity) for sparsity in config.measured_patterns}
-    bare = [str(sparsity) for sparsity, (_, tensors) in found.items() if not tensors]
-    if bare and config.measure.patterns:
-        raise ConfigError([f"measure.patterns={written(bare)}: no tensor of mask.roles has an axis that M divides"])
-    (rules, _), *_ = found.values()
-    return rules, {sparsity: tensors for sparsity, (_, tensors) in found.items() if tensors}
+def _lasting(config: Config, cost: ForwardCost, tensors: list[SparseTensor]) -> Config:
+    """The config with the number of updates that `train.flops` pays for, where that says how long to train."""
+    if (budget := config.train.flops) is None:
+        return config
+
+    def flops(total: int) -> float:
+        return training_flops(cost, tensors, config.recipes, total, config.train.batch_size)
+
+    if flops(1) > budget:
+        longest = " of the longest texts" if config.model.reads_text else ""
+        fault = f"is less than one update{longest} costs; allowed: at least {_rounded_up(flops(1))}"
+        raise ConfigError([f"train.flops={budget:g}: {fault}"])
+    if flops(1) * MOST_UPDATES < budget:
+        fault = f"pays for more than {MOST_UPDATES} updates; allowed: at most {flops(1) * MOST_UPDATES:.2g}"
+        raise ConfigError([f"train.flops={budget:g}: {fault}"])
+    return config.lasting(updates_within(budget, flops))
 
 
-def _resolved(
-    config: Config, model: nn.Module, multiplied: Collection[str], sparsity: NMPattern
-) -> tuple[list[SparsityRule], list[SparseTensor]]:
-    """The rules and sparse tensors that a config asks for at ``sparsity``, each phase of each tensor tried.
-
-    A dense run only measures these tensors; those that M does not divide are not measured.
-
-    Args:
-        multiplied: the names of the weights that products of a forward read.
-    """
-    mask = config.mask.model_copy(update={"indivisible": "skip"}) if config.is_dense else config.mask
-    try:
-        rules = sparsity_rules(model, mask, sparsity, role_map(config.model.name))
-    except ValueError as error:
-        raise ConfigError(str(error).splitlines()) from error
-    patterns = f" mask.patterns={written(config.values['mask']['patterns'])}" if config.mask.patterns else ""
-    try:
-        tensors = resolve_rules(model, rules)
-    except ValueError as error:
-        if config.is_dense and isinstance(error, NoTensorLeft):
-            return rules, []
-        faults = [f"sparsity={sparsity}{patterns}: {line}" for line in str(error).splitlines()]
-        if config.mask.indivisible == "error" and any("does not divide" in fault for fault in faults):
-            faults.append("mask.indivisible=skip leaves tensors dense whose axis M does not divide")
-        raise ConfigError(faults) from error
-    if config.is_dense:
-        return rules, tensors
-    unread = [tensor for tensor in tensors if tensor.name not in multiplied]
-    if faults := _phase_faults(config, tensors) + _unread_faults(model, unread):
-        raise ConfigError(faults)
-    return rules, tensors
-
-
-def _phase_faults(config: Config, tensors: list[SparseTensor]) -> list[str]:
-    """A line for each phase of a tensor that its axis cannot carry; only patterns that a user lists can be such."""
-    phases = {target: recipe.phases(config.total_updates) for target, recipe in config.recipes.items()}
-    faults: dict[str, None] = {}
-    for tensor in tensors:
-        for _, state in phases[tensor.pattern]:
-            try:
-                if state.pattern is not None:
-                    tensor.fit(state.pattern, state.exact)
-            except ValueError as error:
-                faults[f"recipe.patterns={written(config.values['recipe'].get('patterns'))}: {error}"] = None
-    return list(faults)
-
-
-def _unread_faults(model: nn.Module, tensors: list[SparseTensor]) -> list[str]:
-    """Of weights whose zeros would spare nothing: those of embeddings, and those that are standardised before use."""
-    names: dict[tuple[str, str], list[str]] = {}  # by the option that asks for them and the class that holds them
-    for tensor in tensors:
-        owner = model.get_submodule(tensor.name.rpartition(".")[0])
-        option = f"mask.names=[{tensor.name}]" if tensor.role == "named" else f"mask.roles=[{tensor.role}]"
-        names.setdefault((option, type(owner).__name__), []).append(tensor.name)
-    return [
-        f"{option}: no matmul or convolution reads {found[0]}{f' (nor {len(found) - 1} more)' if found[1:] else ''} as"
-        f" it is: {owner} looks up its rows or makes another weight of it, for which N:M would not hold"
-        for (option, owner), found in names.items()
-    ]
+def _rounded_up(value: float) -> str:
+    """In three digits, and no less."""
+    step = 10.0 ** (floor(log10(value)) - 2)
+    return f"{ceil(value / step) * step:.3g}"
 
 
 def _memory(config: Config, model: nn.Module, rules: list[SparsityRule], inputs: Inputs) -> dict[str, int]:

@@ -104,6 +104,8 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     content = yaml.safe_dump(config.values, sort_keys=False).encode()
     write_whole(folder / "config.yaml", lambda file: file.write(content))
     checkpoint = load_checkpoint(folder / "checkpoints")
+    if checkpoint and (update := checkpoint.get("switched_at")) is not None:
+        plan = plan.switched(update)
     environment = describe_environment(accelerator.device, config.train.compile)
     environment["recipe"] = config.recipe.record()  # for reports without the plug-in that it may be of
     warn_of_variables(environment)
@@ -111,7 +113,6 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
         environment["before"] = environments_before(last, environment)
     else:
         folder.write_json("environment.json", environment)
-    folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())
 
     torch.manual_seed(config.seed)
     try:
@@ -126,6 +127,11 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     keep_model(folder, config)
     if (lengths := task.lengths()) is not None:
         plan = plan.with_lengths(lengths)
+    total = plan.config.total_updates
+    if checkpoint and config.train.flops is not None and checkpoint["total"] != total:
+        told = f"paid for {checkpoint['total']} updates when this run began, and for {total} now"
+        raise ConfigError([f"train.flops={config.train.flops:g}: {told}; force=true starts the run from nothing"])
+    folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())
     trainer = Trainer(plan, model, task, accelerator, folder, checkpoint, environment["data"])
     logger.info("%s %s", f"resuming at update {trainer.done} of" if checkpoint else "training", folder.path)
     if accelerator.device.type == "cuda":

@@ -28,6 +28,7 @@ def summarize(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, fl
         "seed": config.seed,
         "updates": config.total_updates,
         "epochs": config.total_updates / config.updates_per_epoch,
+        **({} if trainer.switched_at is None else {"switched_at": trainer.switched_at}),
         "headline": trainer.task.headline,
         "metrics": {f"{config.split}/{name}": value for name, value in metrics.items()},
         **({"signatures": trainer.task.signatures} if trainer.task.signatures else {}),

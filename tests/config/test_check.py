@@ -253,6 +253,24 @@ def test_patterns_to_measure_change_nothing_about_a_result(make_config):
     assert list(map(str, make_config("recipe=ste", "measure.patterns=[1:4,2:8]").measured_patterns)) == ["1:8"]
 
 
+def test_how_long_to_train_is_said_once_and_by_what_is_known_before(shipped):
+    assert faults(put(shipped(), train__flops=0.0)) == ["train.flops=0.0: should be greater than 0"]
+    assert faults(put(shipped(), train__flops="much")) == ["train.flops=much: should be a number"]
+    assert faults(put(shipped(), train__flops=1.2e12, train__updates=900)) == [
+        "train.updates=900: train.flops=1.2e+12 says too how long to train; leave one null"
+    ]
+    auto = put(shipped("recipe=step"), train__flops=1.2e12, recipe__dense_fraction="auto")
+    assert faults(auto) == [
+        "train.flops=1.2e+12: has to know what an update costs, which recipe.dense_fraction=auto leaves to training;"
+        " allowed: a fraction"
+    ]
+    budget = check_config(put(shipped("recipe=step"), train__flops=1.2e12))
+    with pytest.raises(ValueError, match="what updates cost takes a plan to know"):
+        _ = budget.total_updates
+    assert budget.lasting(7).total_updates == 7
+    assert budget.lasting(7).run_name == budget.run_name
+
+
 def test_all_faults_of_one_config_are_listed_together(shipped):
     values = put(
         shipped(),

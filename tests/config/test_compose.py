@@ -35,6 +35,7 @@ from nmtrain.config.compose import compose_values, evaluation_overrides, overrid
         ("recipe=null", "recipe=null: there is no such recipe. Available: ['ac_dc', 'asp', 'dense', 'feather', "),
         ("train=null", "train=null: there is no such train. Available: ['default', 'finetune', 'text']"),
         ("recipe@train=ste", "recipe@train=ste: a group cannot be put elsewhere; write recipe=..."),
+        ("claims=paper", "claims=paper: claims are what nmtrain report decides, and no setting of a run"),
         ("modle/x=3", "modle/x=3: there is no such group. Available: ['data', 'experiment', 'mask', "),
         ("hydra/launcher=joblib", "hydra/launcher=joblib: has no effect without -m"),
     ],

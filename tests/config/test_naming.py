@@ -125,6 +125,16 @@ def test_the_name_does_not_depend_on_how_a_value_is_written(shipped, one, anothe
     assert name(put(shipped(), **one)) == name(put(shipped(), **another))
 
 
+def test_a_budget_enters_the_name_where_there_is_one_and_overrides_epochs(shipped):
+    without = shipped()
+    del without["train"]["flops"]
+    assert name(without) == name(shipped())
+    budgets = [name(put(shipped(), train__flops=budget)) for budget in (1.2e12, 1200000000000, 1.3e12)]
+    assert budgets[0] == budgets[1]
+    assert len({*budgets, name(shipped())}) == 3
+    assert name(put(shipped(), train__flops=1.2e12, train__epochs=5)) == budgets[0]
+
+
 def test_the_name_does_not_depend_on_the_order_of_keys(shipped):
     def turned(values):
         if not isinstance(values, dict):

@@ -271,7 +271,7 @@ from nmtrain.recipes import list_recipes
 assert "cubic" not in list_recipes()
 search = 'hydra.searchpath=["file://{folder}"]'
 values = compose_values([search, "experiment=blobs", *{FAST}, "results_dir={tmp_path}/runs"])
-partial(_sweep_job, [{str(folder)!r}], {{}}, "sweep")(values, 0)
+partial(_sweep_job, [{str(folder)!r}], {{}}, {{}}, "sweep")(values, 0)
 """
     done = subprocess.run(
         [sys.executable, "-c", script],

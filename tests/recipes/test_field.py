@@ -46,6 +46,23 @@ def test_step_holds_the_second_moment_once_it_prunes():
         build_recipe("step", "1:8", dense_fraction=0.0)
 
 
+def test_step_with_auto_is_the_latest_switch_until_the_update_is_known():
+    recipe = build_recipe("step", "1:8", dense_fraction="auto")
+    assert build_recipe("step", "1:8").switch_between(100) is None
+    assert [recipe.switch_between(total) for total in (1, 2, 3, 15, 100)] == [(1, 1), (1, 1), (1, 1), (2, 7), (10, 50)]
+    assert recipe.bounds(100) == (50, 100)
+    for total in (2, 3, 12, 997, 10**6):
+        first, last = recipe.switch_between(total)
+        for update in {first, first + (last - first) // 3, last}:
+            found = recipe.switched(update, total)
+            assert found.bounds(total) == (update, total)
+            assert found.switch_between(total) is None
+    tuned = build_recipe("step", "1:8", dense_fraction="auto", finetune_fraction=0.5, freeze_mask=True)
+    assert tuned.switched(10, 100).bounds(100) == (10, 50)
+    with pytest.raises(RecipeError, match=r"finetune_fraction: 0\.6 exceeds 0\.5, what auto may leave"):
+        build_recipe("step", "1:8", dense_fraction="auto", finetune_fraction=0.6)
+
+
 def test_s_ste_shrinks_by_the_whole_threshold_and_rescales_to_the_end():
     for state in states("s_ste"):
         assert (state.projection.power, state.projection.threshold, state.projection.rescale) == (1.0, 1.0, True)

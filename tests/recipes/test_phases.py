@@ -37,6 +37,7 @@ FIELD = {
     "asp": ("asp", {}),
     "asp_late": ("asp", {"dense_fraction": 1.0}),
     "step": ("step", {}),
+    "step_auto": ("step", {"dense_fraction": "auto"}),
     "s_ste": ("s_ste", {"dense_fraction": 0.2}),
     "feather": ("feather", {}),
     "rigl": ("rigl", {"every": 3}),

@@ -77,7 +77,8 @@ def test_an_int_target_is_refused_with_the_fix():
 )
 @pytest.mark.parametrize("value", [-0.1, 1.1, 10, NAN, INF, -INF, "0.1", None, True, [0.1]], ids=repr)
 def test_a_fraction_lies_from_0_to_1(name, option, value):
-    assert faults(name, **{option: value}) == {option: f"{value!r} is not a fraction from 0 to 1"}
+    nor = ", nor auto" if (name, option) == ("step", "dense_fraction") else ""
+    assert faults(name, **{option: value}) == {option: f"{value!r} is not a fraction from 0 to 1{nor}"}
 
 
 @pytest.mark.parametrize("name", WITH_FINE_TUNING)

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
+from nmtrain.recipes import build_recipe
 from nmtrain.sparsity import NMPattern, SparsityRule, SparsityState, sparsify_model, sparsity_control
+from nmtrain.training.optim import take_step
 
 TARGET = NMPattern(1, 4)
 MASKED = "masked"
@@ -92,3 +94,53 @@ class TestRecompilation:
         states = [SparsityState(None), *DECAYS]
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         assert losses(model, compiled, states) == pytest.approx(losses(fresh, fresh, states), rel=1e-5)
+
+
+# What the field's methods keep beside the mask, and exchange, must compile nothing again either.
+FIELD = [
+    ("gmp", {}),
+    ("asp", {}),
+    ("step", {}),
+    ("s_ste", {"dense_fraction": 0.2}),
+    ("feather", {}),
+    ("rigl", {"every": 3}),
+    ("top_kast", {"every": 5}),
+    ("ac_dc", {"rounds": 2}),
+    ("maxq", {}),
+    ("mdgf", {"tighten": True, "contenders": 2.0, "decay_end": 0.1}),
+]
+
+
+def trained(model, forward, recipe, total, graphs=lambda: 0):
+    """The loss of each update of a training, and the updates before which ``graphs`` counts fewer than after."""
+    control, seen, made = sparsity_control(model), [], []
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    inputs = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    for update in range(total):
+        before = graphs()
+        control.update({TARGET: recipe.at(update, total)})
+        loss = forward(inputs).square().mean()
+        loss.backward()
+        control.add_penalty()
+        control.exchange(optimizer)
+        take_step(optimizer, control.with_held_variance())
+        optimizer.zero_grad()
+        seen.append(loss.item())
+        made += [update] if graphs() > before else []
+    return seen, made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), FIELD, ids=[name for name, _ in FIELD])
+def test_a_method_compiles_at_the_first_update_of_a_phase_or_not_at_all(name, options, counter):
+    recipe, total = build_recipe(name, TARGET, **options), 40
+    model = sparse_model()
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    found, made = trained(model, compiled, recipe, total, lambda: counter.frame_count)
+    assert found == pytest.approx(trained(fresh := sparse_model(), fresh, recipe, total)[0])
+    starts = [first for first, _ in recipe.phases(total)]
+    states = [state for _, state in recipe.phases(total)]
+    dense_and_sparse = len({state.pattern is None for state in states})
+    assert made[0] == 0
+    assert set(made) <= set(starts)
+    assert len(made) == dense_and_sparse  # a graph for dense updates, one for sparse ones

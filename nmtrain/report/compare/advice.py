@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nmtrain.report.compare.quality import row_results
-from nmtrain.report.compare.scores import beats, best_of
+from nmtrain.report.compare.quality import row_of, row_results
+from nmtrain.report.compare.scores import Row
 from nmtrain.report.compare.sections import DENSE, Group, Result
-from nmtrain.report.compare.statistics import difference
 from nmtrain.report.read.grouping import density_of
 from nmtrain.report.read.headline import Headline
 
@@ -31,29 +30,27 @@ def advice(group: Group) -> list[Advice]:
 
 
 def _row_advice(group: Group, pattern: str) -> str:
-    results, headline = row_results(group, pattern), group.headline
+    results, tests, headline = row_results(group, pattern), row_of(group, pattern), group.headline
     sparse = [result for result in results if result.variant != DENSE]
     ranked = [result for result in sparse if result.scores.rankable]
-    best = best_of((result.scores for result in ranked), headline)
     lost = [f"{result.label} ({result.scores.lost_text})" for result in results if result.scores.lost]
     left_out = f" Left out: {', '.join(lost)}." if lost else ""
     wrong = [result.label for result in sparse if (result.finished["penalty_times"] > 1).any()]
     left_out += f" Trained with too much of its penalty, see the notices: {', '.join(wrong)}." if wrong else ""
-    if best is None:
+    if not ranked:
         return f"no recipe can be ranked by its final {headline.label}." + left_out
-    first = next(result for result in ranked if result.scores is best)
-    if len(sparse) == 1:
-        return f"only {first.label} was trained (n = {best.quality.n}); there is nothing to compare it with.{left_out}"
+    best = next(result for result in ranked if result.label == tests.best)
     if len(ranked) == 1:
-        return f"only {first.label} lost no seed (n = {best.quality.n}); there is nothing to compare it with.{left_out}"
+        how = "was trained" if len(sparse) == 1 else "lost no seed"
+        return f"only {best.label} {how} (n = {best.quality.n}); there is nothing to compare it with.{left_out}"
     dense = next((result for result in results if result.variant == DENSE), None)
-    compared = _comparison(first, ranked, headline)
-    return f"{compared} {_against_dense(first, dense, headline)}".rstrip() + left_out
+    return f"{_comparison(best, ranked, tests)} {_against_dense(best, dense, tests)}".rstrip() + left_out
 
 
-def _comparison(best: Result, results: list[Result], headline: Headline) -> str:
+def _comparison(best: Result, results: list[Result], tests: Row) -> str:
+    headline = tests.headline
     others = [result for result in results if result is not best]
-    level = [result for result in others if not beats(best.scores, result.scores, headline)]
+    level = [result for result in others if tests.mark(result.label)]
     below = [result for result in others if result not in level]
     if not level:
         second = max(below, key=lambda result: headline.gain(result.quality.mean))
@@ -67,10 +64,11 @@ def _comparison(best: Result, results: list[Result], headline: Headline) -> str:
     return f"no difference shown{between} ({_counts([best, *level])}). {highest}; it is {beyond} {_listed(below)}."
 
 
-def _against_dense(best: Result, dense: Result | None, headline: Headline) -> str:
+def _against_dense(best: Result, dense: Result | None, tests: Row) -> str:
+    headline = tests.headline
     if dense is None or not dense.scores.rankable:
         return ""
-    found = difference(best.scores.by_seed, dense.scores.by_seed)
+    found = tests.difference(best.label, dense.label)
     if found is None or not found.shown:
         return f"No difference to dense shown ({_counts([best, dense])})."
     distance = f"{headline.text(abs(found.mean))}{' points' if headline.percent else ''}"

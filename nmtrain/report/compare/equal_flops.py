@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nmtrain.report.compare.quality import pattern_cell, row_results, run_marks, signature_note
-from nmtrain.report.compare.scores import NOT_A_NUMBER, TEST, Scores, best_of, standing
+from nmtrain.report.compare.scores import NOT_A_NUMBER, WITH_THE_BEST, Row, Scores, compare
 from nmtrain.report.compare.sections import DENSE, Result, Section, patterns_of
 from nmtrain.report.compare.statistics import distinct_levels, interpolate
 from nmtrain.report.compare.table import NOTHING, TRAINING_FLOPS, Cell, Table, quantity, seconds
@@ -56,19 +56,21 @@ def equal_flops_table(section: Section, curves: pd.DataFrame) -> Table | None:
             f"{result.label} at {pattern} ({result.scores.lost_text})" for result in results if not len(result.finished)
         ]
         spent = [(result, result.mean("training_flops")) for result in results if len(result.finished)]
+        # Inside a longer run the learning rate has not come down: where there are several lengths, those are compared.
+        inside = points if len({result.runs["dense_group"].iloc[0] for result, _ in spent}) == 1 else {}
         for budget in _budgets(spent):
-            rows += _budget_rows(pattern, budget, spent, points, section.headline)
+            rows += _budget_rows(pattern, budget, spent, inside, section.headline)
     if not rows:
         return None
     headline = section.headline
     notes = [
         TRAINING_FLOPS,
         "A budget is what some sparse recipe spent in full: the mean over the seeds of one length, and what lies "
-        f"within 5 % below. {headline.title} at it: of the length of a recipe that finished nearest below it; of one "
-        "that never finished below it, interpolated in FLOPs between the evaluations of its shortest longer length. "
-        "What did better for no more, a shorter length or a point inside a longer one, has a row of its own. Bold: the "
-        "best of the sparse recipes, if there are two to rank.",
-        TEST,
+        f"within 5 % below. {headline.title} at it: of the length of a recipe that finished nearest below it; a "
+        "shorter one that did better has a row of its own. Where all runs of a pattern have one length, a recipe that "
+        "spent more is interpolated in FLOPs between its evaluations; where there are several lengths, only finished "
+        "runs are compared. Bold: the best of the sparse recipes, if there are two to rank.",
+        WITH_THE_BEST,
         *signature_note(section.runs),
         *([f"In no row, since no seed finished: {', '.join(dict.fromkeys(without))}."] if without else []),
     ]
@@ -91,21 +93,19 @@ def _budget_rows(
     for result, flops in spent:
         columns[result.label].append((result, flops))
     found = [at for lengths in columns.values() for at in answers(budget, lengths, points, headline)]
-    competing = [at for at in found if at.competes]
-    several = len({at.result.label for at in competing}) > 1
-    best = best_of((at.scores for at in competing), headline) if several else None
+    competing = {at.result.anchor: at for at in found if at.competes}
+    several = len({at.result.label for at in competing.values()}) > 1  # of one recipe alone, none is the best
+    tests = compare({anchor: at.scores for anchor, at in competing.items()} if several else {}, headline)
     stub = [pattern_cell(pattern), Cell(quantity(budget, "FLOPs"), value=budget)]
-    return [
-        _budget_row(stub, at, standing(at.scores, best, headline) if at.competes else (False, ""), headline)
-        for at in found
-    ]
+    return [_budget_row(stub, at, tests) for at in found]
 
 
-def _budget_row(stub: list[Cell], at: AtBudget, standing: tuple[bool, str], headline: Headline) -> list[Cell]:
-    text, detail = at.scores.text(headline)
-    is_best, mark = standing
+def _budget_row(stub: list[Cell], at: AtBudget, tests: Row) -> list[Cell]:
+    text, detail = at.scores.text(tests.headline)
     result, quality = at.result, at.scores.quality
-    marks = mark + run_marks(at.scores, result.runs) + _SOURCE_MARKS[at.source]
+    marks = tests.mark(result.anchor) if result.anchor in tests.scores else ""
+    marks += run_marks(at.scores, result.runs) + _SOURCE_MARKS[at.source]
+    is_best = result.anchor == tests.best
     size = result.mean("bytes")
     return [
         *stub,
@@ -128,17 +128,15 @@ def _measured(result: Result) -> Cell:
 def answers(budget: float, lengths: list[tuple[Result, float]], points: Points, headline: Headline) -> list[AtBudget]:
     """What one recipe, of several ``lengths`` with their mean training FLOPs, answers for ``budget``; [] if nothing.
 
-    One length for all seeds: that which finished nearest below. The best of what did better for no more comes before.
+    One length for all seeds: that which finished nearest below. The best of what did better for less comes before. If
+    none finished below: a point inside the shortest, as far as ``points`` has its runs.
     """
     rising = sorted(lengths, key=lambda length: length[1])
     below = [_finished(budget, result, flops) for result, flops in rising if flops <= budget]
-    longer = [result for result, flops in rising if flops > budget]
-    inside = _inside(budget, longer[0], points) if longer else None
     if not below:
+        inside = _inside(budget, rising[0][0], points)
         return [] if inside is None else [inside]
     *others, nearest = below
-    if inside is not None and inside.source == INTERPOLATED and nearest.source == CHEAPER:
-        others.append(inside)
 
     def gain(at: AtBudget) -> float:
         return headline.gain(at.scores.quality.mean) if at.scores.rankable else -math.inf

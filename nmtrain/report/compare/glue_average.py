@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from nmtrain.report.compare.quality import gradient_note, pattern_cell, run_marks
-from nmtrain.report.compare.scores import TEST, Scores, best_of, standing
+from nmtrain.report.compare.scores import WITH_THE_BEST, Scores, compare
 from nmtrain.report.compare.sections import DENSE, Group, Result, Section, columns_of, patterns_of
 from nmtrain.report.compare.table import NOTHING, Cell, Table
 from nmtrain.report.read.flat import Flat, describe, differing, without
@@ -108,7 +108,7 @@ def _table(alike: Alike, others: Sequence[Alike]) -> Table:
         "Mean over tasks of each task's headline metric (correlations count as they are), in %: mean over seeds ± "
         f"half of its 95 % t-interval, on the {WORDS[alike.split]} split. Each row averages over the tasks named in "
         "it, all trained alike but for data.",
-        TEST,
+        WITH_THE_BEST,
         *([f"Left out, trained with several settings: {', '.join(several)}."] if several else []),
         *([f"Left out, trained with another setting: {', '.join(otherwise)}."] if otherwise else []),
         *dict.fromkeys(gradient_note(group) for group in tasks.values()),
@@ -125,7 +125,7 @@ def _row(tasks: Mapping[str, Group], pattern: str, columns: list[tuple[str, str]
     trained = [set(results) for results in by_column.values() if results]
     common = sorted(set.intersection(*trained)) if trained else []
     averages = {label: _average(results, common) for label, results in by_column.items()}
-    best = best_of((averages[label] for variant, label in columns if variant != DENSE), _SCORE)
+    tests = compare({label: averages[label] for variant, label in columns if variant != DENSE}, _SCORE)
     row = [pattern_cell(pattern), Cell(", ".join(common), f"{len(common)} of {_TASKS}")]
     for variant, label in columns:
         average = averages[label]
@@ -133,9 +133,9 @@ def _row(tasks: Mapping[str, Group], pattern: str, columns: list[tuple[str, str]
             row.append(NOTHING)
             continue
         text, detail = average.text(_SCORE)
-        is_best, mark = (False, "") if variant == DENSE else standing(average, best, _SCORE)
-        mark += run_marks(average, *(by_column[label][task].runs for task in common))
-        row.append(Cell(text, detail, average.quality.mean if average.quality.n else None, is_best, mark))
+        marks = "" if variant == DENSE else tests.mark(label)
+        marks += run_marks(average, *(by_column[label][task].runs for task in common))
+        row.append(Cell(text, detail, average.quality.mean if average.quality.n else None, label == tests.best, marks))
     return row
 
 

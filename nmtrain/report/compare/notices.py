@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from nmtrain.report.read.folders import name_some
+from nmtrain.report.read.frame import NARROWER, TUNING
 from nmtrain.report.read.grouping import pattern_order
 from nmtrain.report.read.headline import headline_of
 from nmtrain.report.read.identity import method_of
@@ -17,7 +18,8 @@ _NOT_COUNTED = {
     "running": "still running, or were killed while running",
     "preempted": "were preempted and not resumed",
     "unreadable": "could not be read",
-    "tuning": "were for tuning, and stand in its table",
+    TUNING: "were for tuning, and stand in its table",
+    NARROWER: "were tuned over a narrower grid than others like them",
 }
 _MANY = 0.05  # of a model's answers, that are no label
 

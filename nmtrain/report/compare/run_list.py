@@ -59,9 +59,10 @@ def _row(run: dict[str, Any], named: bool, padded: bool) -> list[Cell]:
     def text(key: str) -> Cell:
         return NOTHING if pd.isna(run[key]) else Cell(str(run[key]), value=str(run[key]))
 
-    def number(key: str, shown: str) -> Cell:
-        return NOTHING if pd.isna(run[key]) else Cell(shown, value=float(run[key]))
+    def number(key: str, shown: str, detail: str = "") -> Cell:
+        return NOTHING if pd.isna(run[key]) else Cell(shown, detail, value=float(run[key]))
 
+    found = "" if pd.isna(run["switched_at"]) else f"dense up to {run['switched_at']:.0f}"
     status = run["status"] if pd.isna(run["reason"]) else f"{run['status']}: {run['reason']}"
     return [
         text("folder"),
@@ -71,7 +72,7 @@ def _row(run: dict[str, Any], named: bool, padded: bool) -> list[Cell]:
         number("seed", f"{run['seed']:.0f}"),
         Cell(status, value=status),
         _final(run, named),
-        number("updates", f"{run['updates']:.0f}"),
+        number("updates", f"{run['updates']:.0f}", found),
         number("training_flops", quantity(run["training_flops"], "FLOPs")),
         number("seconds", seconds(run["seconds"])),
         *([number("padding", percent(run["padding"], 1))] if padded else []),

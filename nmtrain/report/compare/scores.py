@@ -1,15 +1,15 @@
-"""Final values by seed, the seeds that were lost, and the one criterion by which results are ranked and compared."""
+"""Final values by seed, the seeds that were lost, and the one rule by which scores are ranked and compared."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
 
-from nmtrain.report.compare.statistics import Estimate, difference, estimate
+from nmtrain.report.compare.statistics import Difference, Estimate, corrected, difference, estimate
 from nmtrain.report.read.headline import Headline
 from nmtrain.report.read.identity import DIVERGED, FAILED
 
@@ -19,8 +19,9 @@ _LOST = (DIVERGED, FAILED, NOT_A_NUMBER)
 
 TEST = (
     "What is shown and what is not (marks, advice, differences): two-sided t-test at 5 %, paired over the seeds that "
-    "two recipes share, Welch's where they share fewer than two; not corrected for the number of comparisons."
+    "two recipes share, Welch's where they share fewer than two; corrected by Holm's method over "
 )
+WITH_THE_BEST = TEST + "the comparisons of a row: each sparse recipe with the best."
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,54 @@ def scores_of(runs: pd.DataFrame) -> Scores:
     return Scores({seed: sum(values) / len(values) for seed, values in found.items()}, lost)
 
 
-def best_of(scores: Iterable[Scores], headline: Headline) -> Scores | None:
-    """The best mean of those that lost no seed."""
-    ranked = [one for one in scores if one.rankable]
-    return max(ranked, key=lambda one: headline.gain(one.quality.mean), default=None)
+@dataclass(frozen=True)
+class Row:
+    """Scores by name, the ``best`` of them (None if none can be ranked), and the tests that are made among them.
+
+    ``tests`` holds, for (one, other), how far one lies above the other; all of them are corrected together.
+    """
+
+    scores: Mapping[str, Scores]
+    headline: Headline
+    best: str | None
+    tests: Mapping[tuple[str, str], Difference]
+
+    def difference(self, one: str, other: str) -> Difference | None:
+        """``one - other``; None where the two are not compared, or cannot be."""
+        if (one, other) in self.tests:
+            return self.tests[one, other]
+        return -self.tests[other, one] if (other, one) in self.tests else None
+
+    def mark(self, one: str) -> str:
+        """The mark of what the best is not shown to beat; empty where it is, and where there is nothing to compare."""
+        if self.best is None or one == self.best or not self.scores[one].rankable:
+            return ""
+        found = self.difference(one, self.best)
+        if found is None or not found.tested:
+            return "?"
+        return "" if found.shown and self.headline.gain(found.mean) < 0 else "≈"
 
 
-def beats(one: Scores, other: Scores, headline: Headline) -> bool | None:
-    """Whether ``one`` is shown to be better; None where no test is possible."""
-    found = difference(one.by_seed, other.by_seed)
-    if found is None or not found.tested:
-        return None
-    return found.shown and headline.gain(found.mean) > 0
+def compare(
+    competing: Mapping[str, Scores],
+    headline: Headline,
+    beside: Mapping[str, Scores] | None = None,
+    reference: str | None = None,
+) -> Row:
+    """Rank the ``competing`` scores by their means, leaving out those that lost a seed, and test them.
 
-
-def standing(scores: Scores, best: Scores | None, headline: Headline) -> tuple[bool, str]:
-    """Whether it is the best of its row, and the mark of those that the best is not shown to beat."""
-    if best is None or scores is best or not scores.rankable:
-        return scores is best, ""
-    beaten = beats(best, scores, headline)
-    return False, "?" if beaten is None else "" if beaten else "≈"
+    Each is compared with the best, and so is what stands ``beside`` them (dense training, which does not compete);
+    and each with the ``reference``, if that is one of them.
+    """
+    scores = {**competing, **(beside or {})}
+    ranked = [name for name, one in competing.items() if one.rankable]
+    best = max(ranked, key=lambda name: headline.gain(competing[name].quality.mean), default=None)
+    pairs = [] if best is None else [(name, best) for name, one in scores.items() if one.rankable]
+    if reference is not None and reference in competing:
+        pairs += [(name, reference) for name in competing if (reference, name) not in pairs]
+    tests = {
+        (one, other): found
+        for one, other in pairs
+        if one != other and (found := difference(scores[one].by_seed, scores[other].by_seed)) is not None
+    }
+    return Row(scores, headline, best, corrected(tests))

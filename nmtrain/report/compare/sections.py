@@ -11,7 +11,7 @@ from nmtrain.report.compare.scores import DIVERGED, Scores, scores_of
 from nmtrain.report.compare.statistics import Estimate
 from nmtrain.report.read.flat import Flat, below, describe, differing, without
 from nmtrain.report.read.frame import Frames, slug
-from nmtrain.report.read.grouping import LENGTH, SPARSE_ONLY, column_order, pattern_order, unusual
+from nmtrain.report.read.grouping import BUDGET, LENGTH, SPARSE_ONLY, column_order, pattern_order, unusual
 from nmtrain.report.read.headline import Headline, headline_of
 from nmtrain.report.read.split import WORDS
 
@@ -220,7 +220,8 @@ def _groups(section: str, runs: pd.DataFrame, frames: Frames) -> list[Group]:
     for key in keys:
         own = runs[runs["group"] == key]
         partners = dense[dense["dense_group"].isin(own["dense_group"]) & (dense["group"] != key)]
-        title = describe(lengths[key], varying)
+        # Runs of one budget differ in updates, which their title has to say.
+        title = describe(lengths[key], sorted({*varying, *(name for name in lengths[key] if name == BUDGET)}))
         mark = f"-{slug(title)}" if title else ""
         groups.append((lengths[key], Group(section + mark, title, pd.concat([partners, own]), frames.settings[key])))
     groups.sort(key=lambda pair: [float(pair[0].get(name, -1.0)) for name in LENGTH])

@@ -126,10 +126,3 @@ def seconds(value: float) -> str:
     if value < 120:
         return f"{_three_digits(value)} s"
     return f"{_three_digits(value / 60)} min" if value < 7200 else f"{_three_digits(value / 3600)} h"
-
-
-def p_value(p: float) -> str:
-    """``p = 0.012``, ``p < 0.001``; empty where no test was possible."""
-    if not math.isfinite(p):
-        return ""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -136,7 +136,7 @@ def draw_training(section: Section, curves: pd.DataFrame, folder: Path) -> Drawi
 def _training_data(section: Section, curves: pd.DataFrame) -> pd.DataFrame:
     """The mean curves; ``half_width`` of the final value stands at the last point of each."""
     name = section.headline.name
-    points = evaluations(curves).rename(columns={"quality": name})
+    points = evaluations(curves)[["folder", "update", "flops", "quality"]].rename(columns={"quality": name})
     by = ["pattern", "recipe", "length", "update"]
     drawn = []
     for group in section.groups:
@@ -144,7 +144,10 @@ def _training_data(section: Section, curves: pd.DataFrame) -> pd.DataFrame:
             continue
         runs = finished(group.runs)
         runs = runs.assign(pattern=runs["sparsity"].fillna(DENSE), recipe=runs["label"])
-        found = points.merge(runs[["folder", "pattern", "recipe"]], on="folder").assign(length=group.title)
+        found = points.merge(runs[["folder", "pattern", "recipe", "updates"]], on="folder").assign(length=group.title)
+        # Seeds that a budget has end at different updates: their last points are one.
+        ends = found.groupby(["pattern", "recipe"])["updates"].transform("max")
+        found["update"] = found["update"].where(found["update"] < found["updates"], ends)
         means = mean_over_seeds(found, by, ["flops", name]).rename(columns={"flops": "training_flops"})
         final = [
             (result.pattern, result.label, group.title, result.runs["updates"].max(), result.quality.half_width)
@@ -166,6 +169,8 @@ def _limits(data: pd.DataFrame, headline: Headline) -> dict[str, float]:
         return {"bottom": float(max(final.min() - room, everything.min()))}
     top = float(min(final.max() + room, everything.max()))
     best = float(everything.min())  # said too: matplotlib's own margin is a share of the whole fall from the start
+    if best == top:
+        return {}
     return {"top": top, "bottom": best - 0.05 * (top - best)}
 
 

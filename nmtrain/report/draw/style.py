@@ -24,6 +24,15 @@ _LOOKS = {
     "sdgf_geometric": (_PURPLE, "P", _DASHED),
     "sdgf_densify": (_YELLOW, "p", _DASH_DOT_DOT),
     "sdgf_custom": (_GREY, "h", _DASH_DOT),
+    "gmp": (_BLUE, ">", _SOLID),
+    "asp": (_GREY, "+", _LONG),
+    "step": (_SKY, "d", _SOLID),
+    "s_ste": (_ORANGE, "8", _SOLID),
+    "feather": (_PURPLE, "H", _SOLID),
+    "rigl": (_VERMILLION, "*", _DASHED),
+    "top_kast": (_GREEN, "X", _DASHED),
+    "ac_dc": (_BLACK, "1", _DASHED),
+    "maxq": (_BLUE, "2", _DOTTED),
 }
 _SPARE_COLOURS = (_SKY, _ORANGE, _GREEN, _BLUE, _VERMILLION, _PURPLE)
 _SPARE_MARKERS = ("*", "X", "8", "d", "H", ">")

@@ -54,7 +54,9 @@ def _written(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As a config has it; of a folder on some machine, its name."""
+    """As a config has it; of a folder on some machine, its name. A large number is short where that loses nothing."""
+    if isinstance(value, int | float) and abs(value) >= 1e9 and float(short := f"{value:g}") == value:
+        return short
     written = _written(value)
     is_path = isinstance(value, str) and value.startswith(("/", "~", "."))
     return written.rstrip("/").rsplit("/", 1)[-1] if is_path else written

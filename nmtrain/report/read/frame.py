@@ -31,7 +31,8 @@ from nmtrain.report.read.split import by_split, metrics_on, split_of
 from nmtrain.report.read.tunings import Tunings, read_tunings
 from nmtrain.runs.tuning import Tuning
 
-TUNING = "tuning"  # the status of a run that only chose values
+# The status of a run that only chose values, and of one whose values a wider grid has replaced.
+TUNING, NARROWER = "tuning", "tuned over a narrower grid"
 
 # Columns of `runs` that are read off summary.json as they are.
 _SUMMARY = {
@@ -53,16 +54,20 @@ _NUMBERS = [
     *_SUMMARY,
     *("quality", "loss", "seconds_per_update", "throughput", "padding", "bytes", "bytes_exported", "peak_memory_bytes"),
     *("active_share", "no_label", "penalty_times", "measured_every", "measured_window"),
-    *("seed", "metric_lines", "strict_from"),
+    *("seed", "metric_lines", "strict_from", "switched_at"),
 ]
 _CURVES = ("update", "epoch", "split", "flops")
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames; ``settings``: what the config of each group (by its key) says; and what was tuned."""
+    """The frames; ``settings``: what the config of each group (by its key) says; and what was tuned.
+
+    ``metrics`` has the rows of ``runs``, and a column for every metric that one of them recorded on its split.
+    """
 
     runs: pd.DataFrame
+    metrics: pd.DataFrame
     curves: pd.DataFrame
     noise: pd.DataFrame
     settings: dict[str, Flat]
@@ -99,7 +104,8 @@ def build_frames(folders: Sequence[RunFolder]) -> Frames:
     _place(rows, folders, tunings)
     runs = pd.DataFrame([{column: row.get(column) for column in COLUMNS} for row in rows])
     runs[_NUMBERS] = runs[_NUMBERS].apply(pd.to_numeric)  # columns of Nones too
-    return Frames(runs, _curves(folders, runs), _noise(folders, runs["folder"]), settings, tunings.records)
+    metrics = pd.DataFrame([row.get("metrics") or {} for row in rows]).astype(float)
+    return Frames(runs, metrics, _curves(folders, runs), _noise(folders, runs["folder"]), settings, tunings.records)
 
 
 def _place(rows: list[dict[str, Any]], folders: Sequence[RunFolder], tunings: Tunings) -> None:
@@ -114,6 +120,11 @@ def _place(rows: list[dict[str, Any]], folders: Sequence[RunFolder], tunings: Tu
     for (row, _), label in zip(placed, column_labels(recipes, default), strict=True):
         row["label"] = label
         row["cell"] = f"cell-{row['group']}-{slug(row['sparsity'] or 'dense')}-{slug(label)}"
+    for cell in {row["cell"] for row, _ in placed}:
+        own = [(row, folder.path) for row, folder in zip(rows, folders, strict=True) if row.get("cell") == cell]
+        narrower = tunings.narrower([path for _, path in own])
+        for row, _ in (pair for pair in own if pair[1] in narrower):
+            row |= {"status": NARROWER, "counted": False, "lost": None, "label": None, "cell": None}
     finished = {(row["cell"], row["seed"]) for row, _ in placed if row["counted"]}
     for row, _ in placed:
         if row["lost"] and (row["cell"], row["seed"]) in finished:  # repeated in another folder
@@ -172,7 +183,9 @@ def _results(summary: dict[str, Any], split: str) -> dict[str, Any]:
         "padding": summary.get("padding"),
         "active_share": summary.get("active_share"),
         "no_label": _no_label(metrics),
+        "metrics": metrics,
         "signature": signature_of(summary),
+        "switched_at": summary.get("switched_at"),
     }
 
 
@@ -267,6 +280,7 @@ COLUMNS = (
     "measured_every",
     "measured_window",
     "strict_from",
+    "switched_at",
     "group",
     "family",
     "dense_group",

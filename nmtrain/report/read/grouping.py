@@ -18,10 +18,12 @@ from typing import Any
 
 from nmtrain.data import options_of_test_alone
 from nmtrain.data.earlier import completed
+from nmtrain.recipes import RECIPES, Recipe
 from nmtrain.report.read.defaults import shipped_settings
 from nmtrain.report.read.flat import Flat, describe, differing, flatten, without
 from nmtrain.sparsity.pattern import NMPattern
 
+TUNED = "tuned"  # what a setting says of a key whose value each recipe chose (`nmtrain.report.read.tunings`)
 # What tables vary within one group.
 VARIED = ("seed", "recipe", "sparsity")
 # What changes nothing about a result: at least the keys that `nmtrain.config.check` keeps out of run names.
@@ -38,7 +40,8 @@ NOT_RESULT = (
     "train.checkpoint_every",
     "train.eval_batch_size",
 )
-LENGTH = ("train.epochs", "train.updates")
+BUDGET = "train.flops"
+LENGTH = ("train.epochs", "train.updates", BUDGET)
 # What a dense run never looks at.
 SPARSE_ONLY = ("mask",)
 # What a title does not repeat: it stands elsewhere in it, or changes the way to a result and not the result.
@@ -49,13 +52,11 @@ _UNTITLED = (
 
 _ROLES = ("ff", "q", "k", "v", "o", "conv")  # the order in which architecture.md names them
 
-# A column names its gradient rule where it is not the recipe's default (method.md, section 2).
+# A column names its gradient rule where it is not the recipe's default. Whether plug-ins are loaded changes no report.
 DEFAULT_GRADIENT = {
-    "static": "masked",
-    "ste": "straight_through",
-    "sr_ste": "straight_through",
-    "mdgf": "masked",
-    "sdgf": "straight_through",
+    name: str(recipe.gradient)
+    for name, recipe in RECIPES.items()
+    if recipe.__module__.startswith(Recipe.__module__.rpartition(".")[0])
 }
 # Options that the name of the variant tells.
 _IN_VARIANT = ("structure", "decay")
@@ -72,6 +73,15 @@ VARIANTS = {
     "sdgf_geometric": "SDGF geometric",
     "sdgf_densify": "SDGF densify",
     "sdgf_custom": "SDGF custom",
+    "gmp": "GMP",
+    "asp": "ASP",
+    "step": "STEP",
+    "s_ste": "S-STE",
+    "feather": "Feather",
+    "rigl": "RigL",
+    "top_kast": "Top-KAST",
+    "ac_dc": "AC/DC",
+    "maxq": "MaxQ",
 }
 
 
@@ -93,7 +103,7 @@ def setting_of(config: Mapping[str, Any]) -> Flat:
     setting |= flatten({"data": completed(config.get("data") or {}, setting.get("model.kind"))})
     unread = options_of_test_alone(setting.get("data.name", "")) if setting["data.evaluate"] == "val" else ()
     setting = without(setting, (*NOT_RESULT, *(f"data.{option}" for option in unread)))
-    if setting.get("train.updates") is not None:
+    if setting.get("train.updates") is not None or setting.get(BUDGET) is not None:
         setting.pop("train.epochs", None)  # overridden
     if start := setting.pop("init_from", None):
         setting["init_from"] = PurePath(start).name  # as in run names, wherever it lies
@@ -122,7 +132,7 @@ def unusual(setting: Flat, is_dense: bool) -> list[str]:
     return [
         key
         for key, value in sorted(told.items())
-        if (key in default or key.startswith(("model.options.", "tune.")) or key == "init_from")
+        if (key in default or key.startswith("model.options.") or key == "init_from" or value == TUNED)
         and value != default.get(key)
     ]
 
@@ -192,7 +202,7 @@ def column_labels(
 def variant_label(variant: str) -> str:
     """The name in tables; unknown variants keep their own."""
     structure, _, decay = variant.rpartition("_")
-    if variant not in VARIANTS and structure in VARIANTS:  # SDGF that decays the mask too
+    if variant not in VARIANTS and structure in VARIANTS and structure.startswith("sdgf"):  # decays the mask too
         return f"{VARIANTS[structure]} + {decay} decay"
     return VARIANTS.get(variant, variant)
 

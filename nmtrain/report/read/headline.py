@@ -77,6 +77,11 @@ _KNOWN = (
 _BY_NAME = {headline.name: headline for headline in _KNOWN}
 
 
+def is_known(name: str) -> bool:
+    """Whether it is known which way is better."""
+    return name in _BY_NAME
+
+
 def headline_of(name: str, split: str = "") -> Headline:
     """The facts about a metric; one that is not known is a plain number whose best value is the highest."""
     return replace(_BY_NAME.get(name) or Headline(name, name, digits=4), split=split)

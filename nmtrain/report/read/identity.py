@@ -137,7 +137,8 @@ def _recipe(folder: RunFolder) -> dict[str, str]:
         recipe = build_recipe(target=config["sparsity"], **config["recipe"])
     except (ValueError, TypeError):  # of another version, or of a plug-in
         name = config["recipe"]["name"]
-        gradient = config["recipe"].get("gradient") or DEFAULT_GRADIENT.get(name, "straight_through")
+        gradient = config["recipe"].get("gradient")
+        gradient = DEFAULT_GRADIENT.get(name, "straight_through") if gradient is None else str(gradient)
         return {"name": name, "variant": name, "gradient": gradient}
     return recipe.record()
 

@@ -20,14 +20,15 @@ def strict_from(folder: RunFolder) -> int | None:
         return recorded
     recipe, total = json.dumps(folder.config["recipe"], default=str), folder.summary["updates"]
     patterns = (folder.config["mask"].get("patterns") or {}).values()
-    own = [_strict_from(recipe, str(pattern), int(total)) for pattern in patterns]
+    own = [_strict_from(recipe, str(pattern), int(total), folder.summary.get("switched_at")) for pattern in patterns]
     return None if None in own else max(recorded, *(first for first in own if first is not None), 0)
 
 
 @lru_cache(maxsize=1024)
-def _strict_from(recipe: str, pattern: str, total: int) -> int | None:
+def _strict_from(recipe: str, pattern: str, total: int, switched_at: int | None) -> int | None:
     try:
         built, target = build_recipe(target=pattern, **json.loads(recipe)), NMPattern.parse(pattern)
+        built = built if switched_at is None else built.switched(switched_at, total)
     except (ValueError, TypeError):  # of another version: its records have to do
         return 0
     first = None

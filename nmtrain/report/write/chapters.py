@@ -13,7 +13,7 @@ from nmtrain.report.compare.advice import Advice, advice
 from nmtrain.report.compare.cost import cost_table
 from nmtrain.report.compare.equal_flops import equal_flops_table
 from nmtrain.report.compare.glue_average import glue_tables, why_no_average
-from nmtrain.report.compare.quality import difference_table, quality_table
+from nmtrain.report.compare.quality import best_difference_table, difference_table, quality_table
 from nmtrain.report.compare.sections import (
     Group,
     Section,
@@ -23,6 +23,8 @@ from nmtrain.report.compare.sections import (
 )
 from nmtrain.report.compare.table import Table
 from nmtrain.report.compare.tuning import tuning_table
+from nmtrain.report.compare.verdict import Verdict
+from nmtrain.report.compare.verdict_table import verdict_tables, why_fewer
 from nmtrain.report.draw.drawing import Drawing
 from nmtrain.report.draw.orders import draw_cost, draw_noise, draw_quality, draw_training
 from nmtrain.report.draw.processes import submit
@@ -65,10 +67,15 @@ class Chapter:
         return [drawing for part in self.parts for drawing in part.drawings]
 
 
-def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, pool: Executor) -> list[Chapter]:
+def build_chapters(
+    sections: Sequence[Section], verdict: Verdict, frames: Frames, folder: Path, pool: Executor
+) -> list[Chapter]:
     """Compute the tables, and have ``pool`` draw the figures into ``folder``: those that take longest first."""
     noise = _noise_to_draw(sections, frames)
     chapters = []
+    if verdict.findings:
+        part = Part("Claims, tested", tables=verdict_tables(verdict), notes=why_fewer(verdict))
+        chapters.append(Chapter("verdict", "Verdict", [part]))
     for section in sections:
         training = [_training_part(section, frames, folder, pool)] if section.has_results else []
         parts = []
@@ -93,7 +100,7 @@ def build_chapters(sections: Sequence[Section], frames: Frames, folder: Path, po
 def _add_tables(part: Part, group: Group, section: str) -> None:
     differences = difference_table(group, section)
     cost = cost_table(group, section) if group.has_results else None
-    tables = (quality_table(group, section), differences, cost)
+    tables = (quality_table(group, section), best_difference_table(group, section), differences, cost)
     part.advice += advice(group)
     part.tables += [table for table in tables if table is not None]
     if differences is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from nmtrain.report.compare.notices import notices
 from nmtrain.report.compare.quality import quality_table
 from nmtrain.report.compare.sections import Section, build_sections
-from nmtrain.report.compare.table import plain_text
+from nmtrain.report.compare.table import Table, plain_text
 from nmtrain.report.read.folders import read_runs
 from nmtrain.report.read.frame import build_frames
 
@@ -23,7 +23,8 @@ def closing_table(folders: Iterable[Path]) -> str:
     return summary_text(build_sections(frames), notices(frames.runs))
 
 
-def summary_text(sections: list[Section], said: list[str]) -> str:
-    """Tables of the headline metric, and notices, for a terminal."""
+def summary_text(sections: list[Section], said: list[str], claims: Iterable[Table] = ()) -> str:
+    """Tables of the headline metric, those of claims, and notices, for a terminal."""
     tables = [plain_text(quality_table(group, section.title)) for section in sections for group in section.groups]
+    tables += [plain_text(table, notes=False) for table in claims]
     return "\n\n".join([*tables, "\n".join(said)])

@@ -10,7 +10,10 @@ from nmtrain.errors import ReportError
 from nmtrain.report.compare.notices import notices
 from nmtrain.report.compare.run_list import run_list
 from nmtrain.report.compare.sections import build_sections
+from nmtrain.report.compare.verdict import judge
+from nmtrain.report.compare.verdict_table import verdict_frame, verdict_tables
 from nmtrain.report.draw.processes import drawing_processes
+from nmtrain.report.read.claims import read_claims
 from nmtrain.report.read.folders import read_runs
 from nmtrain.report.read.frame import build_frames
 from nmtrain.report.write.chapters import Chapter, build_chapters
@@ -41,13 +44,14 @@ class ReportResult:
 def write_report(folders: Iterable[Path], out: Path) -> ReportResult:
     """Report on every run folder under ``folders``; the same folders give the same bytes in every file.
 
-    Writes ``report.html`` and ``report.md``, ``frames/{runs,curves,noise}.{csv,parquet}``, ``tables/*.tex`` and
-    ``figures/*.{png,svg,pdf,csv}`` below ``out``, and their names in ``files.txt``. What an earlier report wrote there
-    and this one does not is removed; other files stay.
+    Writes ``report.html`` and ``report.md``, ``frames/{runs,curves,noise}.{csv,parquet}``, ``tables/*.tex``, with
+    ``tables/verdict.csv``, and ``figures/*.{png,svg,pdf,csv}`` below ``out``, and their names in ``files.txt``. What an
+    earlier report wrote there and this one does not is removed; other files stay. Claims are those that we ship, and
+    those of ``claims.yaml`` and ``claims/*.yaml`` in ``folders``.
 
     Raises:
-        ReportError: if a folder does not exist, none holds a run, a run was written by another schema, or ``out``
-            cannot be written.
+        ReportError: if a folder does not exist, none holds a run, a run was written by another schema, a claim cannot
+            be understood or names what no run has, or ``out`` cannot be written.
     """
     try:
         return _write_report(folders, out)
@@ -60,18 +64,24 @@ def write_report(folders: Iterable[Path], out: Path) -> ReportResult:
 
 def _write_report(folders: Iterable[Path], out: Path) -> ReportResult:
     with drawing_processes() as pool:  # drawing takes longer than all the rest
+        folders = list(folders)
+        claims = read_claims(folders)
         frames = build_frames(read_runs(folders, pool))
         sections = build_sections(frames)
+        verdict = judge(claims, sections, frames)
         out.mkdir(parents=True, exist_ok=True)
-        chapters = build_chapters(sections, frames, out / "figures", pool)
+        chapters = build_chapters(sections, verdict, frames, out / "figures", pool)
         frame_paths = frames.write(out / "frames")
         said, listed = notices(frames.runs), run_list(frames.runs)
-        table = summary_text(sections, said)
+        table = summary_text(sections, said, verdict_tables(verdict))
     paths = [out / "report.html", out / "report.md"]
     paths[0].write_text(html_page(chapters, said, listed), encoding="utf-8")
     paths[1].write_text(markdown_page(chapters, said, listed), encoding="utf-8")
     paths += frame_paths
     paths += _write_tables(chapters, out / "tables")
+    if verdict.findings:
+        paths.append(out / "tables" / "verdict.csv")
+        verdict_frame(verdict).to_csv(paths[-1], index=False)
     paths += [path for chapter in chapters for drawing in chapter.drawings for path in drawing.paths]
     _remove_stale(out, paths)
     counted = int(frames.trained["counted"].sum())

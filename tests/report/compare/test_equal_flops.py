@@ -88,7 +88,7 @@ def test_who_finished_for_less_answers_for_every_higher_budget_and_competes(run,
     ]
     assert found["1.24 TFLOPs", "SDGF geometric"][:4] == ("76.66 ± 1.33", "sd 0.53, n = 3", "finished for less", "↓")
     assert found["1.24 TFLOPs", "SR-STE"][2:4] == ("finished for less", "≈↓")
-    assert found["1.24 TFLOPs", "SDGF stepwise"][2:4] == ("finished", "")  # 5.4 points below: p = 0.03
+    assert found["1.24 TFLOPs", "SDGF stepwise"][2:4] == ("finished", "≈")  # 5.4 points below: p = 0.029, Holm 0.057
     table = table_of(runs)
     spent = {row[2].text: row[5].text for row in table.rows if row[1].text == "1.24 TFLOPs"}
     assert spent == {"SDGF stepwise": "1.24 TFLOPs", "SDGF geometric": "1.03 TFLOPs", "SR-STE": "1.03 TFLOPs"}
@@ -117,15 +117,34 @@ def test_a_shorter_length_that_did_better_has_a_row_beside_the_nearest(run, runs
     ]
 
 
-def test_a_point_inside_a_longer_run_is_shown_where_it_beats_what_finished_for_less(run, runs):
+def test_where_there_are_several_lengths_only_finished_runs_are_compared(run, runs):
+    """Inside its longer run SDGF has 65.00 at that budget, with a learning rate that has not come down."""
     run("sr_ste", "1:4", 0, 0.60, training_flops=1e9)
     run("sdgf", "1:4", 0, 0.90, name="long", training_flops=2e9, curve=[(100, 0.5), (200, 0.8)])
     run("sdgf", "1:4", 0, 0.40, name="short", training_flops=0.1e9, config={"train.epochs": 0.1})
     rows = [row for row in table_of(runs).rows if (row[1].text, row[2].text) == ("1.00 GFLOPs", "SDGF stepwise")]
-    assert [(row[3].text, row[3].best, row[4].text) for row in rows] == [
-        ("65.00", True, "interpolated"),
-        ("40.00", False, "finished for less"),
-    ]
+    assert [(row[3].text, row[3].best, row[4].text) for row in rows] == [("40.00", False, "finished for less")]
+
+
+def test_a_recipe_of_another_length_is_not_interpolated_either(run, runs):
+    run("sr_ste", "1:4", 0, 0.60, training_flops=1e9)
+    longer = {"train.epochs": 6.0}
+    run("sdgf", "1:4", 0, 0.90, training_flops=2e9, curve=[(100, 0.5), (200, 0.8)], config=longer)
+    assert set(rows_at_budget(runs)) == {
+        ("1.00 GFLOPs", "SR-STE"),
+        ("2.00 GFLOPs", "SR-STE"),
+        ("2.00 GFLOPs", "SDGF stepwise"),
+    }
+
+
+def test_lengths_are_looked_at_by_pattern(run, runs):
+    curve = [(100, 0.5), (200, 0.8)]
+    for pattern in ("1:4", "1:8"):
+        run("sr_ste", pattern, 0, 0.60, training_flops=1e9)
+        run("sdgf", pattern, 0, 0.90, training_flops=2e9, curve=curve)
+    run("sdgf", "1:8", 0, 0.80, name="long", training_flops=4e9, curve=curve, config={"train.epochs": 6.0})
+    inside = {row[0].text for row in table_of(runs).rows if row[4].text == "interpolated"}
+    assert inside == {"1:4"}
 
 
 def test_seeds_on_both_sides_of_the_five_percent_are_one_result(run, runs):
@@ -140,17 +159,6 @@ def test_seeds_on_both_sides_of_the_five_percent_are_one_result(run, runs):
         ("980 MFLOPs", "SDGF stepwise"): "70.50 ± 6.35",
     }
     assert {row[1:4] for row in found.values()} == {("sd 0.71, n = 2", "finished", "")}
-
-
-def test_inside_longer_runs_all_seeds_are_of_one_length(run, runs):
-    """Of the shortest length that reaches it: not each seed's shortest."""
-    run("sr_ste", "1:4", 0, 0.60, training_flops=1e9)
-    run("sdgf", "1:4", 0, 0.8, training_flops=2e9, curve=[(100, 0.4), (200, 0.6)])
-    for seed in range(2):
-        config = {"train.epochs": 6.0}
-        curve = [(50, 0.1), (100, 0.2)]
-        run("sdgf", "1:4", seed, 0.9, name=f"long-{seed}", training_flops=4e9, curve=curve, config=config)
-    assert rows_at_budget(runs)["1.00 GFLOPs", "SDGF stepwise"][:2] == ("50.00", "n = 1")
 
 
 def test_a_role_with_a_pattern_of_its_own_may_still_be_denser(run, runs):

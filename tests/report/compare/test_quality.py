@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from nmtrain.report.compare.quality import difference_table, quality_table
+from nmtrain.report.compare.advice import advice
+from nmtrain.report.compare.quality import best_difference_table, difference_table, quality_table
 from nmtrain.report.compare.table import plain_text
 
 
@@ -181,7 +182,7 @@ def test_plain_text_is_aligned_and_explained(run, sections):
     assert lines[4] == "1:4      79.50 ± 6.35 ≈  *80.50 ± 6.35"
     assert lines[5] == "         sd 0.71, n = 2  sd 0.71, n = 2"
     assert lines[-1] == "≈ no difference to the best (*) shown by the test that the notes name."
-    assert any("t-test at 5 %, paired over the seeds" in line and "not corrected" in line for line in lines)
+    assert any("t-test at 5 %, paired over the seeds" in line and "Holm's method" in line for line in lines)
     assert "Gradient rule: straight-through for SR-STE, SDGF stepwise." in lines
     assert any("hardware skipping every pruned weight would execute (1 MAC = 2 FLOPs)" in line for line in lines)
 
@@ -217,6 +218,22 @@ def test_epochs_beside_updates_split_no_table(run, table):
     assert table()["1:4", "SDGF stepwise"].detail == "sd 7.07, n = 2"
 
 
+def test_runs_of_one_budget_share_a_table_that_names_it_whatever_their_updates(run, sections):
+    budget = {"train.flops": 1.2e12}
+    run("sdgf", "1:4", 0, 0.7, config=budget, updates=300)
+    run("sdgf", "1:8", 0, 0.7, config=budget, updates=400)
+    run("dense", "1:8", 0, 0.9, config=budget | {"train.epochs": 5.0}, updates=200)
+    (section,) = sections()
+    (group,) = section.groups
+    assert group.title == "train.flops=1.2e+12"
+    assert group.patterns == ["1:4", "1:8"]
+    assert [label for _, label in group.columns] == ["dense", "SDGF stepwise"]
+    run("sdgf", "1:4", 0, 0.7, config={"train.flops": 2.4e12}, updates=600, name="longer")
+    run("sdgf", "1:4", 0, 0.7, updates=300, name="epochs")
+    titles = [group.title for group in sections()[0].groups]
+    assert sorted(titles) == ["train.epochs=3", "train.flops=1.2e+12", "train.flops=2.4e+12"]
+
+
 def test_keys_that_older_configs_lack_split_no_table(run, table):
     run("sdgf", "1:4", 0, 0.7)
     newer = {
@@ -249,3 +266,75 @@ def test_without_shared_seeds_marks_and_differences_are_welchs(run, sections):
     # Standard error 0.01 sqrt(2/3), 4 degrees of freedom: t = 3.674.
     assert (cell.text, cell.detail, cell.best) == ("+3.00 ± 2.27", "p = 0.021, Welch, n = 3 and 3", True)
     assert [cell.marks for cell in quality_table(group, "").rows[0]] == ["", "", ""]
+
+
+# Below it by 0.6, 1.0 and 1.4 points: t = 1 / (0.4 / sqrt(3)) = 4.330 with 2 degrees of freedom, p = 0.049.
+ABOVE, BELOW = [0.800, 0.800, 0.800], [0.794, 0.790, 0.786]
+
+
+def test_the_tests_of_a_row_are_corrected_together_and_both_p_values_stand_there(run, sections):
+    seeds(run, "static", "1:4", BELOW)
+    seeds(run, "ste", "1:4", BELOW)
+    seeds(run, "sdgf", "1:4", ABOVE)
+    (group,) = sections()[0].groups
+    assert [cell.marks for cell in quality_table(group, "").rows[0]] == ["", "≈", "≈", ""]
+    table = best_difference_table(group, "")
+    assert list(table.head) == ["pattern", "best", "static", "STE", "SDGF stepwise"]
+    assert [cell.text for cell in table.rows[0]] == ["1:4", "SDGF stepwise", "-1.00 ± 0.99", "-1.00 ± 0.99", "–"]
+    assert table.rows[0][2].detail == "p = 0.049, Holm 0.099, n = 3 pairs"
+    assert [cell.best for cell in table.rows[0]] == [False] * 5
+
+
+def test_what_is_shown_by_far_costs_the_other_tests_of_its_row_nothing(run, sections):
+    seeds(run, "static", "1:4", [0.700, 0.701, 0.702])
+    seeds(run, "ste", "1:4", BELOW)
+    seeds(run, "sdgf", "1:4", ABOVE)
+    (group,) = sections()[0].groups
+    cell = best_difference_table(group, "").rows[0][3]
+    assert (cell.detail, cell.best) == ("p = 0.049, Holm 0.049, n = 3 pairs", True)
+
+
+def test_dense_training_is_compared_with_the_best_and_corrected_with_it(run, sections):
+    seeds(run, "dense", "1:4", [0.806, 0.810, 0.814])
+    seeds(run, "ste", "1:4", BELOW)
+    seeds(run, "sdgf", "1:4", ABOVE)
+    (group,) = sections()[0].groups
+    assert best_difference_table(group, "").rows[0][2].detail == "p = 0.049, Holm 0.099, n = 3 pairs"
+    assert advice(group)[0].text.endswith("No difference to dense shown (n = 3).")
+
+
+def test_one_pair_of_recipes_is_told_alike_wherever_it_stands(run, sections):
+    """SR-STE and the best, MDGF, are in both tables; the three comparisons of the row are one family."""
+    seeds(run, "sr_ste", "1:4", BELOW)
+    seeds(run, "sdgf", "1:4", [0.792, 0.793, 0.790])
+    seeds(run, "mdgf", "1:4", ABOVE)
+    (group,) = sections()[0].groups
+    to_best = dict(zip(best_difference_table(group, "").head, best_difference_table(group, "").rows[0], strict=True))
+    to_sr_ste = dict(zip(difference_table(group, "").head, difference_table(group, "").rows[0], strict=True))
+    one, other = to_best["SR-STE"], to_sr_ste["MDGF exponential"]
+    assert (one.text, other.text) == ("-1.00 ± 0.99", "+1.00 ± 0.99")
+    assert one.detail == other.detail == "p = 0.049, Holm 0.099, n = 3 pairs"  # twice: SDGF's with MDGF is smaller
+    assert not one.best
+    assert not other.best
+    assert quality_table(group, "").rows[0][1].marks == "≈"
+    assert advice(group)[0].text.startswith(
+        "1:4 (density 25 %): no difference shown between MDGF exponential and SR-STE"
+    )
+
+
+def test_where_the_table_of_sr_ste_holds_every_test_there_is_no_second_one(run, sections):
+    seeds(run, "sr_ste", "1:4", ABOVE)
+    seeds(run, "sdgf", "1:4", BELOW)
+    (group,) = sections()[0].groups
+    assert best_difference_table(group, "") is None
+    assert difference_table(group, "").rows[0][1].detail == "p = 0.049, n = 3 pairs"  # alone: nothing to correct
+
+
+def test_dense_beside_sr_ste_and_another_stands_in_a_table_of_its_own(run, sections):
+    seeds(run, "dense", "1:4", [0.9, 0.9, 0.9])
+    seeds(run, "sr_ste", "1:4", ABOVE)
+    seeds(run, "sdgf", "1:4", BELOW)
+    (group,) = sections()[0].groups
+    assert [cell.text for cell in best_difference_table(group, "").rows[0]] == [
+        *("1:4", "SR-STE", "+10.00 ± 0.00", "–", "-1.00 ± 0.99")
+    ]

@@ -107,7 +107,8 @@ def test_a_report_with_test_figures_has_both_and_runs_without_them_are_as_they_w
     names = {path.relative_to(tmp_path / "out").as_posix() for path in result.paths}
     tables = {name for name in names if name.startswith("tables/")}
     plain = {f"tables/vit-on-glyphs-ff-sparse-{name}.tex" for name in ("accuracy", "difference", "cost", "equal-flops")}
-    assert tables == plain | {name.replace("sparse-", "sparse-test-") for name in plain}
+    plain.add("tables/vit-on-glyphs-ff-sparse-claims.tex")
+    assert tables == plain | {name.replace("sparse-", "sparse-test-") for name in plain} | {"tables/verdict.csv"}
     assert "figures/vit-on-glyphs-ff-sparse-training.png" in names
     assert "figures/vit-on-glyphs-ff-sparse-test-training.png" not in names  # nothing was evaluated along the way
     assert "figures/vit-on-glyphs-ff-sparse-test-patterns.png" in names
@@ -196,6 +197,22 @@ def test_what_is_not_evaluated_on_test_beside_others_is_named(tested, run, frame
         "Not evaluated on the test split, as others like them are (nmtrain eval RUN data.evaluate=test does it): "
         "sdgf_stepwise-1of8-s3."
     ]
+
+
+def test_what_was_trained_on_test_once_more_is_not_missing_there(tested, run, frames):
+    for status, seed in (("finished", 3), ("failed", 4)):
+        run("sdgf", "1:8", seed, 0.8, status=status, reason="loss is NaN" if status == "failed" else None)
+        run("sdgf", " 1:8", seed, 0.6, name=f"again-{seed}", config={"data.evaluate": "test"})
+    read = frames()
+    assert not any("Not evaluated on the test split" in said for said in notices(read.runs))
+    on_test = build_sections(read)[1].groups[0].result("1:8", "sdgf_stepwise", "SDGF stepwise")
+    assert (on_test.quality.n, on_test.scores.lost) == (5, {})
+
+
+def test_what_was_trained_on_test_with_other_options_is_still_missing(tested, run, frames):
+    run("sdgf", "1:8", 3, 0.8)
+    run("sdgf", "1:8", 3, 0.6, name="again", options={"finetune_fraction": 0.3}, config={"data.evaluate": "test"})
+    assert any("Not evaluated on the test split" in said for said in notices(frames().runs))
 
 
 @pytest.mark.parametrize(

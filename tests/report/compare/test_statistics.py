@@ -9,9 +9,11 @@ import pytest
 from scipy import stats
 
 from nmtrain.report.compare.statistics import (
+    corrected,
     difference,
     distinct_levels,
     estimate,
+    holm,
     interpolate,
     pareto_front,
 )
@@ -132,6 +134,62 @@ def test_five_percent_of_equal_recipes_are_shown_to_differ_at_three_seeds():
     seeds = 2 * draw.standard_normal((4000, 1, 3)) + draw.standard_normal((4000, 2, 3))
     shown = [difference(dict(enumerate(one)), dict(enumerate(other))).shown for one, other in seeds]
     assert np.mean(shown) == pytest.approx(0.05, abs=0.01)
+
+
+def test_holm_by_hand():
+    """0.005 four times, 0.01 three times, 0.03 twice, 0.04 once, which may not fall below the one before."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7, 0.2]) == pytest.approx([1.0, 1.0, 0.6])
+    assert holm([]) == []
+
+
+def test_a_family_is_what_could_be_tested():
+    family = {
+        "far": difference({0: 0.9, 1: 0.92}, {0: 0.1, 1: 0.11}),
+        "same": difference({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5}),  # counts, as one with p = 1 would
+        "untested": difference({0: 0.9}, {0: 0.1}),
+    }
+    found = corrected(family)
+    assert found["far"].holm == pytest.approx(2 * found["far"].p)
+    assert (found["same"].holm, found["same"].shown) == (1.0, False)
+    assert found["untested"].holm is None
+    assert corrected({"far": family["far"]})["far"].holm is None  # alone, there is nothing to correct
+
+
+def test_the_family_decides_what_is_shown():
+    one = difference({0: 0.800, 1: 0.800, 2: 0.800}, {0: 0.794, 1: 0.790, 2: 0.786})
+    assert one.p == pytest.approx(0.0494, abs=5e-5)
+    assert one.shown
+    assert not corrected({"one": one, "other": one})["one"].shown
+
+
+def test_the_other_way_round_only_signs_change():
+    ours, theirs = dict(enumerate([0.71, 0.74, 0.72])), dict(zip((5, 6, 7, 8), [0.70, 0.65, 0.70, 0.73], strict=True))
+    assert -difference(ours, theirs) == difference(theirs, ours)
+
+
+def smallest(pairs):
+    """In standard deviations of the differences."""
+    values = np.random.default_rng(0).standard_normal(pairs)
+    found = difference(dict(enumerate(values)), dict.fromkeys(range(pairs), 0.0))
+    critical = stats.t.ppf(0.975, pairs - 1)
+    assert stats.nct.sf(critical, pairs - 1, found.smallest / found.error) == pytest.approx(0.8, abs=1e-5)
+    return found.smallest / values.std(ddof=1)
+
+
+@pytest.mark.parametrize(("effect", "pairs"), [(0.2, 199), (0.5, 34), (0.8, 15)])
+def test_the_smallest_difference_has_the_power_of_published_tables(effect, pairs):
+    """Small, medium and large effects need 199, 34 and 15 pairs for 80 % (paired, two-sided at 5 %; G*Power 3.1)."""
+    assert smallest(pairs) <= effect < smallest(pairs - 1)
+
+
+def test_the_smallest_difference_of_few_seeds():
+    assert [smallest(n) for n in (3, 5)] == pytest.approx([3.2640, 1.6820], abs=5e-5)
+
+
+def test_without_a_test_there_is_no_smallest_difference():
+    assert math.isnan(difference({0: 0.7}, {0: 0.5}).smallest)
+    assert difference({0: 0.75, 1: 0.75}, {0: 0.5, 1: 0.5}).smallest == 0.0
 
 
 def test_interpolation_is_linear_and_never_extrapolates():

@@ -43,10 +43,10 @@ def tuned(run, runs):
     return runs
 
 
-def test_final_runs_of_other_rates_stand_in_one_table_which_names_the_grid(tuned, sections):
+def test_final_runs_of_other_rates_stand_in_one_table_which_names_the_key(tuned, sections):
     (section,) = sections()
     (group,) = section.groups
-    assert section.title == "vit on glyphs, ff sparse, test split (tune.optim.lr=[0.001, 0.003, 0.01])"
+    assert section.title == "vit on glyphs, ff sparse, test split (optim.lr=tuned)"
     assert [label for _, label in group.columns] == ["dense", "SR-STE"]
     assert group.results["1:4", "SR-STE"].quality.mean == pytest.approx(0.61)
     assert group.results["dense", "dense"].quality.n == 2
@@ -87,6 +87,22 @@ def test_sweeps_over_one_grid_share_a_table(tuned, run, sections):
     assert len(section.groups[0].columns) == 3
     (tuning,) = frames_of(tuned).tunings
     assert [found.variant for found in tuning.cells] == ["mdgf", "dense", "sr_ste"]
+
+
+def test_of_two_grids_the_wider_one_counts_and_a_run_of_both_stands_beside_either(tuned, run, sections):
+    wider = {"optim.lr": [*GRID["optim.lr"], 0.03]}
+    again = run("sr_ste", "1:4", 0, 0.7, name="wider", config={"optim.lr": 0.03, "data.evaluate": "test"})
+    trial = Trial({"optim.lr": 0.03}, [], [0.8])
+    cell = TunedCell("sr_ste", "1:4", [], "accuracy", [trial], 0, [again.name])
+    dense = TunedCell("dense", None, [], "accuracy", [trial], 0, ["dense-final-s0", "dense-final-s1"])
+    Tuning(wider, [100], [dense, cell]).write(tuned / "tuning" / "wider.json")
+    (section,) = sections()
+    (group,) = section.groups
+    assert group.results["1:4", "SR-STE"].quality.mean == pytest.approx(0.7)
+    assert group.results["dense", "dense"].quality.n == 2
+    statuses = frames_of(tuned).runs.set_index("run")["status"]
+    assert statuses["sr_ste-final-s1"] == "tuned over a narrower grid"
+    assert statuses["dense-final-s1"] == "finished"
 
 
 def test_a_tuned_option_of_a_recipe_makes_no_columns(run, runs, sections):

@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
 from nmtrain.report import write_report
+from nmtrain.report.compare.sections import build_sections
+from nmtrain.report.draw.figures import draw_training
 from nmtrain.report.draw.style import line_style, look
+from nmtrain.report.read.folders import read_runs
+from nmtrain.report.read.frame import build_frames
 from nmtrain.report.read.grouping import VARIANTS
+from tests.report.conftest import write_run
 
 
 def test_every_recipe_differs_in_colour_or_line_and_in_marker():
@@ -51,6 +57,19 @@ def test_training_curve_data(report):
     assert list(sr_ste["accuracy"]) == pytest.approx([0.883 / 3, 0.883 * 2 / 3, 0.883])  # seeds 0.880, 0.883, 0.886
     assert list(sr_ste["n"]) == [3, 3, 3]
     assert sr_ste["half_width"].notna().tolist() == [False, False, True]
+
+
+def test_seeds_that_a_budget_ends_at_different_updates_have_one_last_point(tmp_path):
+    for seed, updates in enumerate((300, 304)):
+        curve = [(150, 0.5), (updates, 0.8)]
+        write_run(tmp_path / "runs", seed=seed, accuracy=0.8, updates=updates, curve=curve, config={"train.flops": 6e9})
+    frames = build_frames(read_runs([tmp_path / "runs"]))
+    (section,) = build_sections(frames)
+    draw_training(section, frames.curves, tmp_path)
+    data = pd.read_csv(next(tmp_path.glob("*-training.csv")))
+    assert data[["update", "n"]].to_numpy().tolist() == [[150, 2], [304, 2]]
+    assert data["training_flops"].iloc[-1] == pytest.approx(6e9)
+    assert data["half_width"].notna().tolist() == [False, True]
 
 
 def test_noise_data_has_schedule_and_dense(report):
@@ -95,3 +114,18 @@ def test_every_figure_comes_in_every_format(report):
     assert len(names) == 5
     for name in names:
         assert {path.suffix for path in (report / "figures").glob(f"{name}.*")} == {".png", ".svg", ".pdf", ".csv"}
+
+
+@pytest.mark.parametrize("headline", ["accuracy", "perplexity", "loss"])
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_equal_scores_are_drawn_without_a_warning(headline, value, run, sections, runs, tmp_path):
+    of_all = {"headline": headline, "metrics": {f"val/{headline}": value}}
+    for recipe in ("sr_ste", "mdgf"):
+        for seed in (0, 1):
+            run(recipe, "1:8", seed, value, curve=[(100, value)], headline=headline, summary=of_all)
+    (section,) = sections()
+    curves = build_frames(read_runs([runs])).curves
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawing = draw_training(section, curves, tmp_path / "figures")
+    assert drawing.data[headline].tolist() == [value] * 4

@@ -8,8 +8,19 @@ from nmtrain.config import naming
 from nmtrain.config.check import check_config
 from nmtrain.config.choices import groups
 from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.recipes import RECIPES, build_recipe
 from nmtrain.report.read.flat import describe, without
-from nmtrain.report.read.grouping import NOT_RESULT, column_labels, keys_of, pattern_order, setting_of, unusual
+from nmtrain.report.read.grouping import (
+    DEFAULT_GRADIENT,
+    NOT_RESULT,
+    VARIANTS,
+    column_labels,
+    keys_of,
+    pattern_order,
+    setting_of,
+    unusual,
+    variant_label,
+)
 
 CONFIG = {
     "model": {"name": "vit", "roles": ["ff"]},
@@ -46,6 +57,20 @@ def test_length_splits_groups_but_not_families():
     longer = keys(train=CONFIG["train"] | {"epochs": 6.0})
     assert longer.group != keys().group
     assert longer.family == keys().family
+
+
+def test_runs_of_one_budget_are_one_group_whatever_their_epochs_and_updates():
+    def budget(flops, **more):
+        return keys(train=CONFIG["train"] | {"flops": flops} | more)
+
+    assert keys(train=CONFIG["train"] | {"flops": None}) == keys()
+    assert budget(1.2e12) == budget(1200000000000, epochs=5.0)
+    assert budget(1.2e12).group != keys().group
+    assert budget(1.2e12).group != budget(1.3e12).group
+    assert budget(1.2e12).family == keys().family
+    assert describe({"train.flops": 1200000000000, "n": 1234567891}, ["train.flops", "n"]) == (
+        "train.flops=1.2e+12, n=1234567891"
+    )
 
 
 def test_a_run_that_starts_from_another_is_of_another_group_wherever_that_lies():
@@ -210,3 +235,32 @@ def test_a_folder_is_shown_by_its_name():
         {"data.path": "/home/me/sst2/", "model.pretrained": "google-t5/t5-small"}, ["data.path", "model.pretrained"]
     )
     assert shown == "data.path=sst2, model.pretrained=google-t5/t5-small"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "title"),
+    [
+        *(("gmp", "GMP"), ("asp", "ASP"), ("step", "STEP"), ("s_ste", "S-STE"), ("feather", "Feather")),
+        *(("rigl", "RigL"), ("top_kast", "Top-KAST"), ("ac_dc", "AC/DC"), ("maxq", "MaxQ"), ("static", "static")),
+        *(("sr_ste", "SR-STE"), ("mdgf", "MDGF exponential"), ("sdgf", "SDGF stepwise"), ("dense", "dense")),
+    ],
+)
+def test_a_recipe_as_shipped_has_its_plain_title(recipe, title):
+    record = build_recipe(recipe, "1:4").record()
+    assert column_labels([(recipe, record["variant"], record["gradient"], {})]) == [title]
+
+
+def test_every_recipe_has_a_place_and_a_title():
+    for recipe in RECIPES:
+        assert build_recipe(recipe, "1:4").variant in VARIANTS
+        assert recipe in DEFAULT_GRADIENT
+
+
+def test_a_number_and_another_rule_are_named():
+    recipes = [("gmp", "gmp", "0.5", {}), ("rigl", "rigl", "straight_through", {})]
+    assert column_labels(recipes) == ["GMP, 0.5 gradient", "RigL, straight-through gradient"]
+
+
+def test_a_recipe_of_another_s_that_is_named_like_ours_keeps_its_name():
+    assert variant_label("gmp_linear") == "gmp_linear"
+    assert variant_label("sdgf_stepwise_linear") == "SDGF stepwise + linear decay"
