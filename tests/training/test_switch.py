@@ -107,6 +107,7 @@ def test_a_run_goes_on_from_the_switch_as_if_its_update_had_been_given(make_conf
     assert dense_updates(given) == expected
     told = run(given)
     assert found["flops"] == told["flops"]
+    assert found["active_share"] == told["active_share"]
     assert found["flops"]["phases"][1]["first_update"] == expected
     folders = [make_config(*AUTO, *length).run_folder, given.run_folder]
     assert_same_run(*folders)
