@@ -75,9 +75,9 @@ def _run_tuned(overrides: list[str], tune: Tune) -> None:
         print(f"then the final runs with the best values, scored on {finals[0].split}: {count}")
         return
     chosen = [choose(tune, cell, varied) for cell, varied in zip(cells, _varied(trying, len(cells[0])), strict=True)]
-    best = [cell.trials[cell.chosen].values for cell in chosen]
-    combinations = sweep_combinations(ending)
-    values = [compose_values(with_values(each, best[i // seeds])) for i, each in enumerate(combinations)]
+    best = [cell.trials[cell.chosen].values for cell in chosen for _ in range(seeds)]
+    combinations = zip(sweep_combinations(ending), best, strict=True)
+    values = [compose_values(with_values(combination, tuned)) for combination, tuned in combinations]
     finals = [checked(one) for one in values]
     names = in_parts([config.run_name for config in finals], seeds)
     once = {str(found.trials): replace(found, finals=own) for found, own in zip(chosen, names, strict=True)}
@@ -193,7 +193,7 @@ def _grouped(values: dict[str, Any], sweep: str) -> dict[str, Any]:
 def _sweep_job(
     plugins: list[str],
     idle: dict[int, Path],
-    tuned: dict[int, dict[str, Any]],
+    changed: dict[int, dict[str, Any]],
     sweep: str,
     values: dict[str, Any],
     number: int | None,
@@ -203,11 +203,11 @@ def _sweep_job(
     Args:
         plugins: the folders to load where a launcher runs this in a process of its own.
         idle: the run folders of the jobs that have nothing to train, by their numbers.
-        tuned: the values of jobs that take the place of Hydra's, by their numbers.
+        changed: the values of jobs that take the place of Hydra's, by their numbers.
     """
     load_plugins(plugins)
     if number is not None:
-        values = tuned.get(number, values)
+        values = changed.get(number, values)
     config = checked(_grouped(values, sweep))
     if number is not None and idle.get(number) == config.run_folder:
         return

@@ -9,6 +9,7 @@ missing from its cell. ``quality`` is the value, on ``split``, of the metric tha
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,15 +121,23 @@ def _place(rows: list[dict[str, Any]], folders: Sequence[RunFolder], tunings: Tu
     for (row, _), label in zip(placed, column_labels(recipes, default), strict=True):
         row["label"] = label
         row["cell"] = f"cell-{row['group']}-{slug(row['sparsity'] or 'dense')}-{slug(label)}"
-    for cell in {row["cell"] for row, _ in placed}:
-        own = [(row, folder.path) for row, folder in zip(rows, folders, strict=True) if row.get("cell") == cell]
-        narrower = tunings.narrower([path for _, path in own])
-        for row, _ in (pair for pair in own if pair[1] in narrower):
-            row |= {"status": NARROWER, "counted": False, "lost": None, "label": None, "cell": None}
+    _set_aside_narrower(rows, folders, tunings)
     finished = {(row["cell"], row["seed"]) for row, _ in placed if row["counted"]}
     for row, _ in placed:
         if row["lost"] and (row["cell"], row["seed"]) in finished:  # repeated in another folder
             row |= {"lost": None, "label": None, "cell": None}
+
+
+def _set_aside_narrower(rows: list[dict[str, Any]], folders: Sequence[RunFolder], tunings: Tunings) -> None:
+    """Take out of each cell the runs that were tuned over a narrower grid than others of it."""
+    cells: dict[str, list[tuple[dict[str, Any], Path]]] = defaultdict(list)
+    for row, folder in zip(rows, folders, strict=True):
+        if row.get("cell"):
+            cells[row["cell"]].append((row, folder.path))
+    for own in cells.values():
+        narrower = tunings.narrower([path for _, path in own])
+        for row in (row for row, path in own if path in narrower):
+            row |= {"status": NARROWER, "counted": False, "lost": None, "label": None, "cell": None}
 
 
 def slug(text: str) -> str:
