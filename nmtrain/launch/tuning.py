@@ -53,6 +53,8 @@ def parse_tune(given: Any) -> Tune:
             faults.append(f"tune.{key}={written(values)}: tuning looks at validation only; tune another key")
         elif key in ("train.epochs", "train.updates", "train.flops"):
             faults.append(f"tune.{key}={written(values)}: is what runs are compared at; tune another key")
+        elif key.partition(".")[0] == "measure":
+            faults.append(f"tune.{key}={written(values)}: changes nothing about a result; tune another key")
         elif len(distinct) < 2 or len(distinct) < len(values):
             faults.append(f"tune.{key}={written(values)}: must be a list of two or more different values")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
@@ -73,13 +75,16 @@ def _dotted(given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def trial_overrides(overrides: Sequence[str], tune: Tune) -> list[str]:
-    """The sweep of all tuning runs: that of ``overrides`` over the grid and the tuning seeds, which vary fastest."""
+    """The sweep of all tuning runs: that of ``overrides`` over the grid and the tuning seeds, which vary fastest.
+
+    Nothing shows their noise, so they measure none.
+    """
     axes = [f"{key}={','.join(_value(key, value) for value in values)}" for key, values in tune.grid.items()]
     axes.append(f"seed={','.join(map(str, tune.seeds))}")
-    own = _without(overrides, "seed", "data.evaluate", "tune")
+    own = _without(overrides, "seed", "data.evaluate", "tune", "measure.every")
     if repeated := [key for override in own if (key := key_of(override)) in tune.grid]:
         raise ConfigError([f"{key}: is given and tuned; leave one of them out" for key in repeated])
-    return [*own, *prepare_overrides(["data.evaluate=val", "tune=null", *axes], sweep=True)]
+    return [*own, *prepare_overrides(["data.evaluate=val", "tune=null", "measure.every=null", *axes], sweep=True)]
 
 
 def final_overrides(overrides: Sequence[str]) -> list[str]:

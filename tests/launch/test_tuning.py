@@ -5,9 +5,9 @@ import json
 import pytest
 
 from nmtrain.config.check import check_config
-from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.config.compose import compose_values, prepare_overrides, sweep_combinations
 from nmtrain.errors import ConfigError, SweepError
-from nmtrain.launch.tuning import choose, parse_tune
+from nmtrain.launch.tuning import choose, parse_tune, trial_overrides
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.tuning import read_tuning
 
@@ -34,6 +34,8 @@ def test_the_grid_is_every_combination_the_last_key_fastest():
         ({"optim.lr": [0.1, 0.1]}, "tune.optim.lr=[0.1,0.1]: must be a list of two or more different values"),
         ({"optim.lr": 0.1}, "tune.optim.lr=0.1: must be a list of two or more different values"),
         ({"recipe": ["mdgf", "sdgf"]}, "tune.recipe=[mdgf,sdgf]: is what a sweep compares; tune another key"),
+        ({"measure.every": [1, 2]}, "tune.measure.every=[1,2]: changes nothing about a result; tune another key"),
+        ({"measure": ["off", "default"]}, "tune.measure=[off,default]: changes nothing about a result"),
         ({"train.epochs": [1, 2]}, "tune.train.epochs=[1,2]: is what runs are compared at; tune another key"),
         ({"data.evaluate": ["val", "test"]}, "tune.data.evaluate=[val,test]: tuning looks at validation only"),
         ({"optim.lr": [1, 2], "seed": [1, 1]}, "tune.seed=[1,1]: names a seed more than once"),
@@ -44,6 +46,19 @@ def test_the_grid_is_every_combination_the_last_key_fastest():
 def test_a_grid_that_tries_nothing_is_refused(tune, message):
     (fault,) = faults_of(tune)
     assert fault.startswith(message)
+
+
+def test_tuning_runs_measure_no_noise_and_are_the_same_with_and_without_it():
+    tune = parse_tune({"optim.lr": [0.1, 0.2]})
+    plain, often, off = (
+        [
+            check_config(compose_values(one)).run_name
+            for one in sweep_combinations(trial_overrides(prepare_overrides(["recipe=mdgf", *line], sweep=True), tune))
+        ]
+        for line in ([], ["measure.every=10"], ["measure=off"])
+    )
+    assert len(set(plain)) == 2
+    assert plain == often == off
 
 
 def configs_of(tmp_path, tune, overrides=()):
