@@ -114,8 +114,10 @@ def _verified(kept: Kept, batches: Mapping[str, str]) -> list[bytes]:
     """The content of each file, whose MD5 is what it should be: nothing else is ever unpickled."""
     try:
         found = _from_archive(kept.place, batches) if kept.form == "archive" else _from_folder(kept.place, batches)
-    except (OSError, *UNREADABLE) as error:
-        raise DataError(f"data.path: {kept.place} cannot be read: {error}; copy or download it anew") from error
+    except OSError as error:
+        raise DataError(f"data.path: {kept.place} cannot be read: {error.strerror or error}") from error
+    except UNREADABLE as error:
+        raise DataError(f"data.path: {kept.place} is not whole ({error}); copy or download it anew") from error
     for name, expected in batches.items():
         if name not in found:
             raise DataError(f"data.path: {kept.place} has no {name}; copy or download it anew")

@@ -226,8 +226,23 @@ def test_what_is_no_copy_is_named_with_what_was_looked_for(name, places, publish
 def test_a_half_downloaded_archive_is_named(name, places, published, tmp_path):
     half = tmp_path / "half.tar.gz"
     half.write_bytes(published[2][: len(published[2]) // 2])
-    with pytest.raises(DataError, match=r"^data\.path: .*half\.tar\.gz cannot be read: .*; copy or download it anew$"):
+    with pytest.raises(DataError, match=r"^data\.path: .*half\.tar\.gz is not whole \(.*\); copy or download it anew$"):
         load_data(name, seed=0, path=str(half))
+
+
+def test_the_hub_gives_the_same_as_a_local_copy(name, places, published, monkeypatch):
+    asked = []
+
+    def load_from_hub(repository, subset, what, cache_dir):
+        asked.append((repository, subset, what, cache_dir))
+        return {split: datasets.load_from_disk(f"{places['saved']}/{split}") for split in ("train", "test")}
+
+    monkeypatch.setattr(cifar_read, "load_from_hub", load_from_hub)
+    for evaluate in ("val", "test"):
+        local = load_data(name, seed=0, path=places["archive"], evaluate=evaluate)
+        assert load_data(name, seed=0, evaluate=evaluate).digest() == local.digest()
+    subset = {"cifar10": "plain_text", "cifar100": "cifar100"}[name]
+    assert set(asked) == {(f"uoft-cs/{name}", subset, f"data={name}", None)}
 
 
 @pytest.mark.parametrize(
