@@ -25,7 +25,7 @@ from nmtrain.errors import PluginError
 from nmtrain.runs.loaded import enter
 
 if TYPE_CHECKING:
-    from nmtrain.data.images.in_memory import ImageData
+    from nmtrain.data.images.batches import ImageBatches
     from nmtrain.data.text.batches import TextData
     from nmtrain.data.text.tokens import Tokenizer
 
@@ -42,6 +42,7 @@ __all__ = [
     "load_data",
     "local_files",
     "options_not_held_out",
+    "options_of_model",
     "options_of_test_alone",
     "register",
 ]
@@ -139,6 +140,12 @@ def options_of_test_alone(name: str) -> tuple[str, ...]:
     return _SOURCES[name].of_test_alone if name in _SOURCES else ()
 
 
+def options_of_model(name: str) -> tuple[str, ...]:
+    """The options that are the model's to say where they are null."""
+    kind = _SOURCES.get(name)
+    return kind.of_model if kind is not None and issubclass(kind, ImageSource) else ()
+
+
 def local_files(name: str, **options: Any) -> list[Path]:
     """The local files and folders that the examples of training and of the split to evaluate are read from; none
     where they are drawn, or from the hub.
@@ -151,7 +158,7 @@ def local_files(name: str, **options: Any) -> list[Path]:
 
 def load_data(
     name: str, *, seed: int, tokenizer: Tokenizer | None = None, for_classifier: bool = False, **options: Any
-) -> ImageData | TextData:
+) -> ImageBatches | TextData:
     """Load a data set, on the CPU. ``seed`` is the run's: it fixes the order and the augmentation of the batches.
 
     What the examples are depends on ``options`` alone, never on ``seed``.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from nmtrain.data.shapes import DataShape, TextShape
 
 if TYPE_CHECKING:
-    from nmtrain.data.images.in_memory import ImageData
+    from nmtrain.data.images.batches import ImageBatches
     from nmtrain.data.text.batches import TextData
     from nmtrain.data.text.tokens import Tokenizer
 
@@ -74,11 +74,15 @@ class ImageSource(DataSource):
 
     headline = "accuracy"
 
+    # The options that, where they are null, become what timm says of the model, or the run that is evaluated was
+    # trained with: of image_size, interpolation, crop_pct, crop_mode, mean, std.
+    of_model: ClassVar[tuple[str, ...]] = ()
+
     @abstractmethod
     def shape(self) -> DataShape: ...
 
     @abstractmethod
-    def load(self, seed: int) -> ImageData:
+    def load(self, seed: int) -> ImageBatches:
         """Read or make the data. ``seed`` orders and augments the training batches."""
 
 

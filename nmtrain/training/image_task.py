@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nmtrain.config.schema import TrainConfig
-from nmtrain.data.images.in_memory import ImageData
+from nmtrain.data.images.batches import ImageBatches
 from nmtrain.training.task import Work
 
 
@@ -18,8 +18,9 @@ class ImageClassification:
 
     headline = "accuracy"
 
-    def __init__(self, data: ImageData, train: TrainConfig) -> None:
+    def __init__(self, data: ImageBatches, train: TrainConfig) -> None:
         self.data, self.train = data, train
+        self.damaged = data.damaged
         self.signatures: dict[str, str] = {}
 
     def batches(self, update: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -39,15 +40,19 @@ class ImageClassification:
     def lengths(self) -> None:
         return None
 
+    def close(self) -> None:
+        self.data.close()
+
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> dict[str, float]:
-        """``loss`` (without label smoothing) and ``accuracy`` over all validation images."""
+        """``loss`` (without label smoothing) and ``accuracy`` over all validation images that can be read."""
         model.eval()
+        count = 0
         loss = correct = torch.zeros((), dtype=torch.float64)
         for inputs, targets in self.data.val_batches(batch_size):
             logits = model(inputs).float()
             loss = loss + F.cross_entropy(logits, targets, reduction="sum").cpu()
             correct = correct + (logits.argmax(1) == targets).sum().cpu()
+            count += len(targets)
         model.train()
-        count = self.data.shape.val_size
         return {"loss": float(loss) / count, "accuracy": float(correct) / count}

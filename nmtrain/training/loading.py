@@ -11,7 +11,7 @@ from torch import nn
 from nmtrain.config.check import Config
 from nmtrain.data import load_data, local_files
 from nmtrain.data.digest import EXAMPLES, changed_files, file_digests
-from nmtrain.data.images.in_memory import ImageData
+from nmtrain.data.images.batches import ImageBatches
 from nmtrain.training.image_task import ImageClassification
 from nmtrain.training.task import Task
 
@@ -27,7 +27,7 @@ def load_task(config: Config, model: nn.Module, device: torch.device) -> Task:
     """
     if not config.model.reads_text:
         images = load_data(**config.data, seed=config.seed)
-        assert isinstance(images, ImageData)
+        assert isinstance(images, ImageBatches)
         return ImageClassification(images.to(device), config.train)
     from nmtrain.data.text.batches import TextData
     from nmtrain.models.language import build_tokenizer
