@@ -20,6 +20,9 @@ NOT_RESULT = {
     ("tracking",),
     ("measure", "patterns"),
     ("data", "cache_dir"),
+    ("data", "max_damaged"),  # beyond it there is no result
+    ("data", "prefetch"),
+    ("data", "workers"),
     ("train", "log_every"),
     ("train", "checkpoint_every"),
     ("train", "eval_batch_size"),

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nmtrain.data.images.digits import Digits
+from nmtrain.data.images.folder import Folder
 from nmtrain.data.images.glyphs import Glyphs
+from nmtrain.data.images.imagenet import ImageNet
 from nmtrain.data.shapes import DataShape, TextShape
 from nmtrain.data.source import SPLITS, DataSource, ImageSource, TextSource
 from nmtrain.data.text.corpus import Corpus
@@ -40,6 +42,7 @@ __all__ = [
     "describe_data",
     "headline",
     "load_data",
+    "local_digests",
     "local_files",
     "options_not_held_out",
     "options_of_model",
@@ -49,9 +52,11 @@ __all__ = [
 
 _SOURCES: dict[str, type[ImageSource | TextSource]] = {
     "digits": Digits,
+    "folder": Folder,
     "g2p": G2P,
     "glue": Glue,
     "glyphs": Glyphs,
+    "imagenet": ImageNet,
     "listops": ListOps,
     "text": Corpus,
     "wmt": WMT,
@@ -154,6 +159,16 @@ def local_files(name: str, **options: Any) -> list[Path]:
         ValueError: as :func:`describe_data`.
     """
     return _source(name, options).files()
+
+
+def local_digests(name: str, **options: Any) -> dict[str, str]:
+    """A digest of each of `local_files`, by its path, which is another one where the examples may be others.
+
+    Raises:
+        ValueError: as :func:`describe_data`.
+        DataError: naming the file that cannot be read.
+    """
+    return _source(name, options).digests()
 
 
 def load_data(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from nmtrain.data.digest import file_digests
 from nmtrain.data.shapes import DataShape, TextShape
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ class DataSource(ABC):
         """The local files and folders that the examples of training and of the split to evaluate are read from; none
         where they are drawn, or from the hub."""
         return []
+
+    def digests(self) -> dict[str, str]:
+        """A digest of each of `files`, and of each file below a folder, by its path; here, of all content.
+
+        Raises:
+            DataError: naming the file that cannot be read.
+        """
+        return file_digests(self.files())
 
     @abstractmethod
     def shape(self) -> DataShape | TextShape:

@@ -17,8 +17,16 @@ from torch import nn
 from nmtrain.config.check import Config, check_config
 from nmtrain.config.compose import EVALUATION_KEYS, overridden
 from nmtrain.config.faults import written
-from nmtrain.data import DataShape, TextShape, describe_data, local_files, options_not_held_out, options_of_model
-from nmtrain.data.digest import EXAMPLES, file_digests, foreign_files
+from nmtrain.data import (
+    DataShape,
+    TextShape,
+    describe_data,
+    local_digests,
+    local_files,
+    options_not_held_out,
+    options_of_model,
+)
+from nmtrain.data.digest import EXAMPLES, foreign_files
 from nmtrain.data.images.batches import ImageBatches
 from nmtrain.errors import ConfigError, DataError, RunFolderError
 from nmtrain.models import build_model
@@ -26,7 +34,7 @@ from nmtrain.runs.folder import RunFolder
 from nmtrain.training.environment import FIXES, package_versions, require_device
 from nmtrain.training.export import load_model, origin_told, saved_values
 from nmtrain.training.kept import kept_images, kept_model, kept_shape
-from nmtrain.training.loading import input_files, load_task, other_examples, other_files
+from nmtrain.training.loading import input_digests, load_task, other_examples, other_files
 from nmtrain.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -222,16 +230,16 @@ def _load_task(
         alone: whether the run kept what describes its checkpoint, which then may have changed.
     """
     before: dict[str, str] = folder.environment.get("data", {})
-    digests = file_digests(local_files(**config.data) if alone else input_files(config))
+    digests = local_digests(**config.data) if alone else input_digests(config)
     same_split = config.split == trained
-    of_trained = digests if same_split else file_digests(_files_of(config, trained))
+    of_trained = digests if same_split else _digests_of(config, trained)
     foreign = foreign_files(before, of_trained) if before else []
     if foreign:
         logger.warning("%s; the score may be another", other_files(foreign))
     device = next(model.parameters()).device
     if before and not same_split and _are_cut_anew(config, trained, model, before, digests):
         raise DataError(
-            f"data.path={config.data['path']}: holds text of this run, but not the same files in the same order, so"
+            f"data.path={config.data['path']}: holds files of this run, but not the same ones in the same order, so"
             " that this run may have trained on what would be scored"
         )
     task = load_task(config, model, device)
@@ -272,3 +280,11 @@ def _files_of(config: Config, split: str) -> list[Path]:
         return local_files(**config.data | {"evaluate": split})
     except ValueError:
         return []
+
+
+def _digests_of(config: Config, split: str) -> dict[str, str]:
+    """Of the same data for another split; none where they are not there."""
+    try:
+        return local_digests(**config.data | {"evaluate": split})
+    except ValueError:
+        return {}
