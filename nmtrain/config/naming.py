@@ -31,6 +31,7 @@ NOT_RESULT = {
 AS_BEFORE: dict[tuple[str, ...], Any] = {
     ("train", "length_penalty"): 1.0,
     ("train", "flops"): None,
+    ("train", "channels_last"): False,
     ("data", "test_split"): False,
     ("data", "test_fraction"): 0,
     ("init_from",): None,

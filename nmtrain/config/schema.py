@@ -105,6 +105,7 @@ class TrainConfig(Section):
     label_smoothing: Beta
     precision: Literal["fp32", "bf16"]
     compile: bool
+    channels_last: bool = False  # runs made before have no such key
     device: Literal["auto", "cpu", "cuda"]
     eval_every: Positive
     checkpoint_every: Count | None

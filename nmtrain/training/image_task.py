@@ -27,7 +27,11 @@ class ImageClassification:
         """Equal parts of the update's batch."""
         parts = self.train.micro_batches
         inputs, targets = self.data.train_batch(update, self.train.batch_size)
+        inputs = self._laid_out(inputs)
         return zip(inputs.chunk(parts), targets.chunk(parts), strict=True)
+
+    def _laid_out(self, inputs: Tensor) -> Tensor:
+        return inputs.contiguous(memory_format=torch.channels_last) if self.train.channels_last else inputs
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, targets = batch
@@ -50,7 +54,7 @@ class ImageClassification:
         count = 0
         loss = correct = torch.zeros((), dtype=torch.float64)
         for inputs, targets in self.data.val_batches(batch_size):
-            logits = model(inputs).float()
+            logits = model(self._laid_out(inputs)).float()
             loss = loss + F.cross_entropy(logits, targets, reduction="sum").cpu()
             correct = correct + (logits.argmax(1) == targets).sum().cpu()
             count += len(targets)
