@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,15 +147,21 @@ class ImageFiles(ImageSource):
 
     def folder_faults(self) -> list[str]:
         """One line if ``path`` is no folder."""
-        if self.path is None or self.folder.is_dir():
+        if self.path is None or os.path.isdir(self.folder):
             return []
-        is_there = self.folder.exists()
-        return [f"data.path={self.path}: {'is a file; allowed: a folder' if is_there else 'there is no such folder'}"]
+        try:
+            os.stat(self.folder)
+            reason = "is a file; allowed: a folder"
+        except (FileNotFoundError, NotADirectoryError):
+            reason = "there is no such folder"
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+        return [f"data.path={self.path}: {reason}"]
 
     @property
     def folder(self) -> Path:
-        """``path``, from wherever it was named."""
-        return Path(self.path or "").expanduser().absolute()
+        """``path``, as it was given: a run goes on where it and its data were moved together."""
+        return Path(os.path.expanduser(self.path or ""))
 
     def files(self) -> list[Path]:
         return list(dict.fromkeys(file for part in self.parts() for file in part.files))

@@ -39,7 +39,9 @@ class Folder(ImageFiles):
         return [*super().option_faults(), *lines]
 
     def folder_faults(self) -> list[str]:
-        return [fault("path", None, f"a folder with {LAYOUT}")] if self.path is None else super().folder_faults()
+        if self.path is None:
+            return [f"data.path: null is not allowed with data=folder; give the folder, with {LAYOUT}"]
+        return super().folder_faults()
 
     def parts(self) -> tuple[TreeSplit, TreeSplit]:
         folders = split_folders(self.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ class ImageNet(ImageFiles):
             return OnHub("train", self.cache_dir), OnHub(self.evaluate, self.cache_dir)
         for place in _ARCHIVED:
             folder = self.folder / place
-            if (folder / "train").is_dir() and subfolders(folder / "train"):
+            if os.path.isdir(folder / "train") and subfolders(folder / "train"):
                 return self._of_tree(folder)
         for format, found in (
             ("saved", {split: saved_split(self.folder, split) for split in SPLIT_WORDS}),
@@ -94,8 +95,8 @@ class ImageNet(ImageFiles):
 
     def _by_solution(self, place: Path, class_names: tuple[str, ...]) -> Tree:
         """Images of one folder, with the classes that the challenge's own list gives them."""
-        wanted = (self.folder, self.folder.parent, *place.parents[:5])
-        solution = next((folder / _SOLUTION for folder in wanted if (folder / _SOLUTION).is_file()), None)
+        wanted = (self.folder, *Path(os.path.abspath(place)).parents[:4])
+        solution = next((folder / _SOLUTION for folder in wanted if os.path.isfile(folder / _SOLUTION)), None)
         if solution is None:
             raise ValueError(
                 f"data.path={self.path}: {place} has no class folders; sort its images as in train, or put "

@@ -111,19 +111,35 @@ class Shards:
         from nmtrain.data.hub import no_bars_in_logs
 
         no_bars_in_logs()
-        names = [str(file) for file in self.files]
+        content = hashlib.blake2b("".join(self.digests().values()).encode(), digest_size=16).hexdigest()
+        place = Path(self.cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
+        names = [escape(os.path.abspath(file)) for file in self.files]
+        given = {"data_files": names, "split": "train", "cache_dir": str(place / f"nmtrain-{content}")}
         try:
-            content = hashlib.blake2b("".join(self.digests().values()).encode(), digest_size=16).hexdigest()
             if self.format == "saved":
                 dataset = self._of_folder()
             else:
-                place = Path(self.cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / f"nmtrain-{content}"
-                given = {"data_files": [escape(name) for name in names], "split": "train", "cache_dir": str(place)}
                 dataset = self._of_parquet(given) if self.format == "parquet" else self._of_tar(given)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(f"data.path: {few(names)} cannot be read: {error.__cause__ or error}") from error
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise DataError(f"data.path: {self._what_failed(place)}: {reason}") from error
         dataset._fingerprint = hashlib.blake2b(f"{content} {self.class_names}".encode(), digest_size=16).hexdigest()
         return dataset
+
+    def _what_failed(self, place: Path) -> str:
+        """The file that cannot be read to its end, which `datasets` does not name, or else the copying."""
+        import pyarrow
+        from pyarrow import parquet
+
+        for file in self.files if self.format == "parquet" else ():
+            try:
+                with parquet.ParquetFile(file) as opened:
+                    for _ in opened.iter_batches():
+                        pass
+            except (OSError, pyarrow.ArrowException):
+                return f"{file} cannot be read"
+        cannot = "cannot be read" if self.format == "saved" else f"cannot be copied to data.cache_dir={place}"
+        return f"{few(list(map(str, self.files)))} {cannot}"
 
     def _of_parquet(self, given: Mapping[str, Any]) -> Dataset:
         import datasets
@@ -181,7 +197,7 @@ def find_shards(folder: Path, split: str, suffix: str) -> list[Path]:
 def saved_split(folder: Path, split: str) -> list[Path]:
     """The folder of a split as ``save_to_disk`` writes it, if it is there."""
     places = [folder / word for word in SPLIT_WORDS[split]]
-    return [place for place in places if (place / "state.json").is_file()][:1]
+    return [place for place in places if os.path.isfile(place / "state.json")][:1]
 
 
 def _features(class_names: Sequence[str]) -> Features:
@@ -192,10 +208,11 @@ def _features(class_names: Sequence[str]) -> Features:
 
 
 def _visible(folder: Path, suffix: str) -> list[Path]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
-    found = (file for file in folder.iterdir() if file.name.endswith(suffix) and not file.name.startswith("."))
-    return sorted(file for file in found if file.is_file())
+    with _naming(folder), os.scandir(folder) as entries:
+        found = [entry.name for entry in entries if entry.name.endswith(suffix) and entry.is_file()]
+    return [folder / name for name in sorted(found) if not name.startswith(".")]
 
 
 def _words(file: Path) -> set[str]:

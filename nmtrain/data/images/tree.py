@@ -127,7 +127,8 @@ class TreeSplit:
         digest = hashlib.blake2b("\0".join(self.class_names).encode(), digest_size=16)
         for name, label in zip(names, labels, strict=True):
             digest.update(f"{_composed(name)}\0{label}\0".encode())
-        paths = pyarrow.array([os.path.join(self.tree.folder, name) for name in names], pyarrow.string())
+        folder = os.path.abspath(self.tree.folder)
+        paths = pyarrow.array([os.path.join(folder, name) for name in names], pyarrow.string())
         absent = pyarrow.nulls(len(names), pyarrow.binary())
         images = pyarrow.StructArray.from_arrays([absent, paths], names=["bytes", "path"])
         label = datasets.ClassLabel(names=list(self.class_names))
@@ -138,7 +139,7 @@ class TreeSplit:
         return dataset
 
 
-_listed: dict[Path, Tree] = {}  # a sweep checks many runs on the same tree
+_listed: dict[str, Tree] = {}  # a sweep checks many runs on the same tree
 
 
 def list_tree(folder: Path) -> Tree:
@@ -148,9 +149,10 @@ def list_tree(folder: Path) -> Tree:
         ValueError: for folders that cannot be read, classes that are no two or have no images, links to nothing and
             names that are no text; one line for each fault.
     """
-    if folder not in _listed or not _listed[folder].is_as_listed:
-        _listed[folder] = _list(folder)
-    return _listed[folder]
+    place = os.path.abspath(folder)
+    if place not in _listed or _listed[place].folder != folder or not _listed[place].is_as_listed:
+        _listed[place] = _list(folder)
+    return _listed[place]
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -209,7 +211,7 @@ def _files(
     place = os.path.join(root, inside) if inside else str(root)
     try:
         status = os.stat(place)
-        stamps[place] = status.st_mtime_ns
+        stamps[os.path.abspath(place)] = status.st_mtime_ns
         with os.scandir(place) as entries:
             found = [entry for entry in entries if _is_ours(entry.name)]
     except OSError as error:

@@ -42,6 +42,7 @@ def shard() -> Callable:
         (_parquet if file.suffix == ".parquet" else _tar)(file, list(labels), names, **how)
         return file
 
+    make.encoded = encoded
     return make
 
 

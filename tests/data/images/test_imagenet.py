@@ -189,6 +189,39 @@ def test_shards_that_are_missing_or_cut_off_are_named(tmp_path, shard):
     assert "has a training split (parquet) and none to validate on; wanted: train/CLASS/..." in fault(tmp_path)
 
 
+def test_a_shard_that_is_damaged_inside_and_a_copy_that_cannot_be_made_are_named(tmp_path, shard, source):
+    shard(tmp_path / "train-00000-of-00002.parquet", TRAIN)
+    damaged = shard(tmp_path / "train-00001-of-00002.parquet", TRAIN)
+    shard(tmp_path / "val.parquet", VAL)
+    content = damaged.read_bytes()
+    damaged.write_bytes(bytes(len(content) // 3) + content[len(content) // 3 :])
+    with pytest.raises(DataError) as raised:
+        source(tmp_path).datasets()
+    assert str(raised.value).startswith(f"data.path: {damaged} cannot be read: ")
+    assert "\n" not in str(raised.value)
+    damaged.write_bytes(content)
+    (tmp_path / "cache").touch()
+    with pytest.raises(DataError) as raised:
+        ImageNet(path=str(tmp_path), image_size=32, cache_dir=str(tmp_path / "cache")).datasets()
+    assert f"{damaged} cannot be copied to data.cache_dir={tmp_path}/cache: " in str(raised.value)
+
+
+def test_columns_of_other_types_are_cast(tmp_path, shard, source):
+    import pyarrow
+    from pyarrow import parquet
+
+    content = [shard.encoded(label) for label in TRAIN]
+    for type, name in ((pyarrow.uint8(), "train"), (pyarrow.int32(), "val")):
+        table = pyarrow.table({"label": pyarrow.array(TRAIN, type), "image": content, "size": [1, 2, 3, 4, 5]})
+        parquet.write_table(table, tmp_path / f"{name}.parquet")
+    assert shape(tmp_path) == (3, 5, 5)
+    assert saved_labels(tmp_path, source) == [TRAIN, TRAIN]
+    parquet.write_table(table.set_column(0, "label", pyarrow.array(list("abcab"))), tmp_path / "val.parquet")
+    assert fault(tmp_path).endswith("val.parquet has labels of the type string; allowed: whole numbers from 0")
+    parquet.write_table(table.set_column(0, "label", pyarrow.array([0, 1, None, 2, 0])), tmp_path / "val.parquet")
+    assert fault(tmp_path).endswith("val.parquet has 1 images without a label")
+
+
 def test_tar_shards_that_are_cut_off_anywhere_are_named(tmp_path, shard):
     train = shard(tmp_path / "train.tar", TRAIN)
     shard(tmp_path / "val.tar", VAL)
