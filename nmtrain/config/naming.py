@@ -23,6 +23,7 @@ NOT_RESULT = {
     ("data", "max_damaged"),  # beyond it there is no result
     ("data", "prefetch"),
     ("data", "workers"),
+    ("data", "download"),
     ("train", "log_every"),
     ("train", "checkpoint_every"),
     ("train", "eval_batch_size"),
@@ -31,6 +32,13 @@ NOT_RESULT = {
 AS_BEFORE: dict[tuple[str, ...], Any] = {
     ("train", "length_penalty"): 1.0,
     ("train", "flops"): None,
+    ("train", "channels_last"): False,
+    ("train", "loss"): "cross_entropy",
+    ("train", "mixup"): 0.0,
+    ("train", "cutmix"): 0.0,
+    ("train", "mix_mode"): "batch",
+    ("train", "mix_switch"): 0.5,
+    ("train", "mix_prob"): 1.0,
     ("data", "test_split"): False,
     ("data", "test_fraction"): 0,
     ("init_from",): None,

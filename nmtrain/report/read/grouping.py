@@ -39,6 +39,7 @@ NOT_RESULT = (
     "data.max_damaged",
     "data.prefetch",
     "data.workers",
+    "data.download",
     "train.log_every",
     "train.checkpoint_every",
     "train.eval_batch_size",
