@@ -105,7 +105,8 @@ class ImageNet(ImageFiles):
         try:
             with open(solution, newline="", encoding="utf-8") as lines:
                 classes = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(lines)}
-            labels = tuple(class_names.index(classes[Path(name).stem]) for name in images)
+            number = {name: label for label, name in enumerate(class_names)}
+            labels = tuple(number[classes[Path(name).stem]] for name in images)
         except (OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
             raise ValueError(f"data.path: {solution} does not give {place} its classes ({error!r})") from error
         return Tree(place, tuple(images), class_names, labels, tuple(left_out), stamps)
