@@ -25,7 +25,7 @@ from nmtrain.sparsity.projection import (
     with_whole_groups,
 )
 from nmtrain.sparsity.rules import SparseTensor, SparsityRule, resolve_rules, stock_names
-from nmtrain.sparsity.sparsify import apply_mask
+from nmtrain.sparsity.sparsify import apply_mask, pruned_part
 from nmtrain.sparsity.state import SparsityState
 
 
@@ -277,7 +277,7 @@ class SparsityControl:
             gradient = owner.original.grad
             for i, tensor in enumerate(weight.tensors):
                 if gradient is not None and (penalty := weight.in_force[i].state.penalty):
-                    pruned = tensor.part_of(owner.original).masked_fill(weight.mask(i), 0.0)
+                    pruned = pruned_part(tensor.part_of(owner.original), weight.mask(i))
                     tensor.part_of(gradient).add_(pruned, alpha=penalty)
 
     @torch.no_grad()
