@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nmtrain.data.hub import load_from_hub
 from nmtrain.data.images.files import ImageFiles, Split
 from nmtrain.data.images.folder import split_folders
-from nmtrain.data.images.shards import SPLIT_WORDS, Shards, find_shards, saved_split
+from nmtrain.data.images.shards import Shards, find_shards, saved_split
 from nmtrain.data.images.tree import Tree, TreeSplit, list_files, list_tree, subfolders
 from nmtrain.data.source import path_faults
 
@@ -61,17 +61,16 @@ class ImageNet(ImageFiles):
             folder = self.folder / place
             if os.path.isdir(folder / "train") and subfolders(folder / "train"):
                 return self._of_tree(folder)
-        for format, found in (
-            ("saved", {split: saved_split(self.folder, split) for split in SPLIT_WORDS}),
-            ("parquet", {split: find_shards(self.folder, split, ".parquet") for split in SPLIT_WORDS}),
-            ("tar", {split: find_shards(self.folder, split, ".tar") for split in SPLIT_WORDS}),
-        ):
-            if found["train"]:
-                if not found[self.evaluate]:
+        for format in ("saved", "parquet", "tar"):
+            if files := self._files(format, "train"):
+                if not (held_out := self._files(format, self.evaluate)):
                     raise ValueError(self._no_split(format))
-                train = Shards(format, found["train"], self.cache_dir)
-                return train, Shards(format, found[self.evaluate], self.cache_dir, train.class_names)
+                train = Shards(format, files, self.cache_dir)
+                return train, Shards(format, held_out, self.cache_dir, train.class_names)
         raise ValueError(f"data.path={self.path}: has no training images; wanted: {LAYOUTS}")
+
+    def _files(self, format: str, split: str) -> list[Path]:
+        return saved_split(self.folder, split) if format == "saved" else find_shards(self.folder, split, f".{format}")
 
     def _of_tree(self, folder: Path) -> tuple[Split, Split]:
         train, folders = list_tree(folder / "train"), split_folders(folder)
@@ -106,7 +105,8 @@ class ImageNet(ImageFiles):
         try:
             with open(solution, newline="", encoding="utf-8") as lines:
                 classes = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(lines)}
-            labels = tuple(class_names.index(classes[Path(name).stem]) for name in images)
+            number = {name: label for label, name in enumerate(class_names)}
+            labels = tuple(number[classes[Path(name).stem]] for name in images)
         except (OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
             raise ValueError(f"data.path: {solution} does not give {place} its classes ({error!r})") from error
         return Tree(place, tuple(images), class_names, labels, tuple(left_out), stamps)

@@ -138,8 +138,11 @@ def test_a_split_for_test_counts_where_it_has_labels(tmp_path, shard, source):
     shard(tmp_path / "train.parquet", TRAIN)
     shard(tmp_path / "val.parquet", VAL)
     assert "has no test split; the published test set of ImageNet has no labels" in fault(tmp_path, evaluate="test")
+    shard(tmp_path / "test-00000-of-00002.parquet", [2])
+    assert shape(tmp_path) == (3, 5, 3)  # to validate takes none of it
+    assert fault(tmp_path, evaluate="test").endswith("1 of 2 shards; test-00001-of-00002.parquet is missing")
+    (tmp_path / "test-00000-of-00002.parquet").unlink()
     shard(tmp_path / "test.parquet", [-1, -1])
-    assert shape(tmp_path) == (3, 5, 3)
     assert fault(tmp_path, evaluate="test") == (
         f"data.path: {tmp_path}/test.parquet has the label -1, as hidden ones are; allowed: 0, 1, ..."
     )
