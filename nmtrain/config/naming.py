@@ -23,11 +23,14 @@ NOT_RESULT = {
     ("train", "log_every"),
     ("train", "checkpoint_every"),
     ("train", "eval_batch_size"),
+    ("train", "gradient_checkpointing"),
 }
 # Keys that came later: with these values a run is what it was without the key, and keeps its name.
 AS_BEFORE: dict[tuple[str, ...], Any] = {
     ("train", "length_penalty"): 1.0,
     ("train", "flops"): None,
+    ("train", "ema"): None,
+    ("train", "keep_best"): False,
     ("data", "test_split"): False,
     ("data", "test_fraction"): 0,
     ("init_from",): None,
