@@ -23,7 +23,7 @@ nmtrain: train N:M structured-sparse networks
   nmtrain eval RUN [data.path=NEW ...]               score a finished run's model again, also on data that moved
   nmtrain eval RUN data.evaluate=test                score it on the test split; RUN/test/metrics.json keeps it
   nmtrain export RUN [--out DIR]                     write its model for plain timm or transformers
-  nmtrain eval|export RUN --ema | --best             the averaged weights, or those that were best (train.ema, keep_best)
+  nmtrain eval|export RUN --ema | --best             averaged weights, or the best (train.ema, train.keep_best)
   nmtrain report [FOLDERS] [--out DIR]               tables, plots and a page from run folders
   nmtrain list [GROUP]                               what there is to choose
   nmtrain --cfg job                                  print the whole configuration

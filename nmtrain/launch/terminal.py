@@ -86,6 +86,8 @@ def show_plan(plan: Plan) -> None:
     table.add_row("bytes of the model", _beside_dense(plan.bytes["sparse"], plan.bytes["dense"], _si))
     parts = ", ".join(f"{name} {_si(size)}" for name, size in plan.memory.items())
     table.add_row("memory while training, bytes", f"about {_si(sum(plan.memory.values()))} ({parts})")
+    if plan.config.train.gradient_checkpointing:
+        table.add_row("spared by gradient checkpointing", f"{_si(plan.spared)} of activations")
     console.print(table)
     console.print(COST_NOTE, style="dim", soft_wrap=True)
     if plan.by_length is not None:

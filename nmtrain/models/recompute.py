@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -26,13 +25,13 @@ def recompute_blocks(model: Any) -> list[_BatchNorm]:
         try:
             model.set_grad_checkpointing(True)
         except AssertionError as error:  # how timm refuses
-            raise ValueError("timm has none for this model") from error
+            raise ValueError("has no gradient checkpointing in timm; leave it out") from error
     elif getattr(model, "supports_gradient_checkpointing", False):
         # The older name is deprecated since transformers 5.
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
     else:
-        raise ValueError(f"{type(model).__name__} has none")
+        raise ValueError("has no gradient checkpointing; leave it out")
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 

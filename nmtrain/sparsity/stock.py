@@ -15,8 +15,8 @@ from nmtrain.sparsity.apply import SparseWeight
 def stock_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict of the stock model, each sparse weight as the forward now uses it.
 
-    Where the state in force is strict, that is exactly N:M, with exact zeros. Nothing of the model changes; tensors that
-    are not sparse are the model's own.
+    Where the state in force is strict, that is exactly N:M, with exact zeros. The model stays as it is, and shares the
+    tensors that are not sparse.
     """
     state = dict(model.state_dict())
     for name, module in model.named_modules(remove_duplicate=False):
