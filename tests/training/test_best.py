@@ -82,5 +82,5 @@ def test_a_run_keeps_what_was_best_though_it_went_on(make_config, nm, tmp_path):
 
 
 def test_choosing_on_the_test_split_is_refused(make_config):
-    with pytest.raises(ConfigError, match="train.keep_best=true: would choose the best update on test"):
+    with pytest.raises(ConfigError, match=r"train\.keep_best=true: would choose the best update on test"):
         make_config("train.keep_best=true", "data.evaluate=test")

@@ -72,9 +72,14 @@ def test_the_models_own_weights_are_back_after_a_failure():
     averaged = WeightAverage(module, 0.5)
     place = module.weight.data_ptr()
     module.weight.data.mul_(2)
-    with pytest.raises(RuntimeError, match="inside"), averaged.in_place():
-        assert module.weight.tolist() == [[4.0, 0.0, 0.0, 8.0]]
-        raise RuntimeError("inside")
+
+    def fail():
+        with averaged.in_place():
+            assert module.weight.tolist() == [[4.0, 0.0, 0.0, 8.0]]
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
     assert module.weight.tolist() == [[8.0, 0.0, 0.0, 16.0]]
     assert module.weight.data_ptr() == place
 
@@ -97,7 +102,7 @@ def test_a_run_without_one_says_so(make_config):
     config = make_config("train.updates=1")
     summary = run(config)
     assert "val/ema_loss" not in summary["metrics"]
-    with pytest.raises(RunFolderError, match="has no model_ema.safetensors; runs with train.ema=DECAY keep it"):
+    with pytest.raises(RunFolderError, match=r"has no model_ema\.safetensors; runs with train\.ema=DECAY keep it"):
         evaluate_run(config.run_folder, weights=EMA)
 
 
