@@ -10,6 +10,8 @@ from torch import nn
 
 from nmtrain.errors import ConfigError
 from nmtrain.models.recompute import recompute_blocks, statistics_kept
+from nmtrain.runs.weights import EMA, LAST
+from nmtrain.training.evaluation import evaluate_run
 from nmtrain.training.plan import make_plan, shape_faults
 from nmtrain.training.run import run
 
@@ -29,10 +31,11 @@ def assert_equal_runs(one, other):
     """Both have one name, since how gradients are computed changes no result: so in folders of their own."""
     for config in (one, other):
         run(config)
-    weights = [load_file(config.run_folder / "model.safetensors") for config in (one, other)]
-    assert weights[0].keys() == weights[1].keys()
-    for name, tensor in weights[0].items():
-        assert torch.equal(tensor, weights[1][name]), name
+    for file in one.run_folder.glob("*.safetensors"):
+        weights = [load_file(folder / file.name) for folder in (one.run_folder, other.run_folder)]
+        assert weights[0].keys() == weights[1].keys()
+        for name, tensor in weights[0].items():
+            assert torch.equal(tensor, weights[1][name]), name
     for file in ("metrics.jsonl", "noise.jsonl"):
         assert (one.run_folder / file).read_bytes() == (other.run_folder / file).read_bytes()
 
@@ -151,8 +154,15 @@ def test_language_models_train_the_same(model, tmp_path, make_config):
     dropout = "model.options.dropout_rate=0.1" if model == "t5" else "model.options.hidden_dropout_prob=0.1"
     common = [f"model={model}", *SMALL_T5, "train.updates=6", "train.batch_size=16", "train.micro_batches=2"]
     common += ["recipe=sr_ste", "sparsity=1:8", "mask.roles=[ff,q]", "train.log_every=2", "measure.every=2", dropout]
+    common += ["train.ema=0.5", "train.keep_best=true"]
     configs = [
         check_config(compose_values(prepare_overrides([*each, f"results_dir={tmp_path}/{number}"])))
         for number, each in enumerate(switched(*common))
     ]
     assert_equal_runs(*configs)
+    # What was averaged is scored as it was, by what it writes too.
+    for weights, prefix in ((LAST, ""), (EMA, "ema_")):
+        again = evaluate_run(configs[1].run_folder, weights=weights)["metrics"]
+        summary = json.loads((configs[1].run_folder / "summary.json").read_text())["metrics"]
+        names = [name.removeprefix("val/") for name in again]
+        assert [again[f"val/{name}"] for name in names] == [summary[f"val/{prefix}{name}"] for name in names]
