@@ -37,8 +37,9 @@ class Trainer:
     """Everything of one run that changes while it trains, and what it needs to go on after a kill.
 
     Recipe, learning rate, batches and random numbers are pure functions of the update number, so a checkpoint holds
-    no more than weights, masks, the optimizer's state, the update number, the sums of the line being recorded, and at
-    which update a recipe's dense phase ended that training had to find the end of.
+    no more than weights, masks, the optimizer's state, averaged and best weights where the run keeps such, the update
+    number, the sums of the line being recorded, and at which update a recipe's dense phase ended that training had to
+    find the end of.
     """
 
     def __init__(
