@@ -170,7 +170,7 @@ def _eval(arguments: list[str]) -> None:
     arguments, weights = _take_weights(arguments)
     settings = [argument for argument in arguments if _SETTING.match(argument)]
     paths = [argument for argument in arguments if argument not in settings]
-    run = _finished_run(paths, "eval RUN [data.KEY=VALUE ...] [--ema | --best]", weights)
+    run = _finished_run(paths, "eval RUN [data.KEY=VALUE ...]", weights)
     from nmtrain.config.compose import evaluation_overrides
 
     overrides = evaluation_overrides(settings, conf_folders())
@@ -186,7 +186,7 @@ def _eval(arguments: list[str]) -> None:
 def _export(arguments: list[str]) -> None:
     arguments, weights = _take_weights(arguments)
     paths, outs = _take("--out", arguments)
-    run = _finished_run(paths, "export RUN [--out DIR] [--ema | --best]", weights)
+    run = _finished_run(paths, "export RUN [--out DIR]", weights)
     from nmtrain.training.export import export_run
 
     out = Path(outs[-1]).expanduser() if outs else run / weights.named("export")
