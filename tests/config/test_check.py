@@ -147,7 +147,8 @@ def test_a_missing_section_and_a_missing_key_are_named(shipped):
     [
         (
             "data",
-            "['cifar10', 'cifar100', 'digits', 'folder', 'g2p', 'glue', 'glyphs', 'imagenet', 'listops', 'text', 'wmt']",
+            "['cifar10', 'cifar100', 'digits', 'folder', 'g2p', 'glue', 'glyphs', 'imagenet', 'listops', 'text',"
+            " 'wmt']",
         ),
         ("recipe", str(list_recipes())),
     ],
