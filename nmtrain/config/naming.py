@@ -32,6 +32,8 @@ AS_BEFORE: dict[tuple[str, ...], Any] = {
     ("data", "test_fraction"): 0,
     ("init_from",): None,
     ("optim", "cooldown_fraction"): 0.2,
+    ("optim", "lr_batch"): None,
+    ("optim", "layer_decay"): None,
     ("recipe", "decay_power"): 1.0,
     ("recipe", "decay_end"): 0.0,
     ("recipe", "tighten"): False,

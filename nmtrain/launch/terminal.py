@@ -65,6 +65,9 @@ def show_plan(plan: Plan) -> None:
         f"{paid}{config.total_updates} updates of {config.train.batch_size} samples"
         f" ({config.total_updates / config.updates_per_epoch:.2f} epochs)"
     )
+    if (batch := config.optim.lr_batch) is not None:
+        given = f"optim.lr={config.values['optim']['lr']:g} for {batch} samples"
+        console.print(f"highest learning rate {config.optim.lr:g} ({given})", markup=False)
     _show_phases(console, config)
     if plan.tensors:
         table = Table("sparse tensor", "role", "shape", "axis", "phases")

@@ -26,6 +26,7 @@ from nmtrain.training.environment import FIXES, package_versions, require_device
 from nmtrain.training.export import load_model, origin_told, saved_values
 from nmtrain.training.kept import kept_model, kept_shape
 from nmtrain.training.loading import input_files, load_task, other_examples, other_files
+from nmtrain.training.precision import autocast
 from nmtrain.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             task, digests = _load_task(folder, config, values["data"]["evaluate"], model, kept is not None)
     except ValueError as error:  # of a tokenizer that is gone
         raise RunFolderError(f"{path}: {error}") from error
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+    with autocast(device, config.train.precision):
         metrics = task.evaluate(model, config.train.eval_batch_size)
     split = config.split
     return {

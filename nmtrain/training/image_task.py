@@ -30,7 +30,7 @@ class ImageClassification:
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, targets = batch
-        loss = F.cross_entropy(model(inputs), targets, label_smoothing=self.train.label_smoothing)
+        loss = F.cross_entropy(model(inputs).float(), targets, label_smoothing=self.train.label_smoothing)
         return loss / self.train.micro_batches
 
     def work(self, total: int) -> Work:

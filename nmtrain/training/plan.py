@@ -37,6 +37,7 @@ from nmtrain.models import build_model
 from nmtrain.models.indices import RealIndices
 from nmtrain.runs.loaded import in_plugin
 from nmtrain.sparsity import NMPattern, SparseTensor, SparsityRule, sparsify_model
+from nmtrain.training.layer_decay import layer_scales
 from nmtrain.training.optim import optimizer_bytes
 from nmtrain.training.start import goes_on, start_told
 from nmtrain.training.tensors import measured_tensors
@@ -160,7 +161,7 @@ def make_plan(config: Config) -> Plan:
         ConfigError: for an unknown model, roles that it lacks, names that match nothing, axes that M does not divide.
     """
     model, inputs, multiplied = _built(config)
-    told = start_told(config, model)
+    told = _also_needed(config, model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rules, measured = measured_tensors(config, model, multiplied)
@@ -206,13 +207,13 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     costs: dict[str, ForwardCost] = {}
     for config in configs:
         train = config.train
-        start = (config.init_from, goes_on(config))
-        key = repr((config.model, start, config.data_shape, train.batch_size, train.micro_batches))
+        needed = (config.init_from, goes_on(config), config.optim.layer_decay)
+        key = repr((config.model, needed, config.data_shape, train.batch_size, train.micro_batches))
         try:
             if key not in built:
                 built[key] = None  # stays, if it cannot be built
                 built[key] = parts = _built(config)
-                start_told(config, parts[0])
+                _also_needed(config, parts[0])
             if (found := built[key]) is None:
                 continue
             model, inputs, multiplied = found
@@ -228,6 +229,16 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     return list(faults)
+
+
+def _also_needed(config: Config, model: nn.Module) -> list[str]:
+    """Refuse what a run needs beside its model and cannot have; a line where it will not be taken as it is."""
+    if (decay := config.optim.layer_decay) is not None:
+        try:
+            layer_scales(model, decay)
+        except ValueError as error:
+            raise ConfigError([f"optim.layer_decay={decay}: model.name={config.model.name}: {error}"]) from error
+    return start_told(config, model)
 
 
 def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:

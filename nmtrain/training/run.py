@@ -97,16 +97,14 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     """Model, data and optimizer as the config says, or as the newest checkpoint left them."""
     config = plan.config
     AcceleratorState._reset_state(reset_partial_state=True)  # a sweep trains several runs in one process
-    accelerator = Accelerator(
-        mixed_precision="no" if config.train.precision == "fp32" else config.train.precision,
-        cpu=config.train.device == "cpu",
-    )
+    # Precision is ours, see `nmtrain.training.precision`.
+    accelerator = Accelerator(mixed_precision="no", cpu=config.train.device == "cpu")
     content = yaml.safe_dump(config.values, sort_keys=False).encode()
     write_whole(folder / "config.yaml", lambda file: file.write(content))
     checkpoint = load_checkpoint(folder / "checkpoints")
     if checkpoint and (update := checkpoint.get("switched_at")) is not None:
         plan = plan.switched(update)
-    environment = describe_environment(accelerator.device, config.train.compile)
+    environment = describe_environment(accelerator.device, bool(config.train.compile))
     environment["recipe"] = config.recipe.record()  # for reports without the plug-in that it may be of
     warn_of_variables(environment)
     if checkpoint and (last := folder.environment):
