@@ -113,7 +113,7 @@ def check_config(values: dict[str, Any], data_shape: DataShape | TextShape | Non
     Raises:
         ConfigError: listing every fault that can be seen without building the model or reading data.
     """
-    values = _with_one_default_mode(_with_whole_path(_with_data_defaults(_with_small_model_options(values))))
+    values = _with_one_default_mode(_with_whole_paths(_with_data_defaults(_with_small_model_options(values))))
     faults: list[str] = []
     try:
         valid = dict(Root.model_validate(values))
@@ -158,14 +158,15 @@ def _with_small_model_options(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"model": model | {"options": own | model["options"]}}
 
 
-def _with_whole_path(values: dict[str, Any]) -> dict[str, Any]:
-    """What config.yaml says of ``init_from``: the folder itself, from wherever it was named and however."""
-    given = values.get("init_from")
-    return (
-        values | {"init_from": os.path.realpath(os.path.expanduser(given))}
-        if given and isinstance(given, str)
-        else values
-    )
+def _with_whole_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml says of ``init_from``, and of a teacher that is here: the folder itself, however named."""
+    given, train = values.get("init_from"), values.get("train")
+    if given and isinstance(given, str):
+        values = values | {"init_from": os.path.realpath(os.path.expanduser(given))}
+    teacher = train.get("teacher") if isinstance(train, dict) else None
+    if train and isinstance(teacher, str) and os.path.exists(path := os.path.expanduser(teacher)):
+        values = values | {"train": train | {"teacher": os.path.realpath(path)}}
+    return values
 
 
 def _with_one_default_mode(values: dict[str, Any]) -> dict[str, Any]:
@@ -280,6 +281,12 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
             faults.append(
                 f"train.updates={train.updates}: train.flops={train.flops:g} says too how long to train; leave one null"
             )
+        changed = {"teacher_weight": train.teacher_weight, "teacher_temperature": train.teacher_temperature}
+        faults += [
+            f"train.{option}={value}: has no effect without train.teacher"
+            for option, value in changed.items()
+            if train.teacher is None and value != AS_BEFORE["train", option]
+        ]
         if size % train.micro_batches:
             faults.append(f"train.micro_batches={train.micro_batches}: does not divide train.batch_size {size}")
         if train.micro_batches > 1 and train.compile in ("reduce-overhead", "max-autotune"):
@@ -359,6 +366,8 @@ def _model_faults(
     if train is not None and isinstance(shape, TextShape) and shape.is_regression and train.label_smoothing:
         smoothing = train.label_smoothing
         faults.append(f"train.label_smoothing={smoothing}: has no effect on the regression that this task is here")
+    if train is not None and train.teacher and isinstance(shape, TextShape) and shape.is_regression:
+        faults.append(f"train.teacher={train.teacher}: has no classes to tell of the regression that this task is here")
     if isinstance(data, dict) and data.get("form", "auto") != "auto" and model.kind == "text_to_text":
         faults.append(f"data.form={data['form']}: has no effect with model.kind=text_to_text")
     return faults

@@ -28,6 +28,9 @@ NOT_RESULT = {
 AS_BEFORE: dict[tuple[str, ...], Any] = {
     ("train", "length_penalty"): 1.0,
     ("train", "flops"): None,
+    ("train", "teacher"): None,
+    ("train", "teacher_weight"): 0.5,
+    ("train", "teacher_temperature"): 1.0,
     ("data", "test_split"): False,
     ("data", "test_fraction"): 0,
     ("init_from",): None,
@@ -61,6 +64,8 @@ def result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     }
     if "init_from" in kept:
         kept["init_from"] = Path(str(kept["init_from"])).name  # wherever it lies
+    if "teacher" in kept["train"]:
+        kept["train"]["teacher"] = Path(str(kept["train"]["teacher"])).name
     if kept["model"].get("kind") == "image_classifier" and kept["model"].get("pretrained") is None:
         kept["model"].pop("pretrained", None)  # a key that image models did not have
     if kept["data"]["evaluate"] == "val" and kept["data"]["name"] not in _ALWAYS_HAD_EVALUATE:

@@ -112,6 +112,9 @@ class TrainConfig(Section):
     beams: Count
     length_penalty: Annotated[float, Field(allow_inf_nan=False)] = 1.0  # runs made before have no such key
     label_smoothing: Beta
+    teacher: Annotated[str, Field(min_length=1)] | None = None  # runs made before have no such keys
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    teacher_temperature: Positive = 1.0
     precision: Literal["fp32", "bf16", "fp16"]
     compile: Annotated[bool | str, BeforeValidator(_known_compilation)]
     device: Literal["auto", "cpu", "cuda"]

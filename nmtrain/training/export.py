@@ -62,13 +62,17 @@ def load_run(path: Path) -> tuple[Config, nn.Module]:
     """
     folder = RunFolder(path)
     folder.require_finished()
+    config = run_config(folder)
+    return config, load_model(folder, config)
+
+
+def run_config(folder: RunFolder) -> Config:
+    """The config of a finished run, whose model is the one that it kept. Raises RunFolderError as `load_run`."""
     shape = kept_shape(folder)
     values = saved_values(folder)
     with damage_told(folder / "config.yaml"), origin_told(folder):
         config = check_config(values, shape)
-    if shape is not None:
-        config = replace(config, model=kept_model(folder, config.model))
-    return config, load_model(folder, config)
+    return config if shape is None else replace(config, model=kept_model(folder, config.model))
 
 
 def saved_values(folder: RunFolder) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nmtrain.config.schema import TrainConfig
 from nmtrain.data.images.in_memory import ImageData
+from nmtrain.training.distillation import Teacher
 from nmtrain.training.task import Work
 
 
@@ -17,6 +18,7 @@ class ImageClassification:
     """Cross entropy over classes, for any model that maps images to logits."""
 
     headline = "accuracy"
+    teacher: Teacher | None = None
 
     def __init__(self, data: ImageData, train: TrainConfig) -> None:
         self.data, self.train = data, train
@@ -30,7 +32,10 @@ class ImageClassification:
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, targets = batch
-        loss = F.cross_entropy(model(inputs).float(), targets, label_smoothing=self.train.label_smoothing)
+        logits = model(inputs).float()
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.train.label_smoothing)
+        if self.teacher is not None:
+            loss = self.teacher.blended(loss, logits, self.teacher(inputs), len(inputs))
         return loss / self.train.micro_batches
 
     def work(self, total: int) -> Work:

@@ -40,6 +40,7 @@ from nmtrain.sparsity import NMPattern, SparseTensor, SparsityRule, sparsify_mod
 from nmtrain.training.layer_decay import layer_scales
 from nmtrain.training.optim import optimizer_bytes
 from nmtrain.training.start import goes_on, start_told
+from nmtrain.training.teacher import planned_teacher
 from nmtrain.training.tensors import measured_tensors
 from nmtrain.training.text_plan import require_texts_fit, text_cost, text_inputs
 
@@ -66,6 +67,7 @@ class Plan:
     memory: dict[str, int]
     warnings: list[str]
     by_length: LengthCost | None = None  # of text
+    teacher: ForwardCost | None = None  # of images: what one costs that teaches, which is no part of training
     moments: Tensor | None = None  # of text: moments of the lengths of all training samples before each update
 
     def with_lengths(self, lengths: Lengths) -> Plan:
@@ -106,7 +108,7 @@ class Plan:
     def flops(self) -> dict[str, Any]:
         """The ``flops`` of summary.json: training (also by phase) and inference per sample, and their dense twins."""
         total = self.config.total_updates
-        starts = self.curve.starts
+        starts, samples = self.curve.starts, total * self.config.train.batch_size
         return {
             "training": self.curve.flops(total),
             "training_dense": self._curve([]).flops(total),
@@ -116,6 +118,7 @@ class Plan:
             ],
             "inference": inference_flops(self.cost, self.tensors),
             "inference_dense": inference_flops(self.cost, []),
+            **({} if self.teacher is None else {"teacher": samples * inference_flops(self.teacher, [])}),
         }
 
     @cached_property
@@ -161,7 +164,8 @@ def make_plan(config: Config) -> Plan:
         ConfigError: for an unknown model, roles that it lacks, names that match nothing, axes that M does not divide.
     """
     model, inputs, multiplied = _built(config)
-    told = _also_needed(config, model)
+    teacher, of_teacher = planned_teacher(config)
+    told = [*_also_needed(config, model), *of_teacher]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rules, measured = measured_tensors(config, model, multiplied)
@@ -180,7 +184,8 @@ def make_plan(config: Config) -> Plan:
         by_length=by_length,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         bytes=model_bytes(model, tensors),
-        memory=_memory(config, model, rules, inputs),
+        memory=_memory(config, model, rules, inputs) | ({"teacher": _bytes(teacher)} if teacher else {}),
+        teacher=_teacher_cost(config, teacher, inputs),
         warnings=[
             *told,
             *(str(warning.message) for warning in caught if "stays dense" in str(warning.message)),
@@ -207,13 +212,14 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     costs: dict[str, ForwardCost] = {}
     for config in configs:
         train = config.train
-        needed = (config.init_from, goes_on(config), config.optim.layer_decay)
+        needed = (config.init_from, goes_on(config), config.optim.layer_decay, config.train.teacher)
         key = repr((config.model, needed, config.data_shape, train.batch_size, train.micro_batches))
         try:
             if key not in built:
                 built[key] = None  # stays, if it cannot be built
                 built[key] = parts = _built(config)
                 _also_needed(config, parts[0])
+                planned_teacher(config)
             if (found := built[key]) is None:
                 continue
             model, inputs, multiplied = found
@@ -302,6 +308,13 @@ def _costs(
     return cost, cost, by_length
 
 
+def _teacher_cost(config: Config, teacher: nn.Module | None, inputs: Inputs) -> ForwardCost | None:
+    """Of one image in eval mode; that of text depends on its lengths, and is not counted."""
+    if teacher is None or config.model.reads_text:
+        return None
+    return forward_cost(teacher, inputs, [], config.train.batch_size // config.train.micro_batches)
+
+
 def _lasting(config: Config, cost: ForwardCost, tensors: list[SparseTensor]) -> Config:
     """The config with the number of updates that `train.flops` pays for, where that says how long to train."""
     if (budget := config.train.flops) is None:
@@ -326,9 +339,13 @@ def _rounded_up(value: float) -> str:
     return f"{ceil(value / step) * step:.3g}"
 
 
+def _bytes(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
 def _memory(config: Config, model: nn.Module, rules: list[SparsityRule], inputs: Inputs) -> dict[str, int]:
     """Bytes that training holds at its peak, without what libraries and allocator add; fp32, no autocast."""
-    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
+    parameters = _bytes(model)
     if rules:
         model = deepcopy(model)  # the stock one stays, for what is still to be counted
         sparsify_model(model, rules)

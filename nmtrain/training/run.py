@@ -33,6 +33,7 @@ from nmtrain.training.signals import stop_requests
 from nmtrain.training.start import start_digest, starting_model
 from nmtrain.training.status import logged_to, status_kept
 from nmtrain.training.summary import summarize
+from nmtrain.training.teacher import load_teacher, teacher_digest
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     before = checkpoint.get("data", {}) if checkpoint else {}
     task, environment["data"] = load_same_task(config, model, accelerator.device, before, _refuse_other_data)
     environment["data"] |= start_digest(config, before, _refuse_other_data)
+    environment["data"] |= teacher_digest(config, before, _refuse_other_data)
+    task.teacher = load_teacher(config, accelerator.device)
     folder.write_json("environment.json", environment)
     keep_model(folder, config)
     if (lengths := task.lengths()) is not None:
