@@ -1,5 +1,5 @@
 """What the paper's set-up adds to training, all at once, under every recipe: fp16 with its scale, layer decay, a rate
-by the batch, accumulation, drop path, dropout and a teacher. The end is exactly N:M, and a resume is exact."""
+by the batch, accumulation, mixing, drop path, dropout and a teacher. The end is exactly N:M, and a resume is exact."""
 
 import json
 
@@ -19,6 +19,7 @@ RECIPES = [
 ]
 OPTIONS = {"rigl": ["recipe.every=3"], "top_kast": ["recipe.every=3"], "ac_dc": ["recipe.rounds=2"]}
 SET_UP = ["train.precision=fp16", "optim.layer_decay=0.8", "optim.lr_batch=16", "train.micro_batches=2"]
+SET_UP += ["train.mixup=0.2", "train.cutmix=1.0"]
 SET_UP += ["++model.options.drop_path_rate=0.2", "++model.options.drop_rate=0.1", "model.options.depth=2"]
 
 
