@@ -192,9 +192,10 @@ class Trainer:
         loss = float(self.loss_sum) / max(1, self.loss_count)
         if not math.isfinite(loss):
             first = self.done - self.loss_count + 1
+            overflows = "; train.precision=bf16 does not overflow" if self.config.train.precision == "fp16" else ""
             raise TrainingError(
                 f"the training loss is {loss} (updates {first} to {self.done}); the last checkpoint is from before."
-                " A lower optim.lr or a longer optim.warmup_fraction often helps"
+                f" A lower optim.lr or a longer optim.warmup_fraction often helps{overflows}"
             )
         return loss
 
