@@ -36,6 +36,7 @@ from nmtrain.training.environment import FIXES, package_versions, require_device
 from nmtrain.training.export import load_model, origin_told, saved_values
 from nmtrain.training.kept import kept_images, kept_model, kept_shape
 from nmtrain.training.loading import input_digests, load_task, other_examples, other_files
+from nmtrain.training.precision import autocast
 from nmtrain.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), weights: Weights = L
         raise RunFolderError(f"{path}: {error}") from error
     _compare_classes(folder, task)
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+        with autocast(device, config.train.precision):
             metrics = task.evaluate(model, config.train.eval_batch_size)
     finally:
         task.close()

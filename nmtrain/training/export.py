@@ -65,13 +65,17 @@ def load_run(path: Path, weights: Weights = LAST) -> tuple[Config, nn.Module]:
     folder = RunFolder(path)
     folder.require_finished()
     weights.require(folder)
+    config = run_config(folder)
+    return config, load_model(folder, config, weights)
+
+
+def run_config(folder: RunFolder) -> Config:
+    """The config of a finished run, whose model is the one that it kept. Raises RunFolderError as `load_run`."""
     shape = kept_shape(folder)
     values = saved_values(folder)
     with damage_told(folder / "config.yaml"), origin_told(folder):
         config = check_config(values, shape)
-    if shape is not None:
-        config = replace(config, model=kept_model(folder, config.model))
-    return config, load_model(folder, config, weights)
+    return config if shape is None else replace(config, model=kept_model(folder, config.model))
 
 
 def saved_values(folder: RunFolder) -> dict[str, Any]:

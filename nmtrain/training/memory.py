@@ -29,7 +29,7 @@ def training_memory(
     """
     model = deepcopy(model).train()
     sparsify_model(model, rules)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = parameter_bytes(model)
     activations, by_module = _saved(model, forward)
     spared = 0
     if config.train.gradient_checkpointing:
@@ -46,6 +46,10 @@ def training_memory(
         "masks": sum(b.numel() for b in model.buffers() if b.dtype == torch.bool),
         "activations": activations,
     }, spared
+
+
+def parameter_bytes(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def _saved(model: nn.Module, forward: Callable[[nn.Module], Any]) -> tuple[int, dict[str, int]]:

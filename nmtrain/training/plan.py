@@ -39,8 +39,10 @@ from nmtrain.models.recompute import recompute_blocks
 from nmtrain.models.saved import naming
 from nmtrain.runs.loaded import in_plugin
 from nmtrain.sparsity import NMPattern, SparseTensor, SparsityRule
-from nmtrain.training.memory import training_memory
+from nmtrain.training.layer_decay import layer_scales
+from nmtrain.training.memory import parameter_bytes, training_memory
 from nmtrain.training.start import goes_on, start_told
+from nmtrain.training.teacher import planned_teacher
 from nmtrain.training.tensors import measured_tensors
 from nmtrain.training.text_plan import require_texts_fit, text_cost, text_inputs
 
@@ -68,6 +70,7 @@ class Plan:
     spared: int  # bytes of activations that gradient checkpointing spares
     warnings: list[str]
     by_length: LengthCost | None = None  # of text
+    teacher: ForwardCost | None = None  # of images: what one costs that teaches, which is no part of training
     moments: Tensor | None = None  # of text: moments of the lengths of all training samples before each update
 
     def with_lengths(self, lengths: Lengths) -> Plan:
@@ -108,7 +111,7 @@ class Plan:
     def flops(self) -> dict[str, Any]:
         """The ``flops`` of summary.json: training (also by phase) and inference per sample, and their dense twins."""
         total = self.config.total_updates
-        starts = self.curve.starts
+        starts, samples = self.curve.starts, total * self.config.train.batch_size
         return {
             "training": self.curve.flops(total),
             "training_dense": self._curve([]).flops(total),
@@ -118,6 +121,7 @@ class Plan:
             ],
             "inference": inference_flops(self.cost, self.tensors),
             "inference_dense": inference_flops(self.cost, []),
+            **({} if self.teacher is None else {"teacher": samples * inference_flops(self.teacher, [])}),
         }
 
     @cached_property
@@ -163,7 +167,8 @@ def make_plan(config: Config) -> Plan:
         ConfigError: for an unknown model, roles that it lacks, names that match nothing, axes that M does not divide.
     """
     model, inputs, multiplied = _built(config)
-    told = start_told(config, model)
+    teacher, of_teacher = planned_teacher(config)
+    told = [*_also_needed(config, model), *of_teacher]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rules, measured = measured_tensors(config, model, multiplied)
@@ -185,8 +190,9 @@ def make_plan(config: Config) -> Plan:
         by_length=by_length,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         bytes=model_bytes(model, tensors),
-        memory=memory,
+        memory=memory | ({"teacher": parameter_bytes(teacher)} if teacher else {}),
         spared=spared,
+        teacher=_teacher_cost(config, teacher, inputs),
         warnings=[
             *told,
             *(str(warning.message) for warning in caught if "stays dense" in str(warning.message)),
@@ -213,14 +219,15 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     costs: dict[str, ForwardCost] = {}
     for config in configs:
         train = config.train
-        start = (config.init_from, goes_on(config))
+        needed = (config.init_from, goes_on(config), config.optim.layer_decay, train.teacher)
         sizes = (train.batch_size, train.micro_batches)
-        key = repr((config.model, start, config.data_shape, sizes, train.gradient_checkpointing))
+        key = repr((config.model, needed, config.data_shape, sizes, train.gradient_checkpointing))
         try:
             if key not in built:
                 built[key] = None  # stays, if it cannot be built
                 built[key] = parts = _built(config)
-                start_told(config, parts[0])
+                _also_needed(config, parts[0])
+                planned_teacher(config)
             if (found := built[key]) is None:
                 continue
             model, inputs, multiplied = found
@@ -236,6 +243,16 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     return list(faults)
+
+
+def _also_needed(config: Config, model: nn.Module) -> list[str]:
+    """Refuse what a run needs beside its model and cannot have; a line where it will not be taken as it is."""
+    if (decay := config.optim.layer_decay) is not None:
+        try:
+            layer_scales(model, decay)
+        except ValueError as error:
+            raise ConfigError([f"optim.layer_decay={decay}: model.name={config.model.name}: {error}"]) from error
+    return start_told(config, model)
 
 
 def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
@@ -300,6 +317,13 @@ def _costs(
     by_length = text_cost(config, model, tensors)
     cost = by_length.at(shape.input_length, shape.target_length)
     return cost, cost, by_length
+
+
+def _teacher_cost(config: Config, teacher: nn.Module | None, inputs: Inputs) -> ForwardCost | None:
+    """Of one image in eval mode; that of text depends on its lengths, and is not counted."""
+    if teacher is None or config.model.reads_text:
+        return None
+    return forward_cost(teacher, inputs, [], config.train.batch_size // config.train.micro_batches)
 
 
 def _lasting(config: Config, cost: ForwardCost, tensors: list[SparseTensor]) -> Config:

@@ -35,6 +35,7 @@ from nmtrain.training.signals import stop_requests
 from nmtrain.training.start import start_digest, starting_model
 from nmtrain.training.status import logged_to, status_kept
 from nmtrain.training.summary import summarize
+from nmtrain.training.teacher import load_teacher, teacher_digest
 
 logger = logging.getLogger(__name__)
 
@@ -99,16 +100,14 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     """Model, data and optimizer as the config says, or as the newest checkpoint left them."""
     config = plan.config
     AcceleratorState._reset_state(reset_partial_state=True)  # a sweep trains several runs in one process
-    accelerator = Accelerator(
-        mixed_precision="no" if config.train.precision == "fp32" else config.train.precision,
-        cpu=config.train.device == "cpu",
-    )
+    # Precision is ours, see `nmtrain.training.precision`.
+    accelerator = Accelerator(mixed_precision="no", cpu=config.train.device == "cpu")
     content = yaml.safe_dump(config.values, sort_keys=False).encode()
     write_whole(folder / "config.yaml", lambda file: file.write(content))
     checkpoint = load_checkpoint(folder / "checkpoints")
     if checkpoint and (update := checkpoint.get("switched_at")) is not None:
         plan = plan.switched(update)
-    environment = describe_environment(accelerator.device, config.train.compile)
+    environment = describe_environment(accelerator.device, bool(config.train.compile))
     environment["recipe"] = config.recipe.record()  # for reports without the plug-in that it may be of
     warn_of_variables(environment)
     if checkpoint and (last := folder.environment):
@@ -125,6 +124,8 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     before = checkpoint.get("data", {}) if checkpoint else {}
     task, environment["data"] = load_same_task(config, model, accelerator.device, before, _refuse_other_data)
     environment["data"] |= start_digest(config, before, _refuse_other_data)
+    environment["data"] |= teacher_digest(config, before, _refuse_other_data)
+    task.teacher = load_teacher(config, accelerator.device)
     folder.write_json("environment.json", environment)
     if isinstance(task.data, ImageBatches):
         keep_images(folder, task.data)
