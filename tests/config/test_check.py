@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from nmtrain.config.check import ConfigError, check_config
+from nmtrain.data import data_names
 from nmtrain.recipes import list_recipes
 from tests.config.conftest import put
 
@@ -152,11 +153,7 @@ def test_a_missing_section_and_a_missing_key_are_named(shipped):
 @pytest.mark.parametrize(
     ("section", "known"),
     [
-        (
-            "data",
-            "['cifar10', 'cifar100', 'digits', 'folder', 'g2p', 'glue', 'glyphs', 'imagenet', 'listops', 'text',"
-            " 'wmt']",
-        ),
+        ("data", str(data_names())),
         ("recipe", str(list_recipes())),
     ],
 )
