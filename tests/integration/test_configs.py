@@ -23,6 +23,7 @@ OPTIONS = [
     pytest.param(group, option, id=f"{group}={option}", marks=[pytest.mark.slow] if option in LARGE else [])
     for group, options in groups().items()
     for option in options
+    if not option.startswith("paper/")  # see test_paper.py
 ]
 SMALL = ["vit", "vit_compact", "resnet", "swin", "t5", "bert"]
 PATTERNS = ["2:4", "1:4", "1:8", "4:8", "1:16", "1:32", "1:64"]
