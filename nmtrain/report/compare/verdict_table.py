@@ -21,8 +21,8 @@ _NOTES = (
     + "the comparisons of one claim in this table, its patterns and lengths. Claims are not corrected for each other.",
     "Difference: the first recipe's metric less the second's, ± half of its 95 % t-interval; in points where the "
     "metric is in %. Could show: the smallest true difference that a test with so many seeds and this spread shows in "
-    "80 % of cases (noncentral t, two-sided at 5 %, one comparison). A smaller one may be there and not be seen. Claimed: "
-    "how large the difference is said to be.",
+    "80 % of cases (noncentral t, two-sided at 5 %, one comparison). A smaller one may be there and not be seen. "
+    "Claimed: how large the difference is said to be.",
     "Equal updates: runs of one length. Equal FLOPs: finished runs whose training FLOPs lie within 5 %. "
     + TRAINING_FLOPS,
 )
