@@ -310,7 +310,7 @@ def with_axes(overrides: list[str]) -> list[str]:
 def require_no_axes(overrides: list[str]) -> None:
     """Raises ConfigError if the experiment of a single run is a sweep over what these overrides do not name."""
     if axes := _own_axes(overrides):
-        (experiment,) = (override for override in overrides if key_of(override) == "experiment")
+        *_, experiment = (override for override in overrides if key_of(override) == "experiment")
         raise ConfigError([f"{experiment}: is a sweep over {', '.join(axes)}; add -m"])
 
 
