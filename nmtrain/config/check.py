@@ -319,6 +319,8 @@ def _model_faults(
     faults = []
     if not model.reads_text and model.tokenizer is not None:
         faults.append(f"model.tokenizer={model.tokenizer}: has no effect with model.kind=image_classifier")
+    if model.reads_text and train is not None and train.channels_last:
+        faults.append(f"train.channels_last=true: has no effect with model.kind={model.kind}")
     if train is not None:
         faults += _writing_faults(model, train, data, shape)
         faults += mixing_faults(model, train, shape)

@@ -20,6 +20,9 @@ NOT_RESULT = {
     ("tracking",),
     ("measure", "patterns"),
     ("data", "cache_dir"),
+    ("data", "max_damaged"),  # beyond it there is no result
+    ("data", "prefetch"),
+    ("data", "workers"),
     ("data", "download"),
     ("train", "log_every"),
     ("train", "checkpoint_every"),
@@ -29,6 +32,7 @@ NOT_RESULT = {
 AS_BEFORE: dict[tuple[str, ...], Any] = {
     ("train", "length_penalty"): 1.0,
     ("train", "flops"): None,
+    ("train", "channels_last"): False,
     ("train", "loss"): "cross_entropy",
     ("train", "mixup"): 0.0,
     ("train", "cutmix"): 0.0,

@@ -111,6 +111,7 @@ class TrainConfig(Section):
     mix_prob: Annotated[float, Field(gt=0, le=1)] = 1.0
     precision: Literal["fp32", "bf16"]
     compile: bool
+    channels_last: bool = False  # runs made before have no such key
     device: Literal["auto", "cpu", "cuda"]
     eval_every: Positive
     checkpoint_every: Count | None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COST_NOTE = "FLOPs: what hardware that skips every pruned weight would execute; 1 multiply-accumulate = 2 FLOPs"
 
+_MUCH_WAITING = 0.1  # of the time of training
 ACTIVE = "active parameters, average over training"
 
 
@@ -48,6 +49,21 @@ def show_summary(summary: dict[str, Any], folder: Path, split: str) -> None:
     console.print(COST_NOTE, style="dim", soft_wrap=True)
     console.print(f"report: {report_command(folder)}", soft_wrap=True, markup=False)
     console.print(f"run folder: {folder}", soft_wrap=True, markup=False)
+
+
+def show_waiting(seconds: dict[str, float], data: dict[str, Any]) -> None:
+    """A line where training waited long for data that processes read ahead, and what to change."""
+    if "workers" not in data or seconds["data"] <= _MUCH_WAITING * seconds["train"]:
+        return
+    from nmtrain.data.images.ahead import cores, workers_for
+
+    workers, most = workers_for(data["workers"]), cores()
+    told = f"warning: waiting for data took {seconds['data'] / seconds['train']:.0%} of the time of training"
+    if workers < most:
+        told += f"; raise data.workers: {workers} now, and {most} cores are here"
+    else:
+        told += f", though {workers} processes read it on {most} cores (data.workers); smaller files are read sooner"
+    _console().print(told, soft_wrap=True, markup=False)
 
 
 def report_command(run: Path) -> str:

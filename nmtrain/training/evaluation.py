@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from shlex import quote
@@ -17,15 +17,24 @@ from torch import nn
 from nmtrain.config.check import Config, check_config
 from nmtrain.config.compose import EVALUATION_KEYS, overridden
 from nmtrain.config.faults import written
-from nmtrain.data import DataShape, TextShape, describe_data, local_files, options_not_held_out
-from nmtrain.data.digest import EXAMPLES, file_digests, foreign_files
+from nmtrain.data import (
+    DataShape,
+    TextShape,
+    describe_data,
+    local_digests,
+    local_files,
+    options_not_held_out,
+    options_of_model,
+)
+from nmtrain.data.digest import EXAMPLES, foreign_files
+from nmtrain.data.images.batches import ImageBatches
 from nmtrain.errors import ConfigError, DataError, RunFolderError
 from nmtrain.models import build_model
 from nmtrain.runs.folder import RunFolder
 from nmtrain.training.environment import FIXES, package_versions, require_device
 from nmtrain.training.export import load_model, origin_told, saved_values
-from nmtrain.training.kept import kept_model, kept_shape
-from nmtrain.training.loading import input_files, load_task, other_examples, other_files
+from nmtrain.training.kept import kept_images, kept_model, kept_shape
+from nmtrain.training.loading import input_digests, load_task, other_examples, other_files
 from nmtrain.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -59,8 +68,12 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             task, digests = _load_task(folder, config, values["data"]["evaluate"], model, kept is not None)
     except ValueError as error:  # of a tokenizer that is gone
         raise RunFolderError(f"{path}: {error}") from error
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-        metrics = task.evaluate(model, config.train.eval_batch_size)
+    _compare_classes(folder, task)
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+            metrics = task.evaluate(model, config.train.eval_batch_size)
+    finally:
+        task.close()
     split = config.split
     return {
         "run": path.resolve().name,
@@ -69,6 +82,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "metrics": {f"{split}/{name}": value for name, value in metrics.items()},
         "fixes": FIXES,
         **({"signatures": task.signatures} if task.signatures else {}),
+        **({"damaged": len(task.damaged)} if task.damaged else {}),
         "data": config.data,
         "digests": digests,
         "versions": package_versions(),
@@ -114,7 +128,7 @@ def _config(
 ) -> Config:
     """The config to evaluate by, its data looked at; its model is the one that the run kept."""
     given = [override.lstrip("+") for override in overrides]
-    changed = overridden(values, overrides)
+    changed = _as_trained(folder, overridden(values, overrides), kept)
     try:
         config = check_config(changed, kept)
         shape = config.data_shape if kept is None else _described(config)
@@ -137,6 +151,16 @@ def _config(
     if given and isinstance(shape, TextShape):
         _require_texts_fit(config)
     return config
+
+
+def _as_trained(folder: RunFolder, values: dict[str, Any], kept: DataShape | TextShape | None) -> dict[str, Any]:
+    """Other data, whose images go through what those of the run did, as far as the options do not say otherwise."""
+    data, images = values.get("data"), kept_images(folder)
+    if images is None or not isinstance(kept, DataShape) or not isinstance(data, dict):
+        return values
+    known = asdict(images[0]) | {"image_size": kept.image_size}
+    unsaid = [option for option in options_of_model(str(data.get("name"))) if data.get(option) is None]
+    return values | {"data": data | {option: known[option] for option in unsaid}}
 
 
 def _trained_on(data: dict[str, Any], trained: dict[str, Any]) -> list[str]:
@@ -206,16 +230,16 @@ def _load_task(
         alone: whether the run kept what describes its checkpoint, which then may have changed.
     """
     before: dict[str, str] = folder.environment.get("data", {})
-    digests = file_digests(local_files(**config.data) if alone else input_files(config))
+    digests = local_digests(**config.data) if alone else input_digests(config)
     same_split = config.split == trained
-    of_trained = digests if same_split else file_digests(_files_of(config, trained))
+    of_trained = digests if same_split else _digests_of(config, trained)
     foreign = foreign_files(before, of_trained) if before else []
     if foreign:
         logger.warning("%s; the score may be another", other_files(foreign))
     device = next(model.parameters()).device
     if before and not same_split and _are_cut_anew(config, trained, model, before, digests):
         raise DataError(
-            f"data.path={config.data['path']}: holds text of this run, but not the same files in the same order, so"
+            f"data.path={config.data['path']}: holds files of this run, but not the same ones in the same order, so"
             " that this run may have trained on what would be scored"
         )
     task = load_task(config, model, device)
@@ -223,6 +247,19 @@ def _load_task(
     if before and same_split and not foreign and before[EXAMPLES] != digests[EXAMPLES]:
         logger.warning("%s; the score may be another", other_examples(config))
     return task, digests
+
+
+def _compare_classes(folder: RunFolder, task: Task) -> None:
+    """Warn where the classes have other names than those that the run was trained on."""
+    images = kept_images(folder)
+    if images is None or not isinstance(task.data, ImageBatches):
+        return
+    others = [(now, then) for now, then in zip(task.data.class_names, images[1], strict=False) if now != then]
+    if others:
+        now, then = others[0]
+        logger.warning(
+            "%s of the classes have other names (%s was %s); the score may be another", len(others), now, then
+        )
 
 
 def _are_cut_anew(
@@ -243,3 +280,11 @@ def _files_of(config: Config, split: str) -> list[Path]:
         return local_files(**config.data | {"evaluate": split})
     except ValueError:
         return []
+
+
+def _digests_of(config: Config, split: str) -> dict[str, str]:
+    """Of the same data for another split; none where they are not there."""
+    try:
+        return local_digests(**config.data | {"evaluate": split})
+    except ValueError:
+        return {}

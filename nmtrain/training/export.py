@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nmtrain.config.choices import groups
 from nmtrain.data import DataShape, TextShape, data_names
 from nmtrain.data.earlier import completed
 from nmtrain.data.hub import ADVICE
+from nmtrain.data.images.batches import Preprocessing
 from nmtrain.errors import DataError, RunFolderError
 from nmtrain.models import build_model
 from nmtrain.models.registry import is_registered
@@ -29,7 +30,7 @@ from nmtrain.recipes import list_recipes
 from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.runs.loaded import changed_plugins, missing_plugin, provider
 from nmtrain.sparsity import NMPattern, SparsityRule, verify_sparsity
-from nmtrain.training.kept import kept_model, kept_shape
+from nmtrain.training.kept import kept_images, kept_model, kept_shape
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,9 @@ def export_run(path: Path, out: Path) -> str:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with origin_told(RunFolder(path)):
-            return _export_text(config, model, out) if config.model.reads_text else _export_image(config, model, out)
+            if config.model.reads_text:
+                return _export_text(config, model, out)
+            return _export_image(config, model, out, kept_images(RunFolder(path)))
     except ValueError as error:  # of a tokenizer that is gone
         raise RunFolderError(f"{path}: {error}") from error
     except OSError as error:
@@ -170,7 +173,8 @@ def export_run(path: Path, out: Path) -> str:
         ) from error
 
 
-def _export_image(config: Config, model: nn.Module, out: Path) -> str:
+def _export_image(config: Config, model: nn.Module, out: Path, images: tuple[Preprocessing, list[str]] | None) -> str:
+    """With what timm's `resolve_model_data_config` then gives, where the run kept it."""
     shape = config.data_shape
     assert isinstance(shape, DataShape)
     if is_registered(config.model.name):
@@ -183,6 +187,7 @@ def _export_image(config: Config, model: nn.Module, out: Path) -> str:
         "pretrained_cfg": {
             "input_size": [shape.channels, shape.image_size, shape.image_size],
             "num_classes": shape.num_classes,
+            **({} if images is None else asdict(images[0]) | {"label_names": images[1]}),
         },
     }
     save_weights(model, out / "model.safetensors")

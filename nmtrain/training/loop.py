@@ -69,6 +69,7 @@ class Trainer:
             self.done = checkpoint["done"]
             self.loss_sum, self.loss_count = checkpoint["loss_sum"].to(accelerator.device), checkpoint["loss_count"]
             self.seconds = checkpoint["seconds"]
+            task.damaged.update(checkpoint.get("damaged", {}))  # checkpoints of before have none
         self.meter = None
         if plan.config.measure.every is not None and plan.measured:
             self.meter = NoiseMeter(
@@ -236,6 +237,7 @@ class Trainer:
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
             "seconds": self.seconds,
+            "damaged": dict(self.task.damaged),
             "switched_at": self.switched_at,
             "switch": self.switch.state_dict() if self.switch else None,
             "meter": self.meter.state_dict() if self.meter else None,
@@ -244,7 +246,8 @@ class Trainer:
         save_checkpoint(self.folder / "checkpoints", self.done, content)
 
     def close(self, summary: dict[str, Any] | None) -> None:
-        """End the records and their mirror; ``summary`` is that of a finished run."""
+        """End what reads ahead, the records and their mirror; ``summary`` is that of a finished run."""
+        self.task.close()
         for records in (self.metrics, self.noise):
             records.sync()
             records.close()

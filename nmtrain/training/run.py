@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from nmtrain.config.check import Config
+from nmtrain.data.images.batches import ImageBatches
 from nmtrain.errors import ConfigError, DataError
 from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, verify_sparsity
@@ -24,7 +25,7 @@ from nmtrain.training.environment import (
     without_accelerate_variables,
 )
 from nmtrain.training.export import save_weights
-from nmtrain.training.kept import keep_model
+from nmtrain.training.kept import keep_images, keep_model
 from nmtrain.training.loading import load_same_task
 from nmtrain.training.loop import Trainer, final_states
 from nmtrain.training.plan import Plan, make_plan
@@ -124,6 +125,8 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     task, environment["data"] = load_same_task(config, model, accelerator.device, before, _refuse_other_data)
     environment["data"] |= start_digest(config, before, _refuse_other_data)
     folder.write_json("environment.json", environment)
+    if isinstance(task.data, ImageBatches):
+        keep_images(folder, task.data)
     keep_model(folder, config)
     if (lengths := task.lengths()) is not None:
         plan = plan.with_lengths(lengths)

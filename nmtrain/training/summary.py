@@ -39,6 +39,7 @@ def summarize(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, fl
         "seconds": seconds,
         "throughput": {"unit": work.unit, "per_second": work.amount / seconds["train"]},
         **({} if work.padding is None else {"padding": work.padding}),
+        **({"damaged": len(trainer.task.damaged)} if "max_damaged" in config.data else {}),
         "peak_memory_bytes": _peak_memory(trainer.accelerator.device),
         "fixes": FIXES,
         "status": "finished",
