@@ -93,8 +93,10 @@ def _train(arguments: list[str]) -> None:
     from nmtrain.config.compose import (
         compose_values,
         prepare_overrides,
+        require_no_axes,
         search_in_everything,
         search_path_override,
+        with_axes,
     )
     from nmtrain.launch.job import checked, log_to_terminal, require_measured, run_job
 
@@ -117,8 +119,9 @@ def _train(arguments: list[str]) -> None:
     elif sweep:
         from nmtrain.launch.sweep import run_sweep
 
-        run_sweep(overrides)
+        run_sweep(with_axes(overrides))
     else:
+        require_no_axes(overrides)
         log_to_terminal()
         config = checked(compose_values(overrides))
         require_measured([config])
@@ -241,14 +244,22 @@ def _list(arguments: list[str]) -> None:
     found = described(conf_folders())
     for group, name, plugin in list(without_yaml(found)):
         found[group][name] = f"no choice yet: it needs the file {plugin.yaml(group, name)}"
-    for group in arguments:
-        if group not in found:
-            raise UsageError(f"list {group}: there is no such group. Available: {list(found)}{near(group, found)}")
-    for group in arguments or found:
-        print(group)
-        for name, description in found[group].items():
+    folders: dict[str, dict[str, str]] = {}
+    for name, description in found["experiment"].items():
+        if "/" in name:  # experiment=paper/table_ff
+            folders.setdefault(name.partition("/")[0], {})[name] = description
+    shown = {name: ("experiment", options) for name, options in folders.items()}
+    shown = {group: (group, options) for group, options in found.items()} | shown
+    for given in arguments:
+        if given not in shown:
+            raise UsageError(f"list {given}: there is no such group. Available: {list(shown)}{near(given, shown)}")
+    for given in arguments or found:
+        group, options = shown[given]
+        print(given)
+        width = max(18, *map(len, options))
+        for name, description in options.items():
             source = origin(group, name)
-            print(f"  {name:18} {description}" + (f" ({source})" if source else ""))
+            print(f"  {name:{width}} {description}" + (f" ({source})" if source else ""))
 
 
 def _finished_run(arguments: list[str], usage: str, weights: Weights) -> Path:

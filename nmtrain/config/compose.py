@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nmtrain.config.choices import CLAIMS, groups, near
@@ -32,6 +32,7 @@ from nmtrain.runs.loaded import provider
 EVALUATION_KEYS = ("train.eval_batch_size", "train.device")  # beside those of data, what `nmtrain eval` may be told
 _OF_HYDRA = re.compile(r"hydra([./]|$)")
 _SEARCH_PATH = "hydra.searchpath"
+_AXES = "hydra.sweeper.params"
 # What overrides and YAML files can make Hydra, OmegaConf and PyYAML raise.
 _REFUSALS = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError)
 _SETTING = re.compile(r"[^=]+=")
@@ -287,6 +288,55 @@ def sweep_combinations(overrides: list[str]) -> list[list[str]]:
         except _REFUSALS as error:
             raise ConfigError(_fault_lines(error)) from error
     return [[*search, *job] for job in jobs]
+
+
+def with_axes(overrides: list[str]) -> list[str]:
+    """The overrides of a sweep, and the axes that its experiment brings where these overrides do not name them.
+
+    A file has its axes where Hydra's own sweeper looks for them: ``hydra: {sweeper: {params: {seed: "0,1"}}}``. That
+    sweeper would take ``seed`` and ``++seed`` for two axes, so they go among the overrides, and it is told of none.
+
+    Raises:
+        ConfigError: for axes that cannot be read, and where several experiments are swept and one has axes.
+    """
+    axes = _own_axes(overrides)
+    if not axes:
+        return overrides
+    search = [override for override in overrides if override.startswith(_SEARCH_PATH)]
+    own = prepare_overrides([*search, *(f"{key}={value}" for key, value in axes.items())], sweep=True)[len(search) :]
+    return [*own, *overrides, f"{_AXES}=null"]
+
+
+def require_no_axes(overrides: list[str]) -> None:
+    """Raises ConfigError if the experiment of a single run is a sweep over what these overrides do not name."""
+    if axes := _own_axes(overrides):
+        *_, experiment = (override for override in overrides if key_of(override) == "experiment")
+        raise ConfigError([f"{experiment}: is a sweep over {', '.join(axes)}; add -m"])
+
+
+def _own_axes(overrides: list[str]) -> dict[str, str]:
+    """The axes that the experiment names and ``overrides`` do not, as the command line would have them."""
+    given = {key_of(override) for override in overrides}
+    if "experiment" not in given:
+        return {}
+    base = [override for override in overrides if _OF_HYDRA.match(key_of(override))]
+    with _initialized():
+        try:
+            parsed = _parser().parse_overrides([o for o in overrides if key_of(o) == "experiment"])
+            (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+            found = {}
+            for (experiment,) in jobs:
+                config = compose("config", overrides=[*base, experiment], return_hydra_config=True)
+                found[experiment] = dict(OmegaConf.select(config, _AXES) or {})
+        except _REFUSALS as error:
+            raise ConfigError(_fault_lines(error)) from error
+    if len(found) > 1 and any(found.values()):
+        raise ConfigError([f"{one}: is a sweep by itself; give it alone" for one, axes in found.items() if axes])
+    (axes,) = found.values() if len(found) == 1 else ({},)
+    if lists := {key: written(list(value)) for key, value in axes.items() if isinstance(value, ListConfig)}:
+        advice = "is no axis; write the values as on a command line"
+        raise ConfigError([f'{_AXES}.{key}={value}: {advice}: "{value[1:-1]}"' for key, value in lists.items()])
+    return {key: value for key, value in axes.items() if key not in given}
 
 
 def key_of(override: str) -> str:

@@ -3,7 +3,17 @@
 import pytest
 
 from nmtrain.config.check import ConfigError
-from nmtrain.config.compose import compose_values, evaluation_overrides, overridden, prepare_overrides
+from nmtrain.config.compose import (
+    compose_values,
+    evaluation_overrides,
+    overridden,
+    prepare_overrides,
+    require_no_axes,
+    search_path_override,
+    sweep_combinations,
+    varied_settings,
+    with_axes,
+)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +116,73 @@ def test_settings_of_an_evaluation_replace_single_values_and_delete_none():
     assert values["data"]["path"] == "/old"
     with pytest.raises(ConfigError, match=r"^~data\.path: eval takes one value$"):
         evaluation_overrides(["~data.path"], [])
+
+
+# Axes that an experiment brings
+
+
+@pytest.fixture
+def table(tmp_path):
+    """The overrides that choose an experiment of one's own, whose ``hydra.sweeper.params`` are as written."""
+
+    def write(params: str, name: str = "table") -> list[str]:
+        file = tmp_path / "conf" / "experiment" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"# @package _global_\nhydra:\n  sweeper:\n    params: {params}\n")
+        return [*search_path_override([tmp_path / "conf"]), f"experiment={name}"]
+
+    return write
+
+
+def test_axes_of_an_experiment_are_swept_like_those_of_the_command_line(table):
+    own = table('{recipe: "dense,ste", sparsity: "1:8,1:16"}')
+    found = [compose_values(combination) for combination in sweep_combinations(with_axes(own))]
+    assert [(values["recipe"]["name"], values["sparsity"]) for values in found] == [
+        (recipe, pattern) for recipe in ("dense", "ste") for pattern in ("1:8", "1:16")
+    ]
+    assert varied_settings(with_axes(own)) == ["recipe=dense,ste", "sparsity=1:8,1:16"]
+
+
+def test_the_command_line_wins_over_the_axes_of_an_experiment(table):
+    own = table('{recipe: "dense,ste", sparsity: "1:8,1:16"}')
+    given = prepare_overrides([*own, "sparsity=1:4", "seed=0,1"], sweep=True)
+    assert varied_settings(with_axes(given)) == ["recipe=dense,ste", "seed=0,1"]
+    assert [compose_values(one)["sparsity"] for one in sweep_combinations(with_axes(given))] == ["1:4"] * 4
+
+
+def test_hydra_s_own_sweeper_is_told_of_no_axes_twice(table):
+    assert with_axes(table('{seed: "0,1"}'))[-1] == "hydra.sweeper.params=null"
+    for without in (table("null", "none"), ["experiment=smoke"], ["seed=0,1"]):
+        assert with_axes(without) == without
+
+
+@pytest.mark.parametrize(
+    ("params", "line"),
+    [
+        ("{recipe: 'dense,nope'}", "recipe=nope: there is no such recipe. Available: "),
+        ("{sparsity: '1:8,,'}", "sparsity=1:8,,: the value cannot be read"),
+        ("{seed: [0, 1]}", "hydra.sweeper.params.seed=[0,1]: is no axis; write the values as on a command"),
+        ("[seed]", "Cannot merge DictConfig with ListConfig"),
+    ],
+)
+def test_axes_that_cannot_be_swept_are_refused(table, params, line):
+    with pytest.raises(ConfigError) as refused:
+        with_axes(table(params))
+    (found,) = refused.value.faults
+    assert line in found
+
+
+def test_a_single_run_of_an_experiment_with_axes_must_say_them_all(table):
+    own = table('{recipe: "dense,ste", sparsity: "1:8,1:16"}')
+    with pytest.raises(ConfigError) as refused:
+        require_no_axes([*own, "recipe=ste"])
+    assert refused.value.faults == ["experiment=table: is a sweep over sparsity; add -m"]
+    require_no_axes([*own, "recipe=ste", "++sparsity=1:8"])
+
+
+def test_an_experiment_with_axes_is_not_one_of_several(table):
+    own = [*table('{seed: "0,1"}')[:1], "experiment=table,smoke"]
+    with pytest.raises(ConfigError) as refused:
+        with_axes(own)
+    assert refused.value.faults == ["experiment=table: is a sweep by itself; give it alone"]
+    assert with_axes(["experiment=smoke,study/g2p"]) == ["experiment=smoke,study/g2p"]

@@ -24,6 +24,7 @@ OPTIONS = [
     pytest.param(group, option, id=f"{group}={option}", marks=[pytest.mark.slow] if option in LARGE else [])
     for group, options in groups().items()
     for option in options
+    if not option.startswith("paper/")  # see test_paper.py
 ]
 SMALL = ["vit", "vit_compact", "resnet", "swin", "t5", "bert"]
 PATTERNS = ["2:4", "1:4", "1:8", "4:8", "1:16", "1:32", "1:64"]
@@ -109,7 +110,7 @@ def test_the_defaults_of_a_small_model_take_every_pattern_with_every_recipe(mode
     configs = []
     for pattern, recipe in itertools.product(PATTERNS, recipes):
         configs.append(check_config(copy.deepcopy(values) | {"sparsity": pattern, "recipe": recipe}))
-    assert len({config.run_name for config in configs if not config.is_dense}) == len(PATTERNS) * 20
+    assert len({config.run_name for config in configs if not config.is_dense}) == len(PATTERNS) * 22
     assert shape_faults(configs) == []
 
 

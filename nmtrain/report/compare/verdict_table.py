@@ -21,11 +21,12 @@ _NOTES = (
     + "the comparisons of one claim in this table, its patterns and lengths. Claims are not corrected for each other.",
     "Difference: the first recipe's metric less the second's, ± half of its 95 % t-interval; in points where the "
     "metric is in %. Could show: the smallest true difference that a test with so many seeds and this spread shows in "
-    "80 % of cases (noncentral t, two-sided at 5 %, one comparison). A smaller one may be there and not be seen.",
+    "80 % of cases (noncentral t, two-sided at 5 %, one comparison). A smaller one may be there and not be seen. "
+    "Claimed: how large the difference is said to be.",
     "Equal updates: runs of one length. Equal FLOPs: finished runs whose training FLOPs lie within 5 %. "
     + TRAINING_FLOPS,
 )
-_HEAD = ("claim", "by", "pattern", "at equal", "verdict", "metric", "difference", "n", "p", "could show")
+_HEAD = ("claim", "by", "pattern", "at equal", "verdict", "metric", "difference", "n", "p", "could show", "claimed")
 
 
 def verdict_tables(verdict: Verdict) -> list[Table]:
@@ -59,6 +60,7 @@ def _row(finding: Finding) -> list[Cell]:
         Cell(finding.verdict, finding.why_not_tested, finding.verdict, shown),
         Cell(headline.axis, value=headline.name),
         *_test(finding),
+        Cell(claim.claimed, value=claim.claimed) if claim.claimed else NOTHING,
     ]
 
 
@@ -114,6 +116,7 @@ def _record(finding: Finding) -> dict[str, Any]:
         **spent,
         "verdict": finding.verdict,
         "why_not_tested": finding.why_not_tested,
+        "claimed": claim.claimed,
     }
     if found is None or not finding.equal:
         return record

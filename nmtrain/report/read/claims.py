@@ -18,6 +18,7 @@ UPDATES, FLOPS = "updates", "flops"
 _SHIPPED = Path(next(iter(nmtrain.conf.__path__))) / CLAIMS
 _REQUIRED = ("recipe", "over", "patterns", "at")
 _NARROWING = ("metric", "model", "data", "roles")
+_CLAIMED = "claimed"
 _LISTS = ("patterns", "roles")
 
 
@@ -31,6 +32,7 @@ class Claim:
         recipe: as run folders and columns have it: ``mdgf_exponential``, ``MDGF exponential (beta=0.01)``.
         metric: None for the headline metric of the runs.
         model, data, roles: the runs that it is about; None for all.
+        claimed: how much better, in the words of who claims it.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Claim:
     model: str | None = None
     data: str | None = None
     roles: str | None = None
+    claimed: str | None = None
 
 
 def read_claims(folders: Iterable[Path]) -> list[Claim]:
@@ -88,7 +91,7 @@ def _read(path: Path, faults: list[str], shipped: bool = False) -> list[Claim]:
 def _faults(claim: Any) -> list[str]:
     if not isinstance(claim, Mapping):
         return [f"{claim!r} is no claim; write its keys {list(_REQUIRED)}"]
-    known = [*_REQUIRED, *_NARROWING]
+    known = [*_REQUIRED, *_NARROWING, _CLAIMED]
     faults = [
         f"{key}: a claim has no such key. Available: {known}{near(key, known)}" for key in claim if key not in known
     ]
@@ -130,4 +133,5 @@ def _claim(written: Mapping[str, Any], source: str, place: str | None) -> Claim:
         model=written.get("model"),
         data=written.get("data"),
         roles=roles_text(lists["roles"]) if "roles" in lists else None,
+        claimed=written.get(_CLAIMED),
     )

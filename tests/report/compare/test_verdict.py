@@ -48,7 +48,8 @@ def rows(verdict):
     def build():
         found = [row for table in verdict_tables(verdict()) for row in table.rows if row[1].text == "claims.yaml"]
         return [
-            (row[2].text, row[3].detail, row[4].text, row[4].detail, *(cell.text for cell in row[6:])) for row in found
+            (row[2].text, row[3].detail, row[4].text, row[4].detail, *(cell.text for cell in row[6:10]))
+            for row in found
         ]
 
     return build
@@ -65,6 +66,20 @@ def test_supported_with_effect_interval_n_p_and_power(run, claim, rows):
     seeds(run, "sr_ste", BELOW)
     claim()
     assert rows() == [("1:8", "300", "supported", "", "+1.00 ± 0.99", "3 pairs", "0.049", "1.31")]
+
+
+def test_how_much_is_claimed_stands_beside_what_was_found(run, claim, verdict):
+    seeds(run, "mdgf", ABOVE)
+    seeds(run, "sr_ste", BELOW)
+    claim({"claimed": "3 points"}, {})
+    (table,) = verdict_tables(verdict())
+    assert table.head[-1] == "claimed"
+    assert [(row[1].text, row[-1].text) for row in table.rows] == [
+        ("paper", "up to 2 points in vision, 5 in language"),
+        ("paper", "up to 2 points"),  # at equal FLOPs
+        ("claims.yaml", "3 points"),
+        ("claims.yaml", "–"),
+    ]
 
 
 def test_contradicted(run, claim, rows):
@@ -216,7 +231,7 @@ def test_what_we_claim_is_told_where_it_has_runs_and_counted_where_not(run, verd
     assert [(one.claim.source, one.one.label, one.pattern, one.claim.at) for one in found.findings] == [
         ("paper", "MDGF linear", "1:32", "updates")
     ]
-    assert why_fewer(found) == ["11 of the 12 claims that nmtrain ships have no runs here to be tested by."]
+    assert why_fewer(found) == ["14 of the 15 claims that nmtrain ships have no runs here to be tested by."]
 
 
 def test_where_nothing_is_claimed_a_report_has_no_verdict(run, runs, tmp_path):
