@@ -10,7 +10,7 @@ from nmtrain.data import load_data
 from nmtrain.data.text.batches import TextBatch
 from nmtrain.data.text.tokens import ByteTokenizer, Framed
 
-WORDS = "a the red green house tree runs sleeps often ä für größer naïve 学习".split()
+WORDS = ["a", "the", "red", "green", "house", "tree", "runs", "sleeps", "often", "ä", "für", "größer", "naïve", "学习"]
 
 
 class WithTypes(ByteTokenizer):
