@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import IO, Any, NamedTuple
 
 import torch
@@ -69,25 +69,25 @@ def stored(
     if (table := _read(path)) is not None:
         return table
     with ExitStack() as stack:
+        place: Path | str = folder
         try:
             file = stack.enter_context(_new_file(path))
         except OSError as error:
             _log.warning("cannot write the cache file %s (%s); a temporary one takes its place", path, error)
-            path, file = None, stack.enter_context(_temporary())
-        if path is not None and (table := _read(path)) is not None:  # made while this process waited
-            return table
+            file, place = stack.enter_context(_closed(_temporary())), gettempdir()
+        else:
+            if (table := _read(path)) is not None:  # made while this process waited
+                return table
         try:
             _write(file, blocks())
-            if path is not None:
+            if place == folder:
                 os.fsync(file.fileno())
                 os.replace(file.name, path)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            place = folder if path is not None else "the folder of temporary files"
-            raise DataError(
-                f"{place}: has no room for the tokens of {name} ({error.strerror}); data.cache_dir=FOLDER names another"
-            ) from error
+            told = f"{place}: has no room for the tokens of {name} ({error.strerror})"
+            raise DataError(f"{told}; data.cache_dir=FOLDER names another place") from error
         return _mapped(file)
 
 
@@ -103,10 +103,20 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
                 if left != lock:
                     left.unlink(missing_ok=True)
         try:
-            with open(temporary, "x+b") as file:
+            with _closed(open(temporary, "x+b")) as file:
                 yield file
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _closed(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """The file, closed in the end, where what did not go into it is tried once more."""
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
 
 
 def _locked(file: IO[str], path: Path) -> bool:
@@ -125,9 +135,7 @@ def _temporary() -> IO[bytes]:
     try:
         return TemporaryFile()
     except OSError as error:
-        raise DataError(
-            f"data.cache_dir: no folder can be written, those for temporary files neither ({error})"
-        ) from error
+        raise DataError(f"data.cache_dir: cannot be written, nor can a folder for temporary files ({error})") from error
 
 
 def _write(file: IO[bytes], blocks: Iterator[Block]) -> None:

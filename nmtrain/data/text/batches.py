@@ -96,9 +96,9 @@ class Pairs:
 
     def tensors(self) -> Mapping[str, Tensor | Packed]:
         """See :meth:`Examples.tensors`."""
-        more = {"classes": self.classes, "types": self.types}
-        own = {"inputs": self.inputs, "targets": self.targets, "lengths": self.lengths}
-        return own | {name: tensor for name, tensor in more.items() if tensor is not None}
+        own: dict[str, Tensor | Packed] = {"inputs": self.inputs, "targets": self.targets, "lengths": self.lengths}
+        own |= {} if self.classes is None else {"classes": self.classes}
+        return own if self.types is None else own | {"types": self.types}
 
 
 class ValSet:
@@ -245,7 +245,7 @@ def encode_pairs(
     shape: TextShape,
     classes: Tensor | None = None,
 ) -> tuple[Pairs, int]:
-    """A few pairs of texts as tokens, in memory, no longer than ``shape`` says; and how many pairs were cut for that."""
+    """Pairs of texts as tokens, in memory, no longer than ``shape`` says; and how many pairs were cut for that."""
     longest = {"inputs": shape.input_length, "targets": shape.target_length}
     columns, cut = in_memory(encode(zip(inputs, targets, strict=True), tokenizer, longest))
     return Pairs(columns["inputs"], columns["targets"], tokenizer.pad, classes), cut

@@ -35,7 +35,7 @@ def frame(texts: Iterable[tuple[str, ...]], tokenizer: Tokenizer, longest: int) 
     for some in _blocks(texts):
         framed = tokenizer.frame(some, longest)
         types = [example.types for example in framed]
-        block = {"inputs": [example.ids for example in framed], "cut": [example.is_cut for example in framed]}
+        block: Block = {"inputs": [example.ids for example in framed], "cut": [example.is_cut for example in framed]}
         yield block if None in types else block | {"types": types}
 
 
