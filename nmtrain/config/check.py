@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from nmtrain.config.faults import describe, no_such_name, written
+from nmtrain.config.mixing import mixing_faults
 from nmtrain.config.naming import AS_BEFORE, result_digest
 from nmtrain.config.schema import (
     MaskConfig,
@@ -320,6 +321,7 @@ def _model_faults(
         faults.append(f"model.tokenizer={model.tokenizer}: has no effect with model.kind=image_classifier")
     if train is not None:
         faults += _writing_faults(model, train, data, shape)
+        faults += mixing_faults(model, train, shape)
     if shape is not None and model.reads_text != isinstance(shape, TextShape):
         holds = "text" if isinstance(shape, TextShape) else "images"
         fitting = data_names(text=model.reads_text)

@@ -103,12 +103,23 @@ class TrainConfig(Section):
     beams: Count
     length_penalty: Annotated[float, Field(allow_inf_nan=False)] = 1.0  # runs made before have no such key
     label_smoothing: Beta
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"  # runs made before have neither this key nor the next five
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    mix_mode: Literal["batch", "pair", "elem"] = "batch"
+    mix_switch: Fraction = 0.5
+    mix_prob: Annotated[float, Field(gt=0, le=1)] = 1.0
     precision: Literal["fp32", "bf16"]
     compile: bool
     device: Literal["auto", "cpu", "cuda"]
     eval_every: Positive
     checkpoint_every: Count | None
     log_every: Count
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed with each other."""
+        return self.mixup > 0 or self.cutmix > 0
 
     @field_validator("precision", mode="before")
     @classmethod

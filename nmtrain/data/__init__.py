@@ -12,6 +12,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nmtrain.data.images.cifar import Cifar10, Cifar100
 from nmtrain.data.images.digits import Digits
 from nmtrain.data.images.glyphs import Glyphs
 from nmtrain.data.shapes import DataShape, TextShape
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 _SOURCES: dict[str, type[ImageSource | TextSource]] = {
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
     "digits": Digits,
     "g2p": G2P,
     "glue": Glue,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
 ADVICE = ". Where there is a local copy, give "
-_PATIENCE = 4.0  # seconds that the hub has to answer
+PATIENCE = 4.0  # seconds that a server has to answer
 
 
 def require_hub(what: str, option: str) -> None:
@@ -38,20 +38,32 @@ def _unreachable() -> str | None:
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE forbids to ask the Hugging Face hub"
-    outcome = [f"no answer within {_PATIENCE:g} s"]
 
-    def ask() -> None:
+    def ask() -> str:
+        status = get_session().head(constants.ENDPOINT, timeout=PATIENCE).status_code
+        return f"status {status}" if status >= 500 else ""
+
+    reason = outcome_in_time(ask)
+    return f"the Hugging Face hub at {constants.ENDPOINT} cannot be reached ({reason})" if reason else None
+
+
+def outcome_in_time(ask: Callable[[], str]) -> str:
+    """What a question over the network comes to within a few seconds: empty if all is well, else what is wrong.
+
+    In a thread, since a time limit on the connection does not cover the look-up of the host's name.
+    """
+    outcome = [f"no answer within {PATIENCE:g} s"]
+
+    def run() -> None:
         try:
-            status = get_session().head(constants.ENDPOINT, timeout=_PATIENCE).status_code
-            outcome[0] = f"status {status}" if status >= 500 else ""
-        except Exception as error:  # of whichever HTTP library the hub's client is built on; told to the user
+            outcome[0] = ask()
+        except Exception as error:  # of whichever HTTP library is behind it; told to the user
             outcome[0] = f"{type(error).__name__}: {error}"
 
-    # In a thread, since a time limit on the connection does not cover the look-up of the host's name.
-    thread = Thread(target=ask, daemon=True)
+    thread = Thread(target=run, daemon=True)
     thread.start()
-    thread.join(_PATIENCE)
-    return f"the Hugging Face hub at {constants.ENDPOINT} cannot be reached ({outcome[0]})" if outcome[0] else None
+    thread.join(PATIENCE)
+    return outcome[0]
 
 
 def load_from_hub(repository: str, subset: str, what: str, cache_dir: str | None) -> DatasetDict:

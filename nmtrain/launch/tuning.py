@@ -81,10 +81,11 @@ def trial_overrides(overrides: Sequence[str], tune: Tune) -> list[str]:
     """
     axes = [f"{key}={','.join(_value(key, value) for value in values)}" for key, values in tune.grid.items()]
     axes.append(f"seed={','.join(map(str, tune.seeds))}")
-    own = _without(overrides, "seed", "data.evaluate", "tune", "measure.every")
+    own = _without(overrides, "seed", "data.evaluate", "tune", "measure.every", "measure.patterns")
     if repeated := [key for override in own if (key := key_of(override)) in tune.grid]:
         raise ConfigError([f"{key}: is given and tuned; leave one of them out" for key in repeated])
-    return [*own, *prepare_overrides(["data.evaluate=val", "tune=null", "measure.every=null", *axes], sweep=True)]
+    unmeasured = ["measure.every=null", "measure.patterns=null"]
+    return [*own, *prepare_overrides(["data.evaluate=val", "tune=null", *unmeasured, *axes], sweep=True)]
 
 
 def final_overrides(overrides: Sequence[str]) -> list[str]:

@@ -101,10 +101,10 @@ def write_evaluation(path: Path, evaluation: dict[str, Any]) -> Path | None:
 
 
 def _is_of_same(file: Path, evaluation: dict[str, Any]) -> bool:
-    """Whether a file holds the same metrics of the same data; what was computed by other versions may have others."""
+    """Whether a file holds the same metrics of the same data; earlier versions may have computed fewer of them."""
     try:
         before = json.loads(file.read_bytes())
-        return all(before[key] == evaluation[key] for key in ("metrics", "data"))
+        return before["data"] == evaluation["data"] and dict(before["metrics"]).items() <= evaluation["metrics"].items()
     except (ValueError, KeyError, TypeError):
         return False
 

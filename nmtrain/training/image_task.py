@@ -6,31 +6,50 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
+from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
 from nmtrain.config.schema import TrainConfig
 from nmtrain.data.images.in_memory import ImageData
+from nmtrain.data.seeds import mix_seed
+from nmtrain.training.mixing import mixed, mixer
 from nmtrain.training.task import Work
+
+_TOP = 5  # classes among which the right one counts for the accuracy of top 5
 
 
 class ImageClassification:
-    """Cross entropy over classes, for any model that maps images to logits."""
+    """The loss over classes that ``train.loss`` names, for any model that maps images to logits.
+
+    Args:
+        seed: the run's, by which images are mixed.
+    """
 
     headline = "accuracy"
 
-    def __init__(self, data: ImageData, train: TrainConfig) -> None:
-        self.data, self.train = data, train
+    def __init__(self, data: ImageData, train: TrainConfig, seed: int) -> None:
+        self.data, self.train, self.seed = data, train, seed
         self.signatures: dict[str, str] = {}
+        self._mixer = mixer(train, data.shape.num_classes)
+        smoothing = train.label_smoothing
+        self._criterion: nn.Module
+        if train.loss == "bce":
+            self._criterion = BinaryCrossEntropy(smoothing)  # leaves targets alone that are soft already
+        else:
+            self._criterion = nn.CrossEntropyLoss(label_smoothing=0.0 if self._mixer else smoothing)
 
     def batches(self, update: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Equal parts of the update's batch."""
+        """Equal parts of the update's batch, whose images are mixed before it is cut."""
         parts = self.train.micro_batches
         inputs, targets = self.data.train_batch(update, self.train.batch_size)
+        if self._mixer:
+            inputs, targets = mixed(self._mixer, inputs, targets, mix_seed("mix", self.seed, update))
         return zip(inputs.chunk(parts), targets.chunk(parts), strict=True)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Of hard or soft targets; as in timm, BCE is a mean over images and classes."""
         inputs, targets = batch
-        loss = F.cross_entropy(model(inputs), targets, label_smoothing=self.train.label_smoothing)
+        loss: Tensor = self._criterion(model(inputs), targets)
         return loss / self.train.micro_batches
 
     def work(self, total: int) -> Work:
@@ -41,13 +60,19 @@ class ImageClassification:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> dict[str, float]:
-        """``loss`` (without label smoothing) and ``accuracy`` over all validation images."""
+        """Over all validation images: ``loss``, which is cross entropy without label smoothing whatever trained the
+        model, ``accuracy``, and where there are more than five classes ``top5``, the share of images whose class is
+        among the five most likely."""
         model.eval()
-        loss = correct = torch.zeros((), dtype=torch.float64)
+        loss = correct = among_five = torch.zeros((), dtype=torch.float64)
+        has_top = self.data.shape.num_classes > _TOP
         for inputs, targets in self.data.val_batches(batch_size):
             logits = model(inputs).float()
             loss = loss + F.cross_entropy(logits, targets, reduction="sum").cpu()
             correct = correct + (logits.argmax(1) == targets).sum().cpu()
+            if has_top:
+                among_five = among_five + (logits.topk(_TOP).indices == targets[:, None]).sum().cpu()
         model.train()
         count = self.data.shape.val_size
-        return {"loss": float(loss) / count, "accuracy": float(correct) / count}
+        metrics = {"loss": float(loss) / count, "accuracy": float(correct) / count}
+        return metrics | ({"top5": float(among_five) / count} if has_top else {})

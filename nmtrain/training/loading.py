@@ -28,7 +28,7 @@ def load_task(config: Config, model: nn.Module, device: torch.device) -> Task:
     if not config.model.reads_text:
         images = load_data(**config.data, seed=config.seed)
         assert isinstance(images, ImageData)
-        return ImageClassification(images.to(device), config.train)
+        return ImageClassification(images.to(device), config.train, config.seed)
     from nmtrain.data.text.batches import TextData
     from nmtrain.models.language import build_tokenizer
     from nmtrain.training.text_task import TextClassification, TextRegression, TextToText

@@ -29,8 +29,8 @@ from nmtrain.config.compose import compose_values, evaluation_overrides, overrid
             "model=Vit: there is no such model. Available: ['bert', 'resnet', 'resnet50', 'swin', 'swin_base', 't5', ",
         ),
         (
-            "data=cifar10",
-            "data=cifar10: there is no such data. Available: ['digits', 'g2p', 'glue', 'glyphs',",
+            "data=mnist",
+            "data=mnist: there is no such data. Available: ['cifar10', 'cifar100', 'digits', 'g2p',",
         ),
         ("recipe=null", "recipe=null: there is no such recipe. Available: ['ac_dc', 'asp', 'dense', 'feather', "),
         ("train=null", "train=null: there is no such train. Available: ['default', 'finetune', 'text']"),

@@ -22,6 +22,7 @@ CHANGES_NOTHING = {
     "dry_run",
     "model.roles",
     "data.cache_dir",
+    "data.download",
     "data.test_size",  # of glyphs, where the test images are not evaluated on
     "train.log_every",
     "train.checkpoint_every",
@@ -51,7 +52,9 @@ def other(key, value):
     return 7 if value is None else value + 1 if isinstance(value, int | float) else f"{value}x"
 
 
-@pytest.mark.parametrize("overrides", [(), ("data=digits", "recipe=mdgf", "optim=sgd", "tracking=wandb")])
+@pytest.mark.parametrize(
+    "overrides", [(), ("data=cifar10",), ("data=digits", "recipe=mdgf", "optim=sgd", "tracking=wandb")]
+)
 def test_every_key_enters_the_name_but_those_that_change_nothing_about_the_result(shipped, overrides):
     config = check_config(shipped(*overrides))
     ignored, seen = set(), set()

@@ -67,7 +67,7 @@ def test_no_hub_is_told_at_once(monkeypatch):
 
 
 def test_a_hub_that_does_not_answer_is_given_up(monkeypatch, server):
-    monkeypatch.setattr("nmtrain.data.hub._PATIENCE", 0.2)
+    monkeypatch.setattr("nmtrain.data.hub.PATIENCE", 0.2)
     monkeypatch.setattr(server, "do_HEAD", lambda handler: time.sleep(1))
     begin = time.monotonic()
     message = refusal()

@@ -23,7 +23,7 @@ def test_importing_and_describing_imports_nothing_heavy():
 
 
 def test_names_are_those_of_the_yaml_files():
-    assert data_names() == ["digits", "g2p", "glue", "glyphs", "listops", "text", "wmt"]
+    assert data_names() == ["cifar10", "cifar100", "digits", "g2p", "glue", "glyphs", "listops", "text", "wmt"]
     assert sorted(path.stem for path in (REPOSITORY / "conf/data").glob("*.yaml")) == data_names()
 
 
@@ -55,7 +55,8 @@ def test_every_source_names_the_splits_it_can_be_evaluated_on(name):
         (
             "mnist",
             {},
-            "data.name: 'mnist' is not a data source. Available: [digits, g2p, glue, glyphs, listops, text, wmt]",
+            "data.name: 'mnist' is not a data source. Available: [cifar10, cifar100, digits, g2p,"
+            " glue, glyphs, listops, text, wmt]",
         ),
         (
             "digits",

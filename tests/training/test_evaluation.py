@@ -7,6 +7,7 @@ import pytest
 
 from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.training.evaluation import write_evaluation
 from nmtrain.training.run import run
 
 TINY = ["sparsity=1:8", "train.updates=2", "train.batch_size=8", "measure=off"]
@@ -245,3 +246,11 @@ def test_a_test_split_that_is_cut_anew_from_text_of_the_run_is_refused(nm, refus
     other.write_text("".join(f"another text {line}\n" for line in range(80)))
     assert nm(*test, f"data.path={other}")[0] == 0
     assert f"{other} is not what this run began with" in caplog.text
+
+
+def test_metrics_of_before_there_were_as_many_are_no_other_result(tmp_path):
+    evaluation = {"split": "test", "metrics": {"test/accuracy": 0.5, "test/top5": 0.9}, "data": {"name": "glyphs"}}
+    fewer = evaluation | {"metrics": {"test/accuracy": 0.5}}
+    assert write_evaluation(tmp_path, fewer) is None
+    assert write_evaluation(tmp_path, evaluation) is None
+    assert write_evaluation(tmp_path, fewer | {"metrics": {"test/accuracy": 0.4}}) == tmp_path / "test/metrics.1.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ _ROTATION = math.radians(8)
 _SCALE = 0.08
 _SHIFT = 1 / 16  # of the image's side
 _NOISE = 0.03  # standard deviation, of the full brightness range
+_PADDING = 4  # pixels, of random crops
 
 
 class ImageData:
@@ -26,7 +27,8 @@ class ImageData:
     Args:
         train, val: ``(images, labels)``: uint8 ``[N, channels, image_size, image_size]`` and int64 ``[N]``.
         seed: the run's seed. A training batch is a function of ``(seed, update, batch_size)`` and of nothing else.
-        augment: shift, rotate, scale and add noise to the training images a little, anew in each update.
+        augment: change the training images a little, anew in each update.
+        augmentation: how: takes images with values from 0 to 1, and the generator to draw from.
 
     Batches are normalized with the mean and the standard deviation of all training pixels.
     """
@@ -41,6 +43,7 @@ class ImageData:
         val: tuple[Tensor, Tensor],
         seed: int,
         augment: bool,
+        augmentation: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     ) -> None:
         self.name = name
         self.shape = shape
@@ -48,7 +51,7 @@ class ImageData:
         self.train_images, self.train_labels = train
         self.val_images, self.val_labels = val
         self.seed = seed
-        self.augment = augment
+        self.augment, self._augmentation = augment, augmentation or moved_a_little
         self.mean, self.std = _brightness(self.train_images)
         self._order: tuple[int, Tensor] | None = None  # (epoch, its permutation)
 
@@ -90,7 +93,7 @@ class ImageData:
         images = self.train_images[chosen].float().div_(255)
         if self.augment:
             generator = torch.Generator(self.device).manual_seed(mix_seed("augment", self.seed, update))
-            images = _augmented(images, generator)
+            images = self._augmentation(images, generator)
         return self._normalized(images), self.train_labels[chosen]
 
     def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -118,7 +121,7 @@ def _brightness(images: Tensor) -> tuple[float, float]:
     return mean.item(), variance.sqrt().item()
 
 
-def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+def moved_a_little(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each image moved by its own small random affine map, with a little noise; values 0 to 1 before the noise."""
     count, device = len(images), images.device
     draws = torch.rand(4, count, generator=generator, device=device) * 2 - 1
@@ -131,3 +134,19 @@ def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     # Backgrounds are not all black: what comes in from outside continues the border.
     moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return moved.add_(torch.randn(moved.shape, generator=generator, device=device), alpha=_NOISE)
+
+
+def cropped_and_flipped(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image shifted by up to 4 pixels either way, black coming in, and every other one mirrored: the usual
+    augmentation of CIFAR (a crop from the image padded by 4, and a horizontal flip)."""
+    count, channels, height, width = images.shape
+
+    def drawn(choices: int) -> Tensor:
+        return torch.randint(choices, (count, 1), generator=generator, device=images.device)
+
+    rows = drawn(2 * _PADDING + 1) + torch.arange(height, device=images.device)
+    columns = drawn(2 * _PADDING + 1) + torch.arange(width, device=images.device)
+    columns = torch.where(drawn(2) == 1, columns.flip(1), columns)
+    each = torch.arange(count, device=images.device)[:, None, None, None]
+    every = torch.arange(channels, device=images.device)[None, :, None, None]
+    return F.pad(images, [_PADDING] * 4)[each, every, rows[:, None, :, None], columns[:, None, None, :]]

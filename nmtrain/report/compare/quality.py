@@ -16,6 +16,7 @@ from nmtrain.report.read.grouping import density_of
 from nmtrain.report.read.headline import Headline
 
 REFERENCE = "sr_ste"
+TOP5 = "top5"  # the metric that image runs of more than five classes record beside accuracy
 
 
 def quality_table(group: Group, section: str) -> Table:
@@ -38,6 +39,20 @@ def quality_table(group: Group, section: str) -> Table:
     head = ["pattern", *(label for _, label in group.columns)]
     name = f"{group.slug}-{slug(headline.name)}"
     return Table(name, table_title(headline.title, section, group), head, rows, notes=notes)
+
+
+def top5_table(group: Group, section: str, metrics: pd.DataFrame) -> Table | None:
+    """The same of the accuracy of top 5, beside that of top 1; None unless all finished runs recorded it.
+
+    Args:
+        metrics: as `Frames.metrics`.
+    """
+    if group.headline.name != "accuracy" or TOP5 not in metrics:
+        return None
+    runs = group.runs.assign(headline=TOP5, quality=metrics[TOP5].reindex(group.runs.index))
+    if not len(finished(runs)) or finished(runs)["quality"].isna().any():
+        return None
+    return quality_table(replace(group, runs=runs), section)
 
 
 def _direction(headline: Headline) -> str:

@@ -36,6 +36,7 @@ NOT_RESULT = (
     "tracking",
     "model.roles",
     "data.cache_dir",
+    "data.download",
     "train.log_every",
     "train.checkpoint_every",
     "train.eval_batch_size",

@@ -63,6 +63,7 @@ class Headline:
 
 _KNOWN = (
     Headline("accuracy", "accuracy", percent=True),
+    Headline("top5", "top-5 accuracy", percent=True),
     Headline("word_accuracy", "word accuracy", percent=True),
     Headline("phoneme_error_rate", "phoneme error rate", percent=True, lower_is_better=True),
     Headline("score", "score", percent=True),

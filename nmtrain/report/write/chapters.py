@@ -13,7 +13,7 @@ from nmtrain.report.compare.advice import Advice, advice
 from nmtrain.report.compare.cost import cost_table
 from nmtrain.report.compare.equal_flops import equal_flops_table
 from nmtrain.report.compare.glue_average import glue_tables, why_no_average
-from nmtrain.report.compare.quality import best_difference_table, difference_table, quality_table
+from nmtrain.report.compare.quality import best_difference_table, difference_table, quality_table, top5_table
 from nmtrain.report.compare.sections import (
     Group,
     Section,
@@ -85,7 +85,7 @@ def build_chapters(
                 _add_noise(part, group, section.title, frames.noise, noise, folder, pool)
                 short = [draw_quality, draw_cost] if group.patterns else [draw_cost]
                 part.pending[:0] = [submit(pool, draw, group, section.title, folder) for draw in short]
-            _add_tables(part, group, section.title)
+            _add_tables(part, group, section.title, frames)
             parts.append(part)
         chapters.append(Chapter(section.slug, section.title, [*parts, *training]))
     averages, reason = glue_tables(sections), why_no_average(sections)
@@ -97,10 +97,11 @@ def build_chapters(
     return chapters
 
 
-def _add_tables(part: Part, group: Group, section: str) -> None:
+def _add_tables(part: Part, group: Group, section: str, frames: Frames) -> None:
     differences = difference_table(group, section)
     cost = cost_table(group, section) if group.has_results else None
-    tables = (quality_table(group, section), best_difference_table(group, section), differences, cost)
+    quality = [quality_table(group, section), top5_table(group, section, frames.metrics)]
+    tables = (*quality, best_difference_table(group, section), differences, cost)
     part.advice += advice(group)
     part.tables += [table for table in tables if table is not None]
     if differences is None:

@@ -51,6 +51,25 @@ def test_a_table_is_made_once_and_read_from_its_file(tmp_path, caplog):
     assert not caplog.records
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the system does not tell")
+def test_no_memory_is_held_for_what_is_in_the_file(tmp_path):
+    def held() -> dict[str, int]:  # MiB
+        with open("/proc/self/status") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        return {name: int(fields[name].split()[0]) >> 10 for name in ("RssAnon", "RssFile")}
+
+    block = {"ids": [[7] * 200] * 1000, "cut": [False] * 1000}
+    make(tmp_path, {"name": "large"}, lambda: iter([block] * 160))
+    before = held()
+    ids = make(tmp_path, {"name": "large"}, never).columns["ids"]  # 122 MiB
+    for chosen in torch.randperm(len(ids)).split(64):
+        assert int(ids.padded(chosen, 0, 8).sum()) == len(chosen) * 200 * 7
+    checksum({"ids": ids})
+    after = held()
+    assert after["RssAnon"] - before["RssAnon"] < 40
+    assert after["RssFile"] - before["RssFile"] < 110
+
+
 def test_datasets_reads_the_file(tmp_path):
     make(tmp_path)
     (name,) = visible(tmp_path)

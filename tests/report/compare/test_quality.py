@@ -4,9 +4,13 @@ import math
 
 import pytest
 
+from nmtrain.report import write_report
 from nmtrain.report.compare.advice import advice
-from nmtrain.report.compare.quality import best_difference_table, difference_table, quality_table
+from nmtrain.report.compare.quality import best_difference_table, difference_table, quality_table, top5_table
+from nmtrain.report.compare.sections import build_sections
 from nmtrain.report.compare.table import plain_text
+from nmtrain.report.read.folders import read_runs
+from nmtrain.report.read.frame import build_frames
 
 
 def seeds(run, recipe, pattern, accuracies, **more):
@@ -338,3 +342,39 @@ def test_dense_beside_sr_ste_and_another_stands_in_a_table_of_its_own(run, secti
     assert [cell.text for cell in best_difference_table(group, "").rows[0]] == [
         *("1:4", "SR-STE", "+10.00 ± 0.00", "–", "-1.00 ± 0.99")
     ]
+
+
+def scored(top5):
+    return {"metrics": {"val/accuracy": 0.7, "val/loss": 1.0, "val/top5": top5}}
+
+
+def test_where_all_finished_runs_recorded_it_there_is_a_table_of_the_accuracy_of_top_5(run, runs):
+    for seed, top5 in enumerate([0.90, 0.92, 0.94]):
+        run("sr_ste", "1:4", seed, 0.7, summary=scored(top5))
+    run("sr_ste", "1:4", 3, status="failed", reason="the training loss is nan")
+    run("dense", "1:4", 0, 0.7, summary=scored(0.97))
+    frames = build_frames(read_runs([runs]))
+    ((group,),) = (section.groups for section in build_sections(frames))
+    table = top5_table(group, "title", frames.metrics)
+    assert table.title == "Top-5 accuracy: title"
+    assert table.slug == quality_table(group, "title").slug.replace("accuracy", "top5")
+    assert list(table.head) == ["pattern", "dense", "SR-STE"]
+    ((_, dense, sparse),) = table.rows
+    assert (dense.text, sparse.text) == ("97.00", "92.00 ± 4.97")
+    assert sparse.detail.endswith("1 of 4 seeds diverged")
+
+
+def test_beside_runs_that_did_not_record_it_there_is_no_such_table(run, runs):
+    run("sr_ste", "1:4", 0, 0.7)
+    run("sr_ste", "1:4", 1, 0.7, summary=scored(0.9))
+    frames = build_frames(read_runs([runs]))
+    ((group,),) = (section.groups for section in build_sections(frames))
+    assert top5_table(group, "title", frames.metrics) is None
+
+
+def test_a_report_has_it_beside_the_accuracy(run, runs, tmp_path):
+    for recipe in ("sr_ste", "mdgf"):
+        run(recipe, "1:4", 0, 0.7, summary=scored(0.9))
+    write_report([runs], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.index("Accuracy: vit on glyphs") < text.index("Top-5 accuracy: vit on glyphs") < text.index("Cost: vit")

@@ -1,0 +1,36 @@
+"""Published records: small, without weights, and neither reports nor sweeps miss anything."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "keep_records.py"
+
+
+def test_kept_records_give_the_same_report_and_no_run_trains_again(nm, tiny, tmp_path):
+    line = ["-m", *tiny, "recipe=dense,sr_ste", "seed=0,1", "measure.every=4", "tune={optim.lr:[1e-3,3e-3]}"]
+    assert nm(*line)[0] == 0
+    runs, kept = tmp_path / "runs", tmp_path / "kept"
+    cut_off = next(runs.glob("*sr_ste-s0-*"))
+    before = (cut_off / "status.json").read_text()
+    (cut_off / "status.json").write_text('{"state": "preempted", "reason": null}')
+    subprocess.run([sys.executable, SCRIPT, runs, kept], check=True)
+    assert len(list(kept.glob("*/status.json"))) == 7  # 4 that tried a rate, 3 of 4 final ones
+    (cut_off / "status.json").write_text(before)
+    subprocess.run([sys.executable, SCRIPT, runs, kept], check=True)
+    assert not list(kept.rglob("*.safetensors")) + list(kept.rglob("*.pt"))
+    noise = [json.loads(text) for text in (kept / cut_off.name / "noise.jsonl").read_text().splitlines()]
+    assert [record["update"] for record in noise] == [4, 8, 12]
+    assert {record["tensor"] for record in noise} == {"mean"}
+
+    reports = []
+    for folder in (runs, kept):
+        assert nm("report", str(folder), "--out", str(tmp_path / "report"))[0] == 0
+        reports.append((tmp_path / "report" / "report.md").read_text().replace(str(folder), "FOLDER"))
+        shutil.rmtree(tmp_path / "report")
+    assert reports[0] == reports[1]
+    status, out, _ = nm(*[f"results_dir={kept}" if part.startswith("results_dir=") else part for part in line])
+    assert status == 0
+    assert out.count("is finished already") == 8
