@@ -76,7 +76,8 @@ class Plan:
     def with_lengths(self, lengths: Lengths) -> Plan:
         """The plan of a text model by the lengths that its samples have."""
         assert self.by_length is not None
-        by_length = self.by_length.for_inputs(torch.cat([lengths.train, lengths.validation])[:, 0])
+        occurring = [part[:, 0].bincount().nonzero() for part in (lengths.train, lengths.validation)]
+        by_length = self.by_length.for_inputs(torch.cat(occurring).flatten())
         cost = by_length.mean(by_length.moments(lengths.validation).sum(0).tolist(), len(lengths.validation))
         plan = replace(self, cost=cost, training_cost=cost, by_length=by_length)
         before = [torch.zeros(len(by_length.terms), dtype=torch.int64)]  # each update
