@@ -114,13 +114,15 @@ def check_config(values: dict[str, Any], data_shape: DataShape | TextShape | Non
     Raises:
         ConfigError: listing every fault that can be seen without building the model or reading data.
     """
-    values = _with_whole_path(_with_data_defaults(_with_small_model_options(values)))
+    values = _with_one_default_mode(_with_whole_paths(_with_data_defaults(_with_small_model_options(values))))
     faults: list[str] = []
     try:
         valid = dict(Root.model_validate(values))
     except ValidationError as error:
         faults += [line for fault in error.errors() for line in describe(fault, Root)]
         valid = _valid_sections(values)
+    if "optim" in valid and "train" in valid:
+        valid["optim"] = _at_batch_size(valid["optim"], valid["train"].batch_size)
     shape = data_shape or _check_data(values.get("data"), valid.get("model"), faults)
     recipes = _check_recipes(values, valid, faults)
     faults += _cross_checks(valid, values.get("data"), shape)
@@ -157,14 +159,23 @@ def _with_small_model_options(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"model": model | {"options": own | model["options"]}}
 
 
-def _with_whole_path(values: dict[str, Any]) -> dict[str, Any]:
-    """What config.yaml says of ``init_from``: the folder itself, from wherever it was named and however."""
-    given = values.get("init_from")
-    return (
-        values | {"init_from": os.path.realpath(os.path.expanduser(given))}
-        if given and isinstance(given, str)
-        else values
-    )
+def _with_whole_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml says of ``init_from``, and of a teacher that is here: the folder itself, however named."""
+    given, train = values.get("init_from"), values.get("train")
+    if given and isinstance(given, str):
+        values = values | {"init_from": os.path.realpath(os.path.expanduser(given))}
+    teacher = train.get("teacher") if isinstance(train, dict) else None
+    if train and isinstance(teacher, str) and os.path.exists(path := os.path.expanduser(teacher)):
+        values = values | {"train": train | {"teacher": os.path.realpath(path)}}
+    return values
+
+
+def _with_one_default_mode(values: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml says of ``train.compile``: true, where it is the default mode by its name."""
+    train = values.get("train")
+    if not isinstance(train, dict) or train.get("compile") != "default":
+        return values
+    return values | {"train": train | {"compile": True}}
 
 
 def _with_data_defaults(values: dict[str, Any]) -> dict[str, Any]:
@@ -200,6 +211,12 @@ def _valid_sections(values: dict[str, Any]) -> dict[str, Any]:
         except ValidationError:
             continue
     return valid
+
+
+def _at_batch_size(optim: OptimConfig, size: int) -> OptimConfig:
+    """The optimizer with the rate used: linear in the batch, where ``lr_batch`` says what ``lr`` is for. As in timm
+    only the highest rate is scaled, not ``final_lr``."""
+    return optim if optim.lr_batch is None else optim.model_copy(update={"lr": optim.lr * size / optim.lr_batch})
 
 
 def _check_recipes(values: dict[str, Any], valid: dict[str, Any], faults: list[str]) -> dict[NMPattern, Recipe]:
@@ -260,13 +277,29 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
         if not mask.roles and not mask.names:
             faults.append("mask.roles=[]: nothing would be sparse; name roles or mask.names (or use recipe=dense)")
     if train := valid.get("train"):
+        if train.keep_best and isinstance(data, dict) and data.get("evaluate") == "test":
+            faults.append(
+                "train.keep_best=true: would choose the best update on test; allowed: data.evaluate=val, and then"
+                " nmtrain eval RUN --best data.evaluate=test"
+            )
         size = train.batch_size
         if train.updates is not None and train.flops is not None:
             faults.append(
                 f"train.updates={train.updates}: train.flops={train.flops:g} says too how long to train; leave one null"
             )
+        changed = {"teacher_weight": train.teacher_weight, "teacher_temperature": train.teacher_temperature}
+        faults += [
+            f"train.{option}={value}: has no effect without train.teacher"
+            for option, value in changed.items()
+            if train.teacher is None and value != AS_BEFORE["train", option]
+        ]
         if size % train.micro_batches:
             faults.append(f"train.micro_batches={train.micro_batches}: does not divide train.batch_size {size}")
+        if train.micro_batches > 1 and train.compile in ("reduce-overhead", "max-autotune"):
+            faults.append(
+                f"train.compile={train.compile}: its CUDA graphs reuse the memory of gradients, which"
+                f" train.micro_batches={train.micro_batches} adds up; allowed: true"
+            )
         if shape is not None and size > shape.train_size:
             faults.append(f"train.batch_size={size}: exceeds the {shape.train_size} training samples")
     if (measure := valid.get("measure")) and measure.patterns and measure.every is None:
@@ -274,7 +307,8 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
         faults.append(f"measure.patterns={patterns}: has no effect with measure.every=null")
     if optim := valid.get("optim"):
         if optim.final_lr > optim.lr:
-            faults.append(f"optim.final_lr={optim.final_lr}: exceeds optim.lr {optim.lr}")
+            scaled = "" if optim.lr_batch is None else f", scaled by optim.lr_batch={optim.lr_batch}"
+            faults.append(f"optim.final_lr={optim.final_lr}: exceeds optim.lr {optim.lr}{scaled}")
         cooldown = optim.cooldown_fraction
         if optim.schedule != "wsd" and cooldown != AS_BEFORE["optim", "cooldown_fraction"]:
             faults.append(f"optim.cooldown_fraction={cooldown}: has no effect with optim.schedule={optim.schedule}")
@@ -321,6 +355,11 @@ def _model_faults(
         faults.append(f"model.tokenizer={model.tokenizer}: has no effect with model.kind=image_classifier")
     if model.reads_text and train is not None and train.channels_last:
         faults.append(f"train.channels_last=true: has no effect with model.kind={model.kind}")
+    if train is not None and model.reads_text and train.precision == "fp16":
+        faults.append(
+            "train.precision=fp16: overflows: the activations of T5 exceed the 65504 of half precision;"
+            " allowed: fp32, bf16"
+        )
     if train is not None:
         faults += _writing_faults(model, train, data, shape)
         faults += mixing_faults(model, train, shape)
@@ -336,6 +375,8 @@ def _model_faults(
     if train is not None and isinstance(shape, TextShape) and shape.is_regression and train.label_smoothing:
         smoothing = train.label_smoothing
         faults.append(f"train.label_smoothing={smoothing}: has no effect on the regression that this task is here")
+    if train is not None and train.teacher and isinstance(shape, TextShape) and shape.is_regression:
+        faults.append(f"train.teacher={train.teacher}: has no classes to tell of the regression that this task is here")
     if isinstance(data, dict) and data.get("form", "auto") != "auto" and model.kind == "text_to_text":
         faults.append(f"data.form={data['form']}: has no effect with model.kind=text_to_text")
     return faults

@@ -27,22 +27,30 @@ NOT_RESULT = {
     ("train", "log_every"),
     ("train", "checkpoint_every"),
     ("train", "eval_batch_size"),
+    ("train", "gradient_checkpointing"),
 }
 # Keys that came later: with these values a run is what it was without the key, and keeps its name.
 AS_BEFORE: dict[tuple[str, ...], Any] = {
     ("train", "length_penalty"): 1.0,
     ("train", "flops"): None,
     ("train", "channels_last"): False,
+    ("train", "ema"): None,
+    ("train", "keep_best"): False,
     ("train", "loss"): "cross_entropy",
     ("train", "mixup"): 0.0,
     ("train", "cutmix"): 0.0,
     ("train", "mix_mode"): "batch",
     ("train", "mix_switch"): 0.5,
     ("train", "mix_prob"): 1.0,
+    ("train", "teacher"): None,
+    ("train", "teacher_weight"): 0.5,
+    ("train", "teacher_temperature"): 1.0,
     ("data", "test_split"): False,
     ("data", "test_fraction"): 0,
     ("init_from",): None,
     ("optim", "cooldown_fraction"): 0.2,
+    ("optim", "lr_batch"): None,
+    ("optim", "layer_decay"): None,
     ("recipe", "decay_power"): 1.0,
     ("recipe", "decay_end"): 0.0,
     ("recipe", "tighten"): False,
@@ -70,6 +78,8 @@ def result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     }
     if "init_from" in kept:
         kept["init_from"] = Path(str(kept["init_from"])).name  # wherever it lies
+    if "teacher" in kept["train"]:
+        kept["train"]["teacher"] = Path(str(kept["train"]["teacher"])).name
     if kept["model"].get("kind") == "image_classifier" and kept["model"].get("pretrained") is None:
         kept["model"].pop("pretrained", None)  # a key that image models did not have
     if kept["data"]["evaluate"] == "val" and kept["data"]["name"] not in _ALWAYS_HAD_EVALUATE:

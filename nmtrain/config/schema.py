@@ -16,8 +16,15 @@ def _parse_pattern(given: Any) -> NMPattern:
         raise ValueError(str(error)) from None
 
 
+def _known_compilation(given: Any) -> Any:
+    if isinstance(given, bool) or given in COMPILE_MODES:
+        return given
+    raise ValueError(f"should be true, false, {', '.join(COMPILE_MODES[:-1])} or {COMPILE_MODES[-1]}")
+
+
 Pattern = Annotated[NMPattern, BeforeValidator(_parse_pattern)]
 MOST_UPDATES = 10**9
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")  # of torch.compile; true is the default
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -62,7 +69,9 @@ class MaskConfig(Section):
 
 
 class _Schedule(Section):
-    lr: Positive
+    lr: Positive  # of a checked config the highest rate used, see lr_batch
+    lr_batch: Count | None = None  # runs made before have no such key
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # nor this one
     schedule: Literal["cosine", "linear", "inverse_sqrt", "constant", "wsd"]
     weight_decay: NonNegative
     warmup_fraction: Fraction
@@ -109,25 +118,24 @@ class TrainConfig(Section):
     mix_mode: Literal["batch", "pair", "elem"] = "batch"
     mix_switch: Fraction = 0.5
     mix_prob: Annotated[float, Field(gt=0, le=1)] = 1.0
-    precision: Literal["fp32", "bf16"]
-    compile: bool
+    teacher: Annotated[str, Field(min_length=1)] | None = None  # runs made before have no such keys
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    teacher_temperature: Positive = 1.0
+    precision: Literal["fp32", "bf16", "fp16"]
+    compile: Annotated[bool | str, BeforeValidator(_known_compilation)]
     channels_last: bool = False  # runs made before have no such key
     device: Literal["auto", "cpu", "cuda"]
     eval_every: Positive
     checkpoint_every: Count | None
     log_every: Count
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # runs made before have no such key, nor the two below
+    keep_best: bool = False
+    gradient_checkpointing: bool = False
 
     @property
     def mixes(self) -> bool:
         """Whether images of a batch are mixed with each other."""
         return self.mixup > 0 or self.cutmix > 0
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _no_fp16(cls, given: Any) -> Any:
-        if given in ("fp16", "float16"):
-            raise ValueError("overflows: the activations of T5 exceed the 65504 of half precision; allowed: fp32, bf16")
-        return given
 
 
 class MeasureConfig(Section):

@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -75,10 +76,24 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
         _log.warning("cannot write the cache file %s (%s); going on without", path, error)
 
 
-def checksum(tensors: dict[str, Tensor]) -> str:
+class InPieces(Protocol):
+    """A tensor that is not in one place."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    def pieces(self) -> Iterator[Tensor]:
+        """Its values, in order."""
+
+
+def checksum(tensors: Mapping[str, Tensor | InPieces]) -> str:
     """A hash of all names, types, shapes and values."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        for piece in (tensor,) if isinstance(tensor, Tensor) else tensor.pieces():
+            digest.update(piece.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -12,6 +12,8 @@ from nmtrain.errors import DataError
 EXAMPLES = "examples"
 # The name of the digest of the file of weights that the run starts from. Who goes on with the run compares it.
 START = "weights to start from"
+# The name of the digest of the teacher's file of weights, which is compared alike.
+TEACHER = "weights of the teacher"
 
 
 def file_digests(paths: Iterable[Path]) -> dict[str, str]:
@@ -39,7 +41,7 @@ def _digest() -> hashlib.blake2b:
 def changed_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """The files that are not as they were: changed, new or gone."""
     return sorted(
-        name for name in (before.keys() | now.keys()) - {EXAMPLES, START} if before.get(name) != now.get(name)
+        name for name in (before.keys() | now.keys()) - {EXAMPLES, START, TEACHER} if before.get(name) != now.get(name)
     )
 
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nmtrain.data.seen import once
 from nmtrain.data.utf8 import text_size
 from nmtrain.errors import DataError
 
@@ -86,9 +87,18 @@ def count_rows(format: str, file: Path) -> int:
     Raises:
         ValueError, OSError: where it is none, or cannot be taken apart.
     """
+    return _COUNTERS[format](file)
+
+
+@once
+def _csv_count(file: Path) -> int:
     text_size(file)
-    if format == "csv":
-        return sum(1 for _ in _csv_rows(file))
+    return sum(1 for _ in _csv_rows(file))
+
+
+@once
+def _json_count(file: Path) -> int:
+    text_size(file)
     items = _json_list(file)
     return sum(1 for _ in _json_lines(file)) if items is None else len(items)
 
@@ -158,3 +168,4 @@ def _json_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {"csv": _csv_rows, "json": _json_rows}
+_COUNTERS = {"csv": _csv_count, "json": _json_count}

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -124,10 +125,12 @@ def examples(
     if missing := [column for column in columns if column not in table.column_names]:
         raise DataError(f"{what}: there is no column {', '.join(missing)} among {', '.join(table.column_names)}")
     if isinstance(table, FileRows):
-        wanted = None if chosen is None else set(chosen)
+        numbers = count() if chosen is None else iter(chosen)
+        wanted = next(numbers, None)
         for number, row in enumerate(table):
-            if wanted is None or number in wanted:
+            if number == wanted:
                 yield tuple(row.get(column) for column in columns)
+                wanted = next(numbers, None)
         return
     dataset = table if chosen is None else table.select(chosen)
     for batch in dataset.select_columns(list(columns)).iter(batch_size=_READ_AT_ONCE):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
-from functools import cache
 from pathlib import Path
+
+from nmtrain.data.seen import once
 
 _AT_ONCE = 1 << 20
 
 
+@once
 def text_size(file: Path) -> int:
     """Bytes of text in a file, all of which is read; a byte order mark at its beginning is no text.
 
@@ -16,12 +18,6 @@ def text_size(file: Path) -> int:
         ValueError: naming the first byte, counted from 0, that is no UTF-8, or is NUL: UTF-16 is full of them.
         OSError: if the file cannot be read.
     """
-    status = file.stat()
-    return _text_size(file, status.st_size, status.st_mtime_ns)
-
-
-@cache  # a sweep plans many runs of the same files
-def _text_size(file: Path, size: int, changed: int) -> int:
     decoder = codecs.getincrementaldecoder("utf-8")()
     with open(file, "rb") as content:
         mark = len(codecs.BOM_UTF8) if content.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0

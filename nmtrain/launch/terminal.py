@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COST_NOTE = "FLOPs: what hardware that skips every pruned weight would execute; 1 multiply-accumulate = 2 FLOPs"
 
 _MUCH_WAITING = 0.1  # of the time of training
+TEACHER = "FLOPs of the teacher, which come on top"
 ACTIVE = "active parameters, average over training"
 
 
@@ -31,10 +32,18 @@ def show_summary(summary: dict[str, Any], folder: Path, split: str) -> None:
     table.add_column(style="bold")
     table.add_column()
     headline = headline_of(summary.get("headline", DEFAULT))
-    reached = headline.text(metrics_on(split, summary["metrics"])[headline.name])
-    table.add_row(f"{WORDS[split]} {headline.label}, projected model", reached + headline.unit)
+    metrics = metrics_on(split, summary["metrics"])
+    scored = {"projected model": metrics[headline.name]}
+    if (averaged := metrics.get(f"ema_{headline.name}")) is not None:
+        scored["averaged weights"] = averaged
+    if best := summary.get("best"):
+        scored[f"best, after update {best['update']}"] = best["value"]
+    for what, value in scored.items():
+        table.add_row(f"{WORDS[split]} {headline.label}, {what}", headline.text(value) + headline.unit)
     table.add_row("density of the sparse tensors", f"{summary['density']:.4f}")
     table.add_row("training FLOPs", _beside_dense(flops["training"], flops["training_dense"], _si))
+    if "teacher" in flops:
+        table.add_row(TEACHER, _si(flops["teacher"]))
     if "active_share" in summary:  # not in that of an earlier version
         table.add_row(ACTIVE, f"{summary['active_share']:.4f}")
     table.add_row("inference FLOPs per sample", _beside_dense(flops["inference"], flops["inference_dense"], _si))
@@ -81,6 +90,9 @@ def show_plan(plan: Plan) -> None:
         f"{paid}{config.total_updates} updates of {config.train.batch_size} samples"
         f" ({config.total_updates / config.updates_per_epoch:.2f} epochs)"
     )
+    if (batch := config.optim.lr_batch) is not None:
+        given = f"optim.lr={config.values['optim']['lr']:g} for {batch} samples"
+        console.print(f"highest learning rate {config.optim.lr:g} ({given})", markup=False)
     _show_phases(console, config)
     if plan.tensors:
         table = Table("sparse tensor", "role", "shape", "axis", "phases")
@@ -96,12 +108,16 @@ def show_plan(plan: Plan) -> None:
     table.add_row("density of the sparse tensors", f"{plan.density:.4f}")
     for amount, flops in _training_flops(plan).items():
         table.add_row(amount, _beside_dense(flops["training"], flops["training_dense"], _si))
+    if "teacher" in plan.flops:
+        table.add_row(TEACHER, _si(plan.flops["teacher"]))
     table.add_row(ACTIVE, _active_share(plan))
     inference = _beside_dense(plan.flops["inference"], plan.flops["inference_dense"], _si)
     table.add_row("inference FLOPs per sample", inference)
     table.add_row("bytes of the model", _beside_dense(plan.bytes["sparse"], plan.bytes["dense"], _si))
     parts = ", ".join(f"{name} {_si(size)}" for name, size in plan.memory.items())
     table.add_row("memory while training, bytes", f"about {_si(sum(plan.memory.values()))} ({parts})")
+    if plan.config.train.gradient_checkpointing:
+        table.add_row("spared by gradient checkpointing", f"{_si(plan.spared)} of activations")
     console.print(table)
     console.print(COST_NOTE, style="dim", soft_wrap=True)
     if plan.by_length is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import timm
 from timm.data import resolve_data_config
-from timm.models import get_pretrained_cfg
+from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import nn
 
 from nmtrain.data import DataShape
@@ -64,8 +64,8 @@ def _input_of(name: str) -> dict[str, Any]:
     try:
         listed = get_pretrained_cfg(name)
     except RuntimeError:  # of a known architecture, with a tag that it does not have
-        return {}
-    return listed.to_dict() if listed else {}
+        listed = None
+    return (listed or PretrainedCfg()).to_dict()
 
 
 def vision_architecture(name: str, shape: DataShape, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:

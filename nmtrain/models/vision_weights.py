@@ -30,9 +30,9 @@ _OTHER_HEADS = ("head", "fc", "classifier", "head.fc")
 _ADAPTED = ("num_classes", "in_chans", "img_size", "weight_init")
 
 
-def find_weights(source: str, download: bool) -> Path | None:
-    """The file that ``model.pretrained`` of an image model means; None where only the hub has it, and ``download`` is
-    False.
+def find_weights(source: str, download: bool, option: str = "model.pretrained") -> Path | None:
+    """The file that an option such as ``model.pretrained`` of an image model means; None where only the hub has it, and
+    ``download`` is False.
 
     Args:
         source: a file, a folder, or a name on timm's hub: ``resnet18.a1_in1k``, ``timm/resnet18.a1_in1k``,
@@ -52,7 +52,7 @@ def find_weights(source: str, download: bool) -> Path | None:
         return path
     if scheme == "local-dir" or source.startswith(("/", ".", "~")) or path.suffix in _SUFFIXES:
         raise ValueError("there is no such file or folder")
-    return _on_hub(source, download)
+    return _on_hub(source, download, option)
 
 
 def described_input(source: str) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _in_folder(folder: Path) -> Path:
     raise ValueError(f"the folder has no weights ({', '.join(_PREFERRED)})")
 
 
-def _on_hub(source: str, download: bool) -> Path | None:
+def _on_hub(source: str, download: bool, option: str) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
@@ -114,7 +114,7 @@ def _on_hub(source: str, download: bool) -> Path | None:
     try:
         if (file := fetched(only_here=True)) or not download:
             return file
-        require_hub(f"model.pretrained={source}", "model.pretrained=FILE or =FOLDER")
+        require_hub(f"{option}={source}", f"{option}=FILE or =FOLDER")
         file = fetched(only_here=False)
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise ValueError(f"the hub does not give it: {_one_line(error)}") from error

@@ -163,6 +163,11 @@ class SparsityControl:
         """The distinct target patterns of the model; each may follow a recipe of its own."""
         return list(self._in_force)
 
+    @property
+    def at_target(self) -> bool:
+        """Whether the forward sees every sparse weight strictly at its target; true of a dense model."""
+        return all(force.state.strict and force.state.pattern == target for target, force in self._in_force.items())
+
     def in_force(self, target: NMPattern) -> _InForce:
         return self._in_force.setdefault(target, _InForce(target))
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nmtrain.config.schema import TrainConfig
 from nmtrain.data.images.batches import ImageBatches
 from nmtrain.data.seeds import mix_seed
+from nmtrain.training.distillation import Teacher
 from nmtrain.training.mixing import mixed, mixer
 from nmtrain.training.task import Work
 
@@ -26,6 +27,7 @@ class ImageClassification:
     """
 
     headline = "accuracy"
+    teacher: Teacher | None = None
 
     def __init__(self, data: ImageBatches, train: TrainConfig, seed: int) -> None:
         self.data, self.train, self.seed = data, train, seed
@@ -54,7 +56,10 @@ class ImageClassification:
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Of hard or soft targets; as in timm, BCE is a mean over images and classes."""
         inputs, targets = batch
-        loss: Tensor = self._criterion(model(inputs), targets)
+        logits = model(inputs).float()
+        loss: Tensor = self._criterion(logits, targets)
+        if self.teacher is not None:
+            loss = self.teacher.blended(loss, logits, self.teacher(inputs), len(inputs))
         return loss / self.train.micro_batches
 
     def work(self, total: int) -> Work:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -17,12 +17,16 @@ from nmtrain.config.check import Config
 from nmtrain.data.seeds import mix_seed
 from nmtrain.errors import Stopped, TrainingError
 from nmtrain.measure import NoiseMeter
+from nmtrain.models.recompute import recompute_blocks, statistics_kept
 from nmtrain.runs.folder import Records, RunFolder
 from nmtrain.sparsity import sparsity_control
 from nmtrain.tracking import open_sink
+from nmtrain.training.best import BestWeights
 from nmtrain.training.checkpoint import save_checkpoint
+from nmtrain.training.ema import WeightAverage
 from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate, take_step
 from nmtrain.training.plan import Plan
+from nmtrain.training.precision import LossScale, autocast
 from nmtrain.training.signals import StopRequest
 from nmtrain.training.switch import AutoSwitch
 from nmtrain.training.task import Task
@@ -34,8 +38,9 @@ class Trainer:
     """Everything of one run that changes while it trains, and what it needs to go on after a kill.
 
     Recipe, learning rate, batches and random numbers are pure functions of the update number, so a checkpoint holds
-    no more than weights, masks, the optimizer's state, the update number, the sums of the line being recorded, and at
-    which update a recipe's dense phase ended that training had to find the end of.
+    no more than weights, masks, the optimizer's state, averaged and best weights where the run keeps such, the update
+    number, the sums of the line being recorded, and at which update a recipe's dense phase ended that training had to
+    find the end of.
     """
 
     def __init__(
@@ -58,18 +63,30 @@ class Trainer:
             model.load_state_dict(checkpoint["model"])
             remembered = checkpoint.get("remembered", {})  # checkpoints of before have none
             self.control.remembered = {label: left.to(accelerator.device) for label, left in remembered.items()}
-        compiled = torch.compile(model) if plan.config.train.compile else model
-        self.forward, self.optimizer = accelerator.prepare(compiled, build_optimizer(model, plan.config.optim))
+        self.normalizing = recompute_blocks(model) if plan.config.train.gradient_checkpointing else []
+        self.forward, self.optimizer = accelerator.prepare(
+            compiled(model, plan.config.train.compile), build_optimizer(model, plan.config.optim)
+        )
+        self.loss_scale = LossScale(accelerator.device, plan.config.train.precision)
+        ema = plan.config.train.ema
+        self.average = None if ema is None else WeightAverage(model, ema)
+        self.best = BestWeights(task.headline) if plan.config.train.keep_best else None
         self.done = 0  # updates
         self.loss_sum = torch.zeros((), device=accelerator.device)  # over the updates since the last line
         self.loss_count = 0
         self.seconds = {"train": 0.0, "eval": 0.0, "data": 0.0}
         if checkpoint:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
+            if plan.config.train.precision == "fp16":
+                self.loss_scale.load_state_dict(checkpoint["loss_scale"])
             self.done = checkpoint["done"]
             self.loss_sum, self.loss_count = checkpoint["loss_sum"].to(accelerator.device), checkpoint["loss_count"]
             self.seconds = checkpoint["seconds"]
             task.damaged.update(checkpoint.get("damaged", {}))  # checkpoints of before have none
+            if self.average:
+                self.average.load_state_dict(checkpoint["average"])
+            if self.best:
+                self.best.load_state_dict(checkpoint["best"])
         self.meter = None
         if plan.config.measure.every is not None and plan.measured:
             self.meter = NoiseMeter(
@@ -127,24 +144,36 @@ class Trainer:
             for part, batch in enumerate(batches, start=1):
                 synchronize = part == config.train.micro_batches
                 with nullcontext() if synchronize else self.accelerator.no_sync(self.forward):
-                    loss = self.task.loss(self.forward, batch)
-                    self.accelerator.backward(loss)
+                    with self.autocast():
+                        loss = self.task.loss(self.forward, batch)
+                    with statistics_kept(self.normalizing):
+                        self.accelerator.backward(self.loss_scale.scaled(loss))
                 self.loss_sum += loss.detach()
-            self.control.add_penalty()
-            self.control.exchange(self.optimizer)
-            if self.meter:
-                self.meter.see_gradients(number)
-            grad_norm = None
-            if config.optim.clip_norm is not None:
-                grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
-            if self.switch:
-                self.switch.see_gradients()
-            take_step(self.optimizer, self.control.with_held_variance())
-            for record in self.meter.after_step() if self.meter else ():
-                self.record_noise(record)
+            grad_norm = self.step(number) if self.loss_scale.unscale(self.optimizer) else None
             self.optimizer.zero_grad()
             self.loss_count += 1
         return grad_norm, rate
+
+    def step(self, number: int) -> torch.Tensor | None:
+        """What moves the weights once the gradients of an update are in; returns the norm by which they are clipped."""
+        self.control.add_penalty()
+        self.control.exchange(self.optimizer)
+        if self.meter:
+            self.meter.see_gradients(number)
+        grad_norm = None
+        if self.config.optim.clip_norm is not None:
+            grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        if self.switch:
+            self.switch.see_gradients()
+        take_step(self.optimizer, self.control.with_held_variance())
+        if self.average:
+            self.average.update()
+        for record in self.meter.after_step() if self.meter else ():
+            self.record_noise(record)
+        return grad_norm
+
+    def autocast(self) -> torch.autocast:
+        return autocast(self.accelerator.device, self.config.train.precision)
 
     def end_dense_phase(self, change: float) -> None:
         """From here on the run follows its recipe as if the config had named this update."""
@@ -169,6 +198,7 @@ class Trainer:
             grad_norm=None if grad_norm is None else float(grad_norm),
             pattern=None if state.pattern is None else str(state.pattern),
             decay=state.decay,
+            **self.loss_scale.record(),
         )
         self.loss_sum.zero_()
         self.loss_count = 0
@@ -178,16 +208,26 @@ class Trainer:
         loss = float(self.loss_sum) / max(1, self.loss_count)
         if not math.isfinite(loss):
             first = self.done - self.loss_count + 1
+            overflows = "; train.precision=bf16 does not overflow" if self.config.train.precision == "fp16" else ""
             raise TrainingError(
                 f"the training loss is {loss} (updates {first} to {self.done}); the last checkpoint is from before."
-                " A lower optim.lr or a longer optim.warmup_fraction often helps"
+                f" A lower optim.lr or a longer optim.warmup_fraction often helps{overflows}"
             )
         return loss
 
     def evaluate(self, split: str) -> dict[str, float]:
-        """Evaluate with the masks as they are, and record it as ``split``: the run's own, or "final"."""
-        with self.timed("eval"), self.accelerator.autocast():
+        """Evaluate with the masks as they are, and record it as ``split``: the run's own, or "final".
+
+        The averaged weights are evaluated with the same masks; their metrics are named ``ema_...``.
+        """
+        with self.timed("eval"), self.autocast():
             metrics = self.task.evaluate(self.forward, self.config.train.eval_batch_size)
+            if self.average:
+                with self.average.in_place():
+                    averaged = self.task.evaluate(self.forward, self.config.train.eval_batch_size)
+                metrics |= {f"ema_{name}": value for name, value in averaged.items()}
+        if self.best:
+            self.best.see(self.done, metrics[self.task.headline], self.model)
         self.record(split, **metrics)
         logger.info(
             "update %d of %d, %s: %s %.4f, loss %.4f",
@@ -234,6 +274,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "remembered": self.control.remembered,
             "optimizer": self.optimizer.state_dict(),
+            "loss_scale": self.loss_scale.state_dict(),
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
             "seconds": self.seconds,
@@ -241,6 +282,8 @@ class Trainer:
             "switched_at": self.switched_at,
             "switch": self.switch.state_dict() if self.switch else None,
             "meter": self.meter.state_dict() if self.meter else None,
+            "average": self.average.state_dict() if self.average else None,
+            "best": self.best.state_dict() if self.best else None,
             "lengths": {"metrics": self.metrics.sync(), "noise": self.noise.sync()},
         }
         save_checkpoint(self.folder / "checkpoints", self.done, content)
@@ -262,6 +305,11 @@ class Trainer:
         start = time.perf_counter()
         yield
         self.seconds[what] += time.perf_counter() - start
+
+
+def compiled(model: nn.Module, mode: bool | str) -> nn.Module:
+    """The model by `train.compile`; evaluation by generation goes by the stock one."""
+    return cast(nn.Module, torch.compile(model, mode=None if mode is True else str(mode))) if mode else model
 
 
 def final_states(config: Config) -> dict[Any, Any]:

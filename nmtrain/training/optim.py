@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from math import prod
+from typing import Any
 
 import torch
 from torch import nn
 
 from nmtrain.config.schema import AdafactorConfig, AdamWConfig, OptimConfig
 from nmtrain.sparsity.rules import stock_name, stock_names
+from nmtrain.training.layer_decay import layer_scales
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -19,14 +21,23 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
     Weight decay acts on matrices and convolutions, not on vectors or embeddings: those of `torch.nn.Embedding`, and
     what the model itself lists in ``no_weight_decay()``, as timm's models do. It acts on the same weights of a dense
-    and of a sparsified model.
+    and of a sparsified model. With ``layer_decay`` each layer has groups of its own, whose ``lr_scale`` multiplies the
+    rate.
+
+    Raises:
+        ValueError: as `layer_scales`.
     """
     spared = _spared(model)
-    decayed: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        (rest if parameter.dim() < 2 or id(parameter) in spared else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    scales = {} if config.layer_decay is None else layer_scales(model, config.layer_decay)
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+    for name, parameter in model.named_parameters():
+        decays = parameter.dim() >= 2 and id(parameter) not in spared
+        found.setdefault((scales.get(stock_name(name), 1.0), decays), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0}
+        | ({"lr_scale": scale} if scales else {})
+        for (scale, decays), parameters in found.items()
+    ]
     if isinstance(config, AdamWConfig):
         betas = (config.betas[0], config.betas[1])
         return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
@@ -109,4 +120,4 @@ def take_step(optimizer: torch.optim.Optimizer, held: Sequence[nn.Parameter]) ->
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group.get("lr_scale", 1.0)

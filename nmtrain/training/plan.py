@@ -35,10 +35,14 @@ from nmtrain.measure import (
 from nmtrain.measure.products import ProductCounter
 from nmtrain.models import build_model
 from nmtrain.models.indices import RealIndices
+from nmtrain.models.recompute import recompute_blocks
+from nmtrain.models.saved import naming
 from nmtrain.runs.loaded import in_plugin
-from nmtrain.sparsity import NMPattern, SparseTensor, SparsityRule, sparsify_model
-from nmtrain.training.optim import optimizer_bytes
+from nmtrain.sparsity import NMPattern, SparseTensor, SparsityRule
+from nmtrain.training.layer_decay import layer_scales
+from nmtrain.training.memory import parameter_bytes, training_memory
 from nmtrain.training.start import goes_on, start_told
+from nmtrain.training.teacher import planned_teacher
 from nmtrain.training.tensors import measured_tensors
 from nmtrain.training.text_plan import require_texts_fit, text_cost, text_inputs
 
@@ -63,14 +67,17 @@ class Plan:
     parameters: int  # of the whole model
     bytes: dict[str, int]
     memory: dict[str, int]
+    spared: int  # bytes of activations that gradient checkpointing spares
     warnings: list[str]
     by_length: LengthCost | None = None  # of text
+    teacher: ForwardCost | None = None  # of images: what one costs that teaches, which is no part of training
     moments: Tensor | None = None  # of text: moments of the lengths of all training samples before each update
 
     def with_lengths(self, lengths: Lengths) -> Plan:
         """The plan of a text model by the lengths that its samples have."""
         assert self.by_length is not None
-        by_length = self.by_length.for_inputs(torch.cat([lengths.train, lengths.validation])[:, 0])
+        occurring = [part[:, 0].bincount().nonzero() for part in (lengths.train, lengths.validation)]
+        by_length = self.by_length.for_inputs(torch.cat(occurring).flatten())
         cost = by_length.mean(by_length.moments(lengths.validation).sum(0).tolist(), len(lengths.validation))
         plan = replace(self, cost=cost, training_cost=cost, by_length=by_length)
         before = [torch.zeros(len(by_length.terms), dtype=torch.int64)]  # each update
@@ -105,7 +112,7 @@ class Plan:
     def flops(self) -> dict[str, Any]:
         """The ``flops`` of summary.json: training (also by phase) and inference per sample, and their dense twins."""
         total = self.config.total_updates
-        starts = self.curve.starts
+        starts, samples = self.curve.starts, total * self.config.train.batch_size
         return {
             "training": self.curve.flops(total),
             "training_dense": self._curve([]).flops(total),
@@ -115,6 +122,7 @@ class Plan:
             ],
             "inference": inference_flops(self.cost, self.tensors),
             "inference_dense": inference_flops(self.cost, []),
+            **({} if self.teacher is None else {"teacher": samples * inference_flops(self.teacher, [])}),
         }
 
     @cached_property
@@ -160,7 +168,8 @@ def make_plan(config: Config) -> Plan:
         ConfigError: for an unknown model, roles that it lacks, names that match nothing, axes that M does not divide.
     """
     model, inputs, multiplied = _built(config)
-    told = start_told(config, model)
+    teacher, of_teacher = planned_teacher(config)
+    told = [*_also_needed(config, model), *of_teacher]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rules, measured = measured_tensors(config, model, multiplied)
@@ -169,6 +178,9 @@ def make_plan(config: Config) -> Plan:
     else:
         tensors = measured[config.sparsity]
     cost, training_cost, by_length = _costs(config, model, inputs, tensors)
+    uncached = {"use_cache": False} if config.model.kind == "text_to_text" else {}  # as in training
+    with _values(config):
+        memory, spared = training_memory(config, model, rules, lambda model: _forward(model, inputs, **uncached))
     return Plan(
         config=_lasting(config, training_cost, tensors),
         rules=rules,
@@ -179,7 +191,9 @@ def make_plan(config: Config) -> Plan:
         by_length=by_length,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         bytes=model_bytes(model, tensors),
-        memory=_memory(config, model, rules, inputs),
+        memory=memory | ({"teacher": parameter_bytes(teacher)} if teacher else {}),
+        spared=spared,
+        teacher=_teacher_cost(config, teacher, inputs),
         warnings=[
             *told,
             *(str(warning.message) for warning in caught if "stays dense" in str(warning.message)),
@@ -206,13 +220,15 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     costs: dict[str, ForwardCost] = {}
     for config in configs:
         train = config.train
-        start = (config.init_from, goes_on(config))
-        key = repr((config.model, start, config.data_shape, train.batch_size, train.micro_batches))
+        needed = (config.init_from, goes_on(config), config.optim.layer_decay, train.teacher)
+        sizes = (train.batch_size, train.micro_batches)
+        key = repr((config.model, needed, config.data_shape, sizes, train.gradient_checkpointing))
         try:
             if key not in built:
                 built[key] = None  # stays, if it cannot be built
                 built[key] = parts = _built(config)
-                start_told(config, parts[0])
+                _also_needed(config, parts[0])
+                planned_teacher(config)
             if (found := built[key]) is None:
                 continue
             model, inputs, multiplied = found
@@ -230,6 +246,16 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     return list(faults)
 
 
+def _also_needed(config: Config, model: nn.Module) -> list[str]:
+    """Refuse what a run needs beside its model and cannot have; a line where it will not be taken as it is."""
+    if (decay := config.optim.layer_decay) is not None:
+        try:
+            layer_scales(model, decay)
+        except ValueError as error:
+            raise ConfigError([f"optim.layer_decay={decay}: model.name={config.model.name}: {error}"]) from error
+    return start_told(config, model)
+
+
 def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
     """The model on the meta device, one micro-batch that it can train on, and the weights that this multiplies by."""
     shape = config.data_shape
@@ -240,6 +266,9 @@ def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
             model = build_model(config.model, shape, pretrained=False)
         if isinstance(shape, TextShape):
             require_texts_fit(config, model)
+        if config.train.gradient_checkpointing:
+            with naming(f"train.gradient_checkpointing=true: model.name={config.model.name}"):
+                recompute_blocks(deepcopy(model))
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from error
     if isinstance(shape, TextShape):
@@ -268,8 +297,8 @@ def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
     return model, inputs, counter.by_weight
 
 
-def _forward(model: nn.Module, inputs: Inputs) -> Any:
-    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+def _forward(model: nn.Module, inputs: Inputs, **options: Any) -> Any:
+    return model(**inputs, **options) if isinstance(inputs, dict) else model(*inputs, **options)
 
 
 def _values(config: Config) -> AbstractContextManager[Any]:
@@ -289,6 +318,13 @@ def _costs(
     by_length = text_cost(config, model, tensors)
     cost = by_length.at(shape.input_length, shape.target_length)
     return cost, cost, by_length
+
+
+def _teacher_cost(config: Config, teacher: nn.Module | None, inputs: Inputs) -> ForwardCost | None:
+    """Of one image in eval mode; that of text depends on its lengths, and is not counted."""
+    if teacher is None or config.model.reads_text:
+        return None
+    return forward_cost(teacher, inputs, [], config.train.batch_size // config.train.micro_batches)
 
 
 def _lasting(config: Config, cost: ForwardCost, tensors: list[SparseTensor]) -> Config:
@@ -313,30 +349,3 @@ def _rounded_up(value: float) -> str:
     """In three digits, and no less."""
     step = 10.0 ** (floor(log10(value)) - 2)
     return f"{ceil(value / step) * step:.3g}"
-
-
-def _memory(config: Config, model: nn.Module, rules: list[SparsityRule], inputs: Inputs) -> dict[str, int]:
-    """Bytes that training holds at its peak, without what libraries and allocator add; fp32, no autocast."""
-    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-    if rules:
-        model = deepcopy(model)  # the stock one stays, for what is still to be counted
-        sparsify_model(model, rules)
-    masks = sum(b.numel() for b in model.buffers() if b.dtype == torch.bool)
-    held = {p.untyped_storage()._cdata for p in model.parameters()}
-    saved: dict[int, tuple[torch.UntypedStorage, int]] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in held:
-            saved[storage._cdata] = (storage, storage.nbytes())
-        return tensor
-
-    with _values(config), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        _forward(model.train(), inputs)
-    return {
-        "weights": parameters,
-        "gradients": parameters,
-        "optimizer": optimizer_bytes(model, config.optim),
-        "masks": masks,
-        "activations": sum(size for _, size in saved.values()),
-    }

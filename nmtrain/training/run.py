@@ -15,7 +15,8 @@ from nmtrain.config.check import Config
 from nmtrain.data.images.batches import ImageBatches
 from nmtrain.errors import ConfigError, DataError
 from nmtrain.runs.folder import RunFolder, write_whole
-from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, verify_sparsity
+from nmtrain.runs.weights import BEST, EMA, LAST
+from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, stock_state_dict, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
 from nmtrain.training.environment import (
     describe_environment,
@@ -34,6 +35,7 @@ from nmtrain.training.signals import stop_requests
 from nmtrain.training.start import start_digest, starting_model
 from nmtrain.training.status import logged_to, status_kept
 from nmtrain.training.summary import summarize
+from nmtrain.training.teacher import load_teacher, teacher_digest
 
 logger = logging.getLogger(__name__)
 
@@ -98,16 +100,14 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     """Model, data and optimizer as the config says, or as the newest checkpoint left them."""
     config = plan.config
     AcceleratorState._reset_state(reset_partial_state=True)  # a sweep trains several runs in one process
-    accelerator = Accelerator(
-        mixed_precision="no" if config.train.precision == "fp32" else config.train.precision,
-        cpu=config.train.device == "cpu",
-    )
+    # Precision is ours, see `nmtrain.training.precision`.
+    accelerator = Accelerator(mixed_precision="no", cpu=config.train.device == "cpu")
     content = yaml.safe_dump(config.values, sort_keys=False).encode()
     write_whole(folder / "config.yaml", lambda file: file.write(content))
     checkpoint = load_checkpoint(folder / "checkpoints")
     if checkpoint and (update := checkpoint.get("switched_at")) is not None:
         plan = plan.switched(update)
-    environment = describe_environment(accelerator.device, config.train.compile)
+    environment = describe_environment(accelerator.device, bool(config.train.compile))
     environment["recipe"] = config.recipe.record()  # for reports without the plug-in that it may be of
     warn_of_variables(environment)
     if checkpoint and (last := folder.environment):
@@ -124,6 +124,8 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     before = checkpoint.get("data", {}) if checkpoint else {}
     task, environment["data"] = load_same_task(config, model, accelerator.device, before, _refuse_other_data)
     environment["data"] |= start_digest(config, before, _refuse_other_data)
+    environment["data"] |= teacher_digest(config, before, _refuse_other_data)
+    task.teacher = load_teacher(config, accelerator.device)
     folder.write_json("environment.json", environment)
     if isinstance(task.data, ImageBatches):
         keep_images(folder, task.data)
@@ -149,13 +151,25 @@ def _refuse_other_data(change: str) -> None:
 def _finish(trainer: Trainer) -> tuple[dict[str, float], int]:
     """Project to the exact target, score what came out, check it group by group and save it.
 
+    So with the averaged weights, by the same masks; those that were best are projected since they were scored.
+
     Returns the metrics, and how many kept weights are exactly zero.
     """
     trainer.control.update(final_states(trainer.config))
     metrics = trainer.evaluate("final")
+    others = {}
+    if trainer.average:
+        with trainer.average.in_place():
+            others[EMA] = {name: tensor.clone() for name, tensor in stock_state_dict(trainer.model).items()}
+    if trainer.best and trainer.best.weights:
+        others[BEST] = trainer.best.weights
     remove_sparsity(trainer.model)
     zeros = verify_sparsity(trainer.model, trainer.plan.rules)
     if zeros:
         logger.info("%d kept weights are exactly zero: their groups have fewer than N non-zero weights", zeros)
-    save_weights(trainer.model, trainer.folder / "model.safetensors")
+    save_weights(trainer.model, trainer.folder / LAST.file)
+    for kind, weights in others.items():
+        trainer.model.load_state_dict(weights)
+        verify_sparsity(trainer.model, trainer.plan.rules)
+        save_weights(trainer.model, trainer.folder / kind.file)
     return metrics, zeros

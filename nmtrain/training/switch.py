@@ -57,7 +57,7 @@ class AutoSwitch:
         """Whether the dense phase ends with the first ``done`` updates."""
         if not self._earliest <= done <= self._latest or (self._latest - done) % self._every:
             return False
-        return done == self._latest or self.change < self._eps
+        return done == self._latest or (bool(self._changes) and self.change < self._eps)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to switch at the same update."""

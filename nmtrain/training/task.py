@@ -13,6 +13,7 @@ from nmtrain.measure import Lengths
 if TYPE_CHECKING:
     from nmtrain.data.images.batches import ImageBatches
     from nmtrain.data.text.batches import TextData
+    from nmtrain.training.distillation import Teacher
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Task(Protocol):
     headline: str  # the metric of `evaluate` that tables show
     damaged: dict[str, str]  # the samples that could not be read so far, and why
     signatures: dict[str, str]  # what settings metrics were computed with, of those that have any
+    teacher: Teacher | None  # that the loss listens to
 
     @property
     def data(self) -> ImageBatches | TextData:

@@ -20,6 +20,7 @@ from nmtrain.data.text.batches import IGNORED, TextBatch, TextData, ValSet, widt
 from nmtrain.data.text.tokens import Tokenizer
 from nmtrain.measure import Lengths
 from nmtrain.models.language import reads_token_types
+from nmtrain.training.distillation import Teacher
 from nmtrain.training.task import Work
 
 
@@ -38,6 +39,7 @@ class _TextTask:
         model: the stock module itself, not its compiled or distributed wrapper.
     """
 
+    teacher: Teacher | None = None
     _columns = 2  # of the lengths: input and target
 
     def __init__(self, model: Any, data: TextData, train: TrainConfig) -> None:
@@ -103,7 +105,13 @@ class TextToText(_TextTask):
         return self._parts(batch, (batch.labels != IGNORED).sum())
 
     def loss(self, model: nn.Module, part: _Part) -> Tensor:
-        return self._token_loss(model, part.batch, self.train.label_smoothing)[0] / part.count
+        logits = self._logits(model, part.batch)
+        labels = part.batch.labels
+        loss = _summed_over_tokens(logits, labels, self.train.label_smoothing) / part.count
+        if self.teacher is not None:
+            given, told = labels != IGNORED, self._logits(self.teacher, part.batch)
+            loss = self.teacher.blended(loss, logits[given], told[given], part.count)
+        return loss
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> dict[str, float]:
@@ -124,25 +132,22 @@ class TextToText(_TextTask):
         for val in self.data.val_sets.values():
             for batch in val.batches(batch_size):
                 batch = batch.to(self.model.device)
-                summed, logits = self._token_loss(model, batch, 0.0)
-                loss = loss + summed.double().cpu()
+                logits = self._logits(model, batch)
+                loss = loss + _summed_over_tokens(logits, batch.labels, 0.0).double().cpu()
                 correct = correct + (logits.argmax(-1) == batch.labels).sum().cpu()
                 count = count + (batch.labels != IGNORED).sum().cpu()
         mean = float(loss / count)
         return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "token_accuracy": float(correct / count)}
 
-    def _token_loss(self, model: nn.Module, batch: TextBatch, label_smoothing: float) -> tuple[Tensor, Tensor]:
-        """Summed loss and logits ``[batch, length, vocabulary]``. The model's own loss would be a mean."""
-        logits = model(
+    def _logits(self, model: nn.Module | Teacher, batch: TextBatch) -> Tensor:
+        """``[batch, length, vocabulary]``."""
+        logits: Tensor = model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             decoder_input_ids=self._shifted(batch.labels),
             use_cache=False,
         ).logits.float()
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), batch.labels.flatten(), reduction="sum", label_smoothing=label_smoothing
-        )
-        return loss, logits
+        return logits
 
     def _shifted(self, labels: Tensor) -> Tensor:
         """What the decoder reads while it writes ``labels``."""
@@ -175,6 +180,11 @@ class TextToText(_TextTask):
         return [self.data.shape.labels[i] for i in torch.stack(scores).argmax(0).tolist()]
 
 
+def _summed_over_tokens(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """The model's own loss would be a mean."""
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing)
+
+
 class TextClassification(_TextTask):
     """Cross entropy over the data's labels, for an encoder with a classifier's head."""
 
@@ -190,7 +200,10 @@ class TextClassification(_TextTask):
 
     def loss(self, model: nn.Module, part: _Part) -> Tensor:
         logits = self._logits(model, part.batch)
-        return self._summed_loss(logits, _classes(part.batch), self.train.label_smoothing) / part.count
+        loss = self._summed_loss(logits, _classes(part.batch), self.train.label_smoothing) / part.count
+        if self.teacher is not None:
+            loss = self.teacher.blended(loss, logits, self._logits(self.teacher, part.batch), part.count)
+        return loss
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> dict[str, float]:
@@ -211,9 +224,10 @@ class TextClassification(_TextTask):
         model.train()
         return {"loss": float(loss) / self.data.shape.val_size, **scores}
 
-    def _logits(self, model: nn.Module, batch: TextBatch) -> Tensor:
+    def _logits(self, model: nn.Module | Teacher, batch: TextBatch) -> Tensor:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.token_types is not None and self._reads_types:
+        reads_types = reads_token_types(model.model) if isinstance(model, Teacher) else self._reads_types
+        if batch.token_types is not None and reads_types:
             inputs["token_type_ids"] = batch.token_types
         logits: Tensor = model(**inputs).logits.float()
         return logits

@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from nmtrain.config.check import ConfigError, check_config
+from nmtrain.data import data_names
 from nmtrain.recipes import list_recipes
 from tests.config.conftest import put
 
@@ -15,7 +16,9 @@ OPTIMIZER_KEYS = {
         "cooldown_fraction",
         "eps",
         "final_lr",
+        "layer_decay",
         "lr",
+        "lr_batch",
         "name",
         "schedule",
         "warmup_fraction",
@@ -25,7 +28,9 @@ OPTIMIZER_KEYS = {
         "clip_norm",
         "cooldown_fraction",
         "final_lr",
+        "layer_decay",
         "lr",
+        "lr_batch",
         "momentum",
         "name",
         "nesterov",
@@ -90,13 +95,16 @@ def test_each_role_s_pattern_is_refused_by_its_own_key(shipped):
         ("train__updates", 10**12, "train.updates=1000000000000: should be less than or equal to 1000000000"),
         ("optim__lr", float("inf"), "optim.lr=inf: should be a finite number"),
         ("train__updates", 0, "train.updates=0: should be greater than or equal to 1"),
-        ("train__compile", "maybe", "train.compile=maybe: should be true or false"),
         (
-            "train__precision",
-            "fp16",
-            "train.precision=fp16: overflows: the activations of T5 exceed the 65504 of half precision; "
-            "allowed: fp32, bf16",
+            "train__compile",
+            "maybe",
+            "train.compile=maybe: should be true, false, default, reduce-overhead or max-autotune",
         ),
+        ("train__compile", 1, "train.compile=1: should be true, false, default, reduce-overhead or max-autotune"),
+        ("train__precision", "float16", "train.precision=float16: should be 'fp32', 'bf16' or 'fp16'"),
+        ("optim__layer_decay", 0.0, "optim.layer_decay=0.0: should be greater than 0"),
+        ("optim__layer_decay", 1.5, "optim.layer_decay=1.5: should be less than or equal to 1"),
+        ("optim__lr_batch", 0, "optim.lr_batch=0: should be greater than or equal to 1"),
         ("train__device", "gpu", "train.device=gpu: should be 'auto', 'cpu' or 'cuda'"),
         ("train__micro_batches", 3, "train.micro_batches=3: does not divide train.batch_size 64"),
         ("train__batch_size", 60001, "train.batch_size=60001: exceeds the 60000 training samples"),
@@ -145,7 +153,7 @@ def test_a_missing_section_and_a_missing_key_are_named(shipped):
 @pytest.mark.parametrize(
     ("section", "known"),
     [
-        ("data", "['cifar10', 'cifar100', 'digits', 'g2p', 'glue', 'glyphs', 'listops', 'text', 'wmt']"),
+        ("data", str(data_names())),
         ("recipe", str(list_recipes())),
     ],
 )

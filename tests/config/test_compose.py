@@ -40,7 +40,7 @@ from nmtrain.config.compose import (
         ),
         (
             "data=mnist",
-            "data=mnist: there is no such data. Available: ['cifar10', 'cifar100', 'digits', 'g2p',",
+            "data=mnist: there is no such data. Available: ['cifar10', 'cifar100', 'digits', 'folder',",
         ),
         ("recipe=null", "recipe=null: there is no such recipe. Available: ['ac_dc', 'asp', 'dense', 'feather', "),
         ("train=null", "train=null: there is no such train. Available: ['default', 'finetune', 'text']"),

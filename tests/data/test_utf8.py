@@ -1,3 +1,5 @@
+from itertools import count
+
 import pytest
 
 from nmtrain.data import utf8
@@ -6,10 +8,12 @@ from nmtrain.data.utf8 import text_size
 
 @pytest.fixture
 def size(tmp_path):
+    numbers = count()
+
     def of(content: bytes) -> int:
-        (tmp_path / "a.txt").write_bytes(content)
-        utf8._text_size.cache_clear()  # these files change faster than the clock ticks
-        return text_size(tmp_path / "a.txt")
+        file = tmp_path / f"{next(numbers)}.txt"  # a new one each time: they change faster than the clock ticks
+        file.write_bytes(content)
+        return text_size(file)
 
     return of
 

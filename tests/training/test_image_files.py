@@ -247,6 +247,17 @@ def test_what_is_null_is_what_timm_says_of_the_model(settings, model, expected):
     assert len(data["std"]) == 3
 
 
+def test_a_model_that_timm_does_not_know_is_named_and_so_is_one_of_text(settings, photos, nm):
+    given = [setting for setting in settings if not setting.startswith("model")]
+    assert config_of(given, "model=vit", "model.name=nosuch").data["image_size"] == 224  # what timm takes then
+    status, _, err = nm(*given, "model=vit", "model.name=nosuch")
+    assert status == 2
+    assert err.startswith("model.name=nosuch: there is no such model")
+    status, _, err = nm("model=t5", "data=folder", f"data.path={photos}")
+    assert status == 2
+    assert "data=folder: holds images, which model=t5 (text_to_text) does not read" in err
+
+
 def test_grey_images_have_the_average_of_the_levels(settings):
     data = config_of(settings, "data.channels=1").data
     assert data["mean"] == [pytest.approx((0.485 + 0.456 + 0.406) / 3)]

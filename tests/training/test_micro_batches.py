@@ -78,7 +78,7 @@ def test_of_a_t5_whose_forward_reads_a_weight_several_times(recipe, after_one_up
     assert_same_weights(whole, after_one_update(*T5, *RECIPES[recipe], "train.micro_batches=8"))
 
 
-@pytest.mark.parametrize("model", [VIT, T5], ids=["vit", "t5"])
+@pytest.mark.parametrize("model", [VIT, [*VIT, "train.precision=fp16"], T5], ids=["vit", "vit in fp16", "t5"])
 @pytest.mark.parametrize("micro_batches", [1, 4])
 def test_sr_ste_moves_pruned_weights_once_by_rate_times_lambda_times_themselves(model, micro_batches, after_one_update):
     """Plain STE has the same gradients otherwise, and the rate is 1."""

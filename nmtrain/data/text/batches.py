@@ -1,12 +1,10 @@
-"""Pairs of an input and a target text, held in memory as tokens, and the batches made from them."""
+"""Pairs of an input and a target text as tokens, and the batches made from them."""
 
 from __future__ import annotations
 
 import logging
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 from nmtrain.data.cache import checksum
 from nmtrain.data.seeds import mix_seed
 from nmtrain.data.shapes import TextShape
+from nmtrain.data.text.encoded import encode, in_memory
 from nmtrain.data.text.ragged import Packed
 from nmtrain.data.text.tokens import Tokenizer
 from nmtrain.errors import DataError
@@ -27,7 +26,6 @@ IGNORED = -100  # the label at padding: what cross entropy leaves out by default
 _INPUT_MULTIPLE = 8  # few distinct widths, so that kernels and compiled graphs are used again
 _TARGET_MULTIPLE = 4
 _RUN = 64  # batches among which examples are sorted by length: enough for little padding, few enough to stay random
-_ENCODED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Examples(Protocol):
     def batch(self, chosen: Tensor, draw: int) -> TextBatch:
         """The examples ``chosen`` (int64 ``[B]``); what is random about them depends on ``draw`` alone."""
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> Mapping[str, Tensor | Packed]:
         """All that batches are made from."""
 
 
@@ -96,11 +94,11 @@ class Pairs:
         types = None if self.types is None else self.types.padded(chosen, 0, _INPUT_MULTIPLE)
         return TextBatch(input_ids, mask_of(self.lengths[chosen, 0], input_ids), labels, classes, types)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> Mapping[str, Tensor | Packed]:
         """See :meth:`Examples.tensors`."""
-        more = {"classes": self.classes, "types": None if self.types is None else self.types.values}
-        own = {"inputs": self.inputs.values, "targets": self.targets.values, "lengths": self.lengths}
-        return own | {name: tensor for name, tensor in more.items() if tensor is not None}
+        own: dict[str, Tensor | Packed] = {"inputs": self.inputs, "targets": self.targets, "lengths": self.lengths}
+        own |= {} if self.classes is None else {"classes": self.classes}
+        return own if self.types is None else own | {"types": self.types}
 
 
 class ValSet:
@@ -108,7 +106,7 @@ class ValSet:
 
     Args:
         references: the target texts.
-        scorer: the data set's own metrics, from one prediction for each reference.
+        scorer: the data set's own metrics, from one prediction for each reference; None where there are none.
         is_label: whether a prediction is one that a reference could be; None for free text.
     """
 
@@ -116,7 +114,7 @@ class ValSet:
         self,
         examples: Pairs,
         references: list[str],
-        scorer: Scorer,
+        scorer: Scorer | None,
         is_label: Callable[[str], bool] | None = None,
     ) -> None:
         self.references = references
@@ -136,6 +134,8 @@ class ValSet:
 
     def score(self, predictions: Sequence[str]) -> dict[str, float]:
         """The data set's own metrics; ``predictions`` in the order of :attr:`references`."""
+        if self._scorer is None:
+            return {}
         if len(predictions) != len(self.references):
             raise ValueError(f"{len(predictions)} predictions for {len(self.references)} references")
         return self._scorer(predictions)
@@ -182,7 +182,7 @@ class TextData:
             raise DataError(
                 f"data={name}: read {counted[0]} training and {counted[1]} validation examples, not {wanted}"
             )
-        self._order: tuple[int, int, Tensor] | None = None  # (epoch, batch size, int64 [batches, batch size])
+        self._order: tuple[int, int, Tensor, Tensor] | None = None  # epoch, batch size, and their `_epoch_order`
         if cut:
             total = shape.train_size + shape.val_size
             free = not shape.labels and not shape.is_regression  # otherwise targets are words of ours, or numbers
@@ -215,49 +215,20 @@ class TextData:
     def _chosen(self, update: int, batch_size: int) -> Tensor:
         epoch, position = divmod(update, self.updates_per_epoch(batch_size))
         if self._order is None or self._order[:2] != (epoch, batch_size):
-            self._order = (epoch, batch_size, self._epoch_order(epoch, batch_size))
-        return self._order[2][position]
+            self._order = None  # there may be much of it: the new one takes its place in memory
+            self._order = (epoch, batch_size, *self._epoch_order(epoch, batch_size))
+        *_, batches, turns = self._order
+        return batches[turns[position]]
 
-    def _epoch_order(self, epoch: int, batch_size: int) -> Tensor:
-        """Batches of about equal length, in random order: int64 ``[batches, batch_size]``."""
+    def _epoch_order(self, epoch: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Batches of about equal length, int64 ``[batches, batch_size]``, and a random order of them, ``[batches]``."""
         generator = torch.Generator().manual_seed(mix_seed("order", self.seed, epoch))
         used = self.updates_per_epoch(batch_size) * batch_size
         shuffled = torch.randperm(self.shape.train_size, generator=generator)[:used]
-        runs = [run[_by_length(self.train.lengths[run])] for run in shuffled.split(_RUN * batch_size)]
-        batches = torch.cat(runs).view(-1, batch_size)
-        return batches[torch.randperm(len(batches), generator=generator)]
-
-
-def encode(texts: Iterable[str], tokenizer: Tokenizer, longest: int) -> tuple[Packed, Tensor]:
-    """Texts as tokens, each with the end token and at most ``longest``; and which were cut for that: bool ``[n]``."""
-    cut: list[bool] = []
-
-    def sequences() -> Iterator[list[int]]:
-        remaining = iter(texts)
-        while some := list(islice(remaining, _ENCODED_AT_ONCE)):
-            for tokens in tokenizer.encode(some):
-                cut.append(len(tokens) >= longest)
-                yield [*tokens[: longest - 1], tokenizer.end]
-
-    return Packed.of(sequences()), torch.tensor(cut, dtype=torch.bool)
-
-
-def frame(texts: Iterable[tuple[str, ...]], tokenizer: Tokenizer, longest: int) -> tuple[Packed, Packed | None, Tensor]:
-    """What :meth:`Tokenizer.frame` makes of texts: ids; types, where there are any; which were cut, bool ``[n]``."""
-    cut: list[bool] = []
-    types = array("b")
-
-    def sequences() -> Iterator[list[int]]:
-        remaining = iter(texts)
-        while some := list(islice(remaining, _ENCODED_AT_ONCE)):
-            for example in tokenizer.frame(some, longest):
-                cut.append(example.is_cut)
-                types.extend(example.types or ())
-                yield example.ids
-
-    ids = Packed.of(sequences())
-    packed_types = Packed(torch.tensor(types, dtype=torch.int32), ids.offsets) if types else None
-    return ids, packed_types, torch.tensor(cut, dtype=torch.bool)
+        for run in shuffled.split(_RUN * batch_size):
+            run.copy_(run[_by_length(self.train.lengths[run])])  # in place: there may be many millions
+        batches = shuffled.view(-1, batch_size)
+        return batches, torch.randperm(len(batches), generator=generator)
 
 
 def widths(lengths: Tensor) -> tuple[int, ...]:
@@ -274,11 +245,10 @@ def encode_pairs(
     shape: TextShape,
     classes: Tensor | None = None,
 ) -> tuple[Pairs, int]:
-    """Pairs of texts as tokens, no longer than ``shape`` says; and how many pairs were cut for that."""
-    packed_inputs, inputs_cut = encode(inputs, tokenizer, shape.input_length)
-    packed_targets, targets_cut = encode(targets, tokenizer, shape.target_length)
-    pairs = Pairs(packed_inputs, packed_targets, tokenizer.pad, classes)
-    return pairs, int((inputs_cut | targets_cut).sum())
+    """Pairs of texts as tokens, in memory, no longer than ``shape`` says; and how many pairs were cut for that."""
+    longest = {"inputs": shape.input_length, "targets": shape.target_length}
+    columns, cut = in_memory(encode(zip(inputs, targets, strict=True), tokenizer, longest))
+    return Pairs(columns["inputs"], columns["targets"], tokenizer.pad, classes), cut
 
 
 def exact_match(references: Sequence[str]) -> Scorer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 _SENTINELS = 100  # of T5; ByT5 has more
 _SAMPLE = "pydoc_data"  # the part of Python's library that holds the language reference as text
-_AT_ONCE = 1024
+_SPLITS = ("train", "val", "test")
+_AT_ONCE = 1024  # windows; what the gaps of validation are depends on it
+_READ_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -87,47 +90,100 @@ class Corpus(TextSource):
         from nmtrain.data.text.encoded import encoded
         from nmtrain.data.text.spans import SpanCorruption
 
-        text, sizes = self._text(), self._sizes()
-        windows = [text[start : start + self.window] for start in range(0, len(text) - self.window + 1, self.window)]
-        chosen = _divided(len(windows), sizes["val"], sizes["test"])
-        content = {"text": hashlib.blake2b(text, digest_size=16).hexdigest(), "window": self.window}
-        parts, cut = {}, 0
+        sizes, cut = self._sizes(), 0
+        split_of = _divided(sum(sizes.values()), sizes["val"], sizes["test"])
+        content: dict[str, object] = {"text": self._digest(), "window": self.window, "val_size": sizes["val"]}
+        parts, keys = {}, {}
         for split in ("train", self.evaluate):
-            # A character that the edge of a window cuts in two is left out.
-            texts = [windows[index].decode(errors="ignore") for index in chosen[split]]
-            key = content | {"val_size": sizes["val"], "split": split}
+            keys[split] = content | {"split": split}
             if split != "val" and sizes["test"]:
-                key["test_size"] = sizes["test"]
-            packed, was_cut = encoded(partial(list, texts), tokenizer, self.window + 1, "text", key, self.cache_dir)
-            cut += int(was_cut.sum())
+                keys[split]["test_size"] = sizes["test"]
+            windows, more = encoded(
+                partial(self._texts, split_of, _SPLITS.index(split)),
+                tokenizer,
+                {"windows": self.window + 1},
+                f"text-{split}",
+                keys[split],
+                self.cache_dir,
+            )
+            cut += more
             try:
-                parts[split] = SpanCorruption(packed, tokenizer, self.noise_density, self.mean_span)
+                parts[split] = SpanCorruption(windows["windows"], tokenizer, self.noise_density, self.mean_span)
             except ValueError as error:
                 raise DataError(f"data=text needs a tokenizer with sentinel tokens: {error}") from None
-        val = _fixed(parts[self.evaluate], self.evaluate)
-        references = [tokenizer.decode(val.targets[index]) for index in range(len(val.targets))]
+        val = self._fixed(parts[self.evaluate], keys[self.evaluate] | {"tokenizer": tokenizer.fingerprint})
         return TextData(
             name="text",
             shape=self.shape(),
             headline=self.headline,
             tokenizer=tokenizer,
             train=parts["train"],
-            val_sets={"": ValSet(val, references, lambda predictions: {})},
+            val_sets={"": ValSet(val, [], None)},
             seed=seed,
             cut=cut,
         )
+
+    def _texts(self, split_of: bytes, split: int) -> Iterator[tuple[str]]:
+        """The windows of a split; a character that the edge of a window cuts in two is left out."""
+        # The text after the last whole window is in none.
+        for number, window in zip(split_of, self._windows(), strict=False):
+            if number == split:
+                yield (window.decode(errors="ignore"),)
+
+    def _fixed(self, examples: SpanCorruption, content: dict[str, object]) -> Pairs:
+        """All examples with gaps that are the same in every run, whatever its seed and its batch size."""
+        import torch
+
+        from nmtrain.data.text.arrow import Block, stored
+        from nmtrain.data.text.batches import Pairs
+
+        def blocks() -> Iterator[Block]:
+            for number, chosen in enumerate(torch.arange(len(examples.lengths)).split(_AT_ONCE)):
+                pairs = examples.corrupted(chosen, mix_seed("text", self.evaluate, number))
+                rows = {"inputs": pairs.inputs, "targets": pairs.targets}
+                yield {name: [packed[i] for i in range(len(packed))] for name, packed in rows.items()} | {
+                    "cut": [False] * len(chosen)
+                }
+
+        key = content | {"noise_density": self.noise_density, "mean_span": self.mean_span}
+        columns, _ = stored(blocks, f"text-{self.evaluate}-gaps", key, self.cache_dir)
+        return Pairs(columns["inputs"], columns["targets"], examples.pad)
 
     def _files(self) -> list[Path]:
         place = Path(self.path or "").expanduser()
         return sorted(file for file in place.rglob("*.txt") if file.is_file()) if place.is_dir() else [place]
 
-    def _text(self) -> bytes:
+    def _pieces(self) -> Iterator[bytes]:
+        """The text of all files, a line feed between each two."""
         if self.path is None:
-            return _sample()
+            yield _sample()
+            return
+        between = b""
         try:
-            return b"\n".join(file.read_bytes().removeprefix(codecs.BOM_UTF8) for file in self._files())
+            for name in self._files():
+                yield between
+                between = b"\n"
+                with open(name, "rb") as file:
+                    yield file.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
+                    while piece := file.read(_READ_AT_ONCE):
+                        yield piece
         except OSError as error:
             raise DataError(f"data.path={self.path}: {error}") from None
+
+    def _windows(self) -> Iterator[bytes]:
+        rest = b""
+        for piece in self._pieces():
+            text = rest + piece
+            end = len(text) // self.window * self.window
+            for start in range(0, end, self.window):
+                yield text[start : start + self.window]
+            rest = text[end:]
+
+    def _digest(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for piece in self._pieces():
+            digest.update(piece)
+        return digest.hexdigest()
 
     def _sizes(self) -> dict[str, int]:
         """How many windows are for training, validation and test.
@@ -195,32 +251,17 @@ def _sample() -> bytes:
     return "\n".join(topics[name] for name in sorted(topics)).encode()
 
 
-def _divided(windows: int, val: int, test: int) -> dict[str, list[int]]:
-    """The numbers of the windows of each split; where validation's are does not depend on ``test``."""
-    is_val = {number * windows // val for number in range(val)}
-    others = [number for number in range(windows) if number not in is_val]
-    # In the middle of equal parts of the others, and so away from the first window, which is validation's.
-    is_test = {others[(2 * number + 1) * len(others) // (2 * test)] for number in range(test)}
-    train = [number for number in others if number not in is_test]
-    return {"train": train, "val": sorted(is_val), "test": sorted(is_test)}
-
-
-def _fixed(examples: SpanCorruption, split: str) -> Pairs:
-    """All examples with gaps that are the same in every run, whatever its seed and its batch size."""
+def _divided(windows: int, val: int, test: int) -> bytes:
+    """Of each window its place in `_SPLITS`; where validation's are does not depend on ``test``."""
     import torch
 
-    from nmtrain.data.text.batches import Pairs
-    from nmtrain.data.text.ragged import Packed
-
-    blocks = [
-        examples.corrupted(chosen, mix_seed("text", split, number))
-        for number, chosen in enumerate(torch.arange(len(examples.lengths)).split(_AT_ONCE))
-    ]
-    inputs, targets = (
-        Packed.from_lengths(torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts]))
-        for parts in ([block.inputs for block in blocks], [block.targets for block in blocks])
-    )
-    return Pairs(inputs, targets, blocks[0].pad)
+    split_of = torch.zeros(windows, dtype=torch.uint8)
+    split_of[torch.arange(val) * windows // val] = _SPLITS.index("val")
+    if test:
+        others = (split_of == 0).nonzero().flatten()
+        # In the middle of equal parts of the others, and so away from the first window, which is validation's.
+        split_of[others[(2 * torch.arange(test) + 1) * len(others) // (2 * test)]] = _SPLITS.index("test")
+    return split_of.numpy().tobytes()
 
 
 def _span_faults(value: object) -> list[str]:

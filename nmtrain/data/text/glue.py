@@ -18,8 +18,8 @@ from nmtrain.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nmtrain.data.text.arrow import Table as Tokens
     from nmtrain.data.text.batches import Pairs, TextData
-    from nmtrain.data.text.ragged import Packed
     from nmtrain.data.text.tokens import Tokenizer
 
 _REPOSITORY = "nyu-mll/glue"
@@ -155,12 +155,13 @@ class Glue(TextSource):
         truth = [label for (label,) in examples(table, ("label",), what)]
         may_hide = split != "train" and self.evaluate == "test"
         classes = [self._class(label, f"{what}: example {number}", may_hide) for number, label in enumerate(truth)]
-        inputs, types, was_cut = self._inputs(split, table, tokenizer, what)
+        columns, cut = self._inputs(split, table, tokenizer, what)
         words = TASKS[self.task].labels
         tokens = [[*word, tokenizer.end] for word in tokenizer.encode(words)]
         targets = Packed.of(tokens[index] for index in classes)
-        pairs = Pairs(inputs, targets, tokenizer.pad, self._answers(truth, classes), types)
-        return pairs, truth, [words[index] for index in classes], int(was_cut.sum())
+        answers = self._answers(truth, classes)
+        pairs = Pairs(columns["inputs"], targets, tokenizer.pad, answers, columns.get("types"))
+        return pairs, truth, [words[index] for index in classes], cut
 
     def _class(self, label: object, what: str, may_hide: bool) -> int:
         index = to_class(self.task, label)
@@ -170,22 +171,19 @@ class Glue(TextSource):
             raise DataError(f"{what} has the label {label!r}, which is none of this task")
         return index
 
-    def _inputs(
-        self, split: str, table: Table, tokenizer: Tokenizer, what: str
-    ) -> tuple[Packed, Packed | None, Tensor]:
-        """Tokens, their types, and which examples were cut."""
+    def _inputs(self, split: str, table: Table, tokenizer: Tokenizer, what: str) -> Tokens:
+        """Tokens, and their types where there are any."""
         from nmtrain.data.text.encoded import encoded
 
         columns = TASKS[self.task].columns
-        inputs, was_cut = encoded(
-            lambda: (written(self.task, texts) for texts in _texts(table, columns, what)),
+        return encoded(
+            lambda: ((written(self.task, texts),) for texts in _texts(table, columns, what)),
             tokenizer,
-            self.input_length,
+            {"inputs": self.input_length},
             f"glue-{self.task}-{split}",
             {"dataset": fingerprint(table), "form": written(self.task, columns)},
             self.cache_dir,
         )
-        return inputs, None, was_cut
 
     def _answers(self, truth: list[float], classes: list[int]) -> Tensor:
         """What :attr:`nmtrain.data.text.batches.Pairs.classes` holds."""
@@ -206,9 +204,7 @@ class _GlueForClassifier(Glue):
         shape = super().shape()
         return replace(shape, labels=(), is_regression=True) if self._is_regression else shape
 
-    def _inputs(
-        self, split: str, table: Table, tokenizer: Tokenizer, what: str
-    ) -> tuple[Packed, Packed | None, Tensor]:
+    def _inputs(self, split: str, table: Table, tokenizer: Tokenizer, what: str) -> Tokens:
         from nmtrain.data.text.encoded import framed
 
         columns = TASKS[self.task].pair

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
+from nmtrain.data.seen import once
 from nmtrain.data.splits import Table, examples, fingerprint, text_of
 from nmtrain.data.utf8 import text_size
 from nmtrain.errors import DataError
@@ -30,15 +30,10 @@ class ParallelFiles:
         Raises:
             ValueError: where a file cannot be read or is empty, or the two have different numbers of lines.
         """
-        return self._counted
-
-    @cached_property
-    def _counted(self) -> int:
         counts = []
         for file in (self.source, self.target):
             try:
-                text_size(file)
-                counts.append(sum(1 for _ in _lines(file)))
+                counts.append(_line_count(file))
             except (OSError, ValueError) as error:
                 raise ValueError(f"data.path: {file} cannot be read: {error}") from error
         if counts[0] != counts[1]:
@@ -85,11 +80,11 @@ class ParallelColumns:
             DataError: where there is neither kind of column, or a text is missing.
         """
         total = len(self.table)
-        chosen = list(spread(total, size))
         both = "translation" in self.table.column_names
         columns = ("translation",) if both else (self.source, self.target)
-        values = examples(self.table, columns, self.what, None if size == total else chosen)
-        for number, value in zip(chosen, values, strict=True):
+        chosen = None if size == total else list(spread(total, size))
+        values = examples(self.table, columns, self.what, chosen)
+        for number, value in zip(spread(total, size), values, strict=True):
             if both:
                 pair = value[0] if isinstance(value[0], dict) else {}
                 value = (pair.get(self.source), pair.get(self.target))
@@ -112,6 +107,13 @@ class ParallelColumns:
 def spread(total: int, size: int) -> Iterator[int]:
     """``size`` of the numbers from 0 to ``total`` - 1, at equal distances."""
     return (number * total // size for number in range(size))
+
+
+@once
+def _line_count(file: Path) -> int:
+    """Of a file that is checked to be text."""
+    text_size(file)
+    return sum(1 for _ in _lines(file))
 
 
 def _lines(file: Path) -> Iterator[str]:

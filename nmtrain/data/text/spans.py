@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -26,11 +28,11 @@ class SpanCorruption:
 
     def __init__(self, windows: Packed, tokenizer: Tokenizer, noise_density: float, mean_span: float) -> None:
         self._windows = windows
-        self._tokenizer = tokenizer
+        self.pad, self._end = tokenizer.pad, tokenizer.end
         lengths = windows.lengths - 1  # without the end
         by_length = [corrupted_counts(n, noise_density, mean_span) for n in range(int(lengths.max()) + 1)]
-        self._counts = torch.tensor(by_length)[lengths]  # int64 [n, 2]: tokens taken out, spans
-        noise, spans = self._counts.unbind(dim=1)
+        self._counts = torch.tensor(by_length)  # int64 [longest + 1, 2], by length: tokens taken out, spans
+        noise, spans = self._counts[lengths].unbind(dim=1)
         self.lengths = torch.stack([lengths - noise + spans + 1, noise + spans + 1], dim=1)
         most = max(spans for _, spans in by_length)
         self._sentinels = torch.tensor([tokenizer.sentinel(i) for i in range(most)], dtype=torch.int32)
@@ -39,16 +41,16 @@ class SpanCorruption:
         """See :meth:`nmtrain.data.text.batches.Examples.batch`."""
         return self.corrupted(chosen, draw).batch(torch.arange(len(chosen)))
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> Mapping[str, Tensor | Packed]:
         """See :meth:`nmtrain.data.text.batches.Examples.tensors`."""
-        return {"windows": self._windows.values, "lengths": self.lengths}
+        return {"windows": self._windows, "lengths": self.lengths}
 
     def corrupted(self, chosen: Tensor, draw: int) -> Pairs:
         """The windows ``chosen`` (int64 ``[B]``) with gaps that depend on ``draw`` alone."""
         generator = torch.Generator().manual_seed(draw)
-        tokens = self._windows.padded(chosen, self._tokenizer.pad, 1)
+        tokens = self._windows.padded(chosen, self.pad, 1)
         length = self._windows.lengths[chosen, None] - 1
-        noise, spans = self._counts[chosen].unsqueeze(2).unbind(dim=1)  # each [B, 1]
+        noise, spans = self._counts[length].unbind(dim=2)  # each [B, 1]
         kept_parts = _random_parts(length - noise, spans, generator)
         noise_parts = _random_parts(noise, spans, generator)
         # Kept and taken parts alternate. `kept` and `taken` count the tokens up to the end of each part.
@@ -64,13 +66,13 @@ class SpanCorruption:
         is_span = index < spans
         sentinels = self._sentinels[: kept.shape[1]].expand(len(chosen), -1)
         taken_before = taken - noise_parts
-        inputs = _Rows(self.lengths[chosen, 0], self._tokenizer.end)
+        inputs = _Rows(self.lengths[chosen, 0], self._end)
         inputs.put(tokens, position - taken_before.gather(1, span) + span, inside & ~is_noise)
         inputs.put(sentinels, kept + index, is_span)
-        targets = _Rows(self.lengths[chosen, 1], self._tokenizer.end)
+        targets = _Rows(self.lengths[chosen, 1], self._end)
         targets.put(tokens, position - kept.gather(1, span) + span + 1, is_noise)
         targets.put(sentinels, taken_before + index, is_span)
-        return Pairs(inputs.packed, targets.packed, self._tokenizer.pad)
+        return Pairs(inputs.packed, targets.packed, self.pad)
 
 
 class _Rows:
@@ -81,7 +83,7 @@ class _Rows:
 
     def put(self, values: Tensor, columns: Tensor, where: Tensor) -> None:
         """Set ``values`` at their ``columns``, all ``[B, L]``, of each row, ``where`` true."""
-        self.packed.values[(self.packed.offsets[:-1, None] + columns)[where]] = values[where].int()
+        self.packed.values[(self.packed.starts[:, None] + columns)[where]] = values[where].int()
 
 
 def _random_parts(total: Tensor, count: Tensor, generator: torch.Generator) -> Tensor:

@@ -229,24 +229,15 @@ class WMT(TextSource):
         from nmtrain.data.text.encoded import encoded
 
         task = f"translate {_LANGUAGES[self._source]} to {_LANGUAGES[self._target]}: "
-        content = {"pairs": pairs.fingerprint(), "size": size, "pair": self.pair}
-        inputs, inputs_cut = encoded(
-            lambda: (task + source for source, _ in pairs.texts(size)),
+        columns, cut = encoded(
+            lambda: ((task + source, target) for source, target in pairs.texts(size)),
             tokenizer,
-            self.input_length,
-            f"wmt-{self.pair}-{split}-source",
-            content | {"form": task},
+            {"inputs": self.input_length, "targets": self.target_length},
+            f"wmt-{self.pair}-{split}",
+            {"pairs": pairs.fingerprint(), "size": size, "pair": self.pair, "form": task},
             self.cache_dir,
         )
-        targets, targets_cut = encoded(
-            lambda: (target for _, target in pairs.texts(size)),
-            tokenizer,
-            self.target_length,
-            f"wmt-{self.pair}-{split}-target",
-            content,
-            self.cache_dir,
-        )
-        return Pairs(inputs, targets, tokenizer.pad), int((inputs_cut | targets_cut).sum())
+        return Pairs(columns["inputs"], columns["targets"], tokenizer.pad), cut
 
 
 def _score(

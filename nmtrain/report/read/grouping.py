@@ -43,6 +43,7 @@ NOT_RESULT = (
     "train.log_every",
     "train.checkpoint_every",
     "train.eval_batch_size",
+    "train.gradient_checkpointing",
 )
 BUDGET = "train.flops"
 LENGTH = ("train.epochs", "train.updates", BUDGET)
@@ -111,6 +112,8 @@ def setting_of(config: Mapping[str, Any]) -> Flat:
         setting.pop("train.epochs", None)  # overridden
     if start := setting.pop("init_from", None):
         setting["init_from"] = PurePath(start).name  # as in run names, wherever it lies
+    if teacher := setting.get("train.teacher"):
+        setting["train.teacher"] = PurePath(teacher).name
     for key in ("mask.roles", "mask.names"):
         setting[key] = sorted(setting.get(key) or ())
     stacks = sorted(set(setting.get("mask.stacks") or ()))

@@ -119,12 +119,12 @@ def test_every_format_gives_the_same_batches(format, load, tmp_path):
 def test_tokens_are_cached_and_made_anew_for_other_options(load, tmp_path):
     folder = write("rte", tmp_path / "set")
     load(task="rte", path=str(folder))
-    files = {file.name for file in (tmp_path / "cache").glob("*.safetensors")}
+    files = {file.name for file in (tmp_path / "cache").glob("*.arrow")}
     assert len(files) == 2
     load(task="rte", path=str(folder))
-    assert {file.name for file in (tmp_path / "cache").glob("*.safetensors")} == files
+    assert {file.name for file in (tmp_path / "cache").glob("*.arrow")} == files
     load(task="rte", path=str(folder), input_length=40)
-    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 4
+    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 4
     rows("rte", 14).to_parquet(folder / "train.parquet")
     assert load(task="rte", path=str(folder)).shape.train_size == 14
 

@@ -10,7 +10,7 @@ def test_sequences_lie_one_after_the_other():
     packed = Packed.of(SEQUENCES)
     assert packed.values.tolist() == list(range(5, 14))
     assert packed.values.dtype == torch.int32
-    assert packed.offsets.tolist() == [0, 3, 3, 4, 9]
+    assert packed.starts.tolist() == [0, 3, 3, 4]
     assert packed.lengths.tolist() == [3, 0, 1, 5]
     assert len(packed) == 4
     assert [packed[index] for index in range(4)] == SEQUENCES

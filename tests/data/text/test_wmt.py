@@ -97,7 +97,7 @@ def test_both_sides_are_cut_and_tokens_cached(folder, load, tmp_path):
     data = load(input_length=36, target_length=20)
     assert data.cut == 27
     assert data.train.lengths.amax(dim=0).tolist() == [36, 20]
-    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 4
+    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 2
     assert data.val_sets[""].references[0] == pairs("validation")[0]["de"]  # scored against the whole
 
 
