@@ -260,6 +260,11 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
         if not mask.roles and not mask.names:
             faults.append("mask.roles=[]: nothing would be sparse; name roles or mask.names (or use recipe=dense)")
     if train := valid.get("train"):
+        if train.keep_best and isinstance(data, dict) and data.get("evaluate") == "test":
+            faults.append(
+                "train.keep_best=true: would choose the best update on test; allowed: data.evaluate=val, and then"
+                " nmtrain eval RUN --best data.evaluate=test"
+            )
         size = train.batch_size
         if train.updates is not None and train.flops is not None:
             faults.append(

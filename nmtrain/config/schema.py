@@ -116,6 +116,9 @@ class TrainConfig(Section):
     eval_every: Positive
     checkpoint_every: Count | None
     log_every: Count
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # runs made before have no such key, nor the two below
+    keep_best: bool = False
+    gradient_checkpointing: bool = False
 
     @property
     def mixes(self) -> bool:

@@ -31,8 +31,14 @@ def show_summary(summary: dict[str, Any], folder: Path, split: str) -> None:
     table.add_column(style="bold")
     table.add_column()
     headline = headline_of(summary.get("headline", DEFAULT))
-    reached = headline.text(metrics_on(split, summary["metrics"])[headline.name])
-    table.add_row(f"{WORDS[split]} {headline.label}, projected model", reached + headline.unit)
+    metrics = metrics_on(split, summary["metrics"])
+    scored = {"projected model": metrics[headline.name]}
+    if (averaged := metrics.get(f"ema_{headline.name}")) is not None:
+        scored["averaged weights"] = averaged
+    if best := summary.get("best"):
+        scored[f"best, after update {best['update']}"] = best["value"]
+    for what, value in scored.items():
+        table.add_row(f"{WORDS[split]} {headline.label}, {what}", headline.text(value) + headline.unit)
     table.add_row("density of the sparse tensors", f"{summary['density']:.4f}")
     table.add_row("training FLOPs", _beside_dense(flops["training"], flops["training_dense"], _si))
     if "active_share" in summary:  # not in that of an earlier version
@@ -102,6 +108,8 @@ def show_plan(plan: Plan) -> None:
     table.add_row("bytes of the model", _beside_dense(plan.bytes["sparse"], plan.bytes["dense"], _si))
     parts = ", ".join(f"{name} {_si(size)}" for name, size in plan.memory.items())
     table.add_row("memory while training, bytes", f"about {_si(sum(plan.memory.values()))} ({parts})")
+    if plan.config.train.gradient_checkpointing:
+        table.add_row("spared by gradient checkpointing", f"{_si(plan.spared)} of activations")
     console.print(table)
     console.print(COST_NOTE, style="dim", soft_wrap=True)
     if plan.by_length is not None:

@@ -31,6 +31,7 @@ from nmtrain.data.images.batches import ImageBatches
 from nmtrain.errors import ConfigError, DataError, RunFolderError
 from nmtrain.models import build_model
 from nmtrain.runs.folder import RunFolder
+from nmtrain.runs.weights import LAST, Weights
 from nmtrain.training.environment import FIXES, package_versions, require_device
 from nmtrain.training.export import load_model, origin_told, saved_values
 from nmtrain.training.kept import kept_images, kept_model, kept_shape
@@ -40,11 +41,12 @@ from nmtrain.training.task import Task
 logger = logging.getLogger(__name__)
 
 
-def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Metrics of a run's final model, computed anew.
+def evaluate_run(path: Path, overrides: Sequence[str] = (), weights: Weights = LAST) -> dict[str, Any]:
+    """Metrics of a run's projected model, computed anew.
 
     Args:
         overrides: what `evaluation_overrides` gives: other data, or the same in another place.
+        weights: which of those that the run keeps.
 
     Returns:
         The content of ``RUN/test/metrics.json``: the metrics as ``val/accuracy`` or ``test/accuracy``, with what they
@@ -57,10 +59,11 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     folder = RunFolder(path)
     folder.require_finished()
+    weights.require(folder)
     values = saved_values(folder)
     kept = kept_shape(folder)
     config = _config(folder, values, list(overrides), kept)
-    model = load_model(folder, config)
+    model = load_model(folder, config, weights)
     device = torch.device("cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu")
     model.to(device)
     try:
@@ -89,8 +92,8 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def write_evaluation(path: Path, evaluation: dict[str, Any]) -> Path | None:
-    """Keep what `evaluate_run` gives, in ``RUN/SPLIT/metrics.json``.
+def write_evaluation(path: Path, evaluation: dict[str, Any], weights: Weights = LAST) -> Path | None:
+    """Keep what `evaluate_run` gives, in ``RUN/SPLIT/metrics.json``; of other weights, in ``metrics_ema.json`` or so.
 
     Returns:
         Where an earlier evaluation that came to something else, or was on other data, is kept now: a file beside it.
@@ -98,7 +101,7 @@ def write_evaluation(path: Path, evaluation: dict[str, Any]) -> Path | None:
     Raises:
         RunFolderError: where it cannot be written.
     """
-    file = Path(evaluation["split"]) / "metrics.json"
+    file = Path(evaluation["split"]) / f"{weights.named('metrics')}.json"
     earlier = None
     try:
         (path / file).parent.mkdir(exist_ok=True)
@@ -128,7 +131,8 @@ def _config(
 ) -> Config:
     """The config to evaluate by, its data looked at; its model is the one that the run kept."""
     given = [override.lstrip("+") for override in overrides]
-    changed = _as_trained(folder, overridden(values, overrides), kept)
+    chosen = ["++train.keep_best=false"] if overrides else []  # on validation; now it is chosen
+    changed = _as_trained(folder, overridden(values, [*overrides, *chosen]), kept)
     try:
         config = check_config(changed, kept)
         shape = config.data_shape if kept is None else _described(config)

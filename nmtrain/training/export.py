@@ -29,6 +29,7 @@ from nmtrain.models.vision import vision_architecture
 from nmtrain.recipes import list_recipes
 from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.runs.loaded import changed_plugins, missing_plugin, provider
+from nmtrain.runs.weights import LAST, Weights
 from nmtrain.sparsity import NMPattern, SparsityRule, verify_sparsity
 from nmtrain.training.kept import kept_images, kept_model, kept_shape
 
@@ -52,24 +53,25 @@ def save_weights(model: nn.Module, path: Path) -> None:
     write_whole(path, lambda file: file.write(content))
 
 
-def load_run(path: Path) -> tuple[Config, nn.Module]:
-    """Config and final projected model of a finished run, the model checked group by group.
+def load_run(path: Path, weights: Weights = LAST) -> tuple[Config, nn.Module]:
+    """Config and projected model of a finished run, the model checked group by group.
 
     Data, checkpoint and tokenizer need not be where they were: what the run kept of them takes their place.
 
     Raises:
         RunFolderError: if the folder is not a finished run's, if a file of it is missing or damaged, or if a group of
-            a sparse tensor has more than N non-zero weights.
+            a sparse tensor has more than N non-zero weights; where the run keeps no such weights.
     """
     folder = RunFolder(path)
     folder.require_finished()
+    weights.require(folder)
     shape = kept_shape(folder)
     values = saved_values(folder)
     with damage_told(folder / "config.yaml"), origin_told(folder):
         config = check_config(values, shape)
     if shape is not None:
         config = replace(config, model=kept_model(folder, config.model))
-    return config, load_model(folder, config)
+    return config, load_model(folder, config, weights)
 
 
 def saved_values(folder: RunFolder) -> dict[str, Any]:
@@ -91,11 +93,11 @@ def saved_values(folder: RunFolder) -> dict[str, Any]:
     return _completed(values)
 
 
-def load_model(folder: RunFolder, config: Config) -> nn.Module:
-    """The final projected model of a run, as `load_run`, for a config that is checked."""
+def load_model(folder: RunFolder, config: Config, weights: Weights = LAST) -> nn.Module:
+    """The projected model of a run, as `load_run`, for a config that is checked."""
     with damage_told(folder / "config.yaml"), origin_told(folder):
         model = build_model(config.model, config.data_shape, pretrained=False)
-    file = folder / "model.safetensors"
+    file = folder / weights.file
     with damage_told(file):
         load_saved(model, load_file(file))
         verify_sparsity(model, _recorded_rules(folder))
@@ -153,12 +155,12 @@ def _completed(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"data": completed(data, model.get("kind"))}
 
 
-def export_run(path: Path, out: Path) -> str:
+def export_run(path: Path, out: Path, weights: Weights = LAST) -> str:
     """Write a folder that the model's own library loads; returns the expression that loads it.
 
     Raises RunFolderError as `load_run` does, and where ``out`` cannot be written.
     """
-    config, model = load_run(path)
+    config, model = load_run(path, weights)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with origin_told(RunFolder(path)):

@@ -15,7 +15,8 @@ from nmtrain.config.check import Config
 from nmtrain.data.images.batches import ImageBatches
 from nmtrain.errors import ConfigError, DataError
 from nmtrain.runs.folder import RunFolder, write_whole
-from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, verify_sparsity
+from nmtrain.runs.weights import BEST, EMA, LAST
+from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, stock_state_dict, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
 from nmtrain.training.environment import (
     describe_environment,
@@ -149,13 +150,25 @@ def _refuse_other_data(change: str) -> None:
 def _finish(trainer: Trainer) -> tuple[dict[str, float], int]:
     """Project to the exact target, score what came out, check it group by group and save it.
 
+    So with the averaged weights, by the same masks; those that were best are projected since they were scored.
+
     Returns the metrics, and how many kept weights are exactly zero.
     """
     trainer.control.update(final_states(trainer.config))
     metrics = trainer.evaluate("final")
+    others = {}
+    if trainer.average:
+        with trainer.average.in_place():
+            others[EMA] = {name: tensor.clone() for name, tensor in stock_state_dict(trainer.model).items()}
+    if trainer.best and trainer.best.weights:
+        others[BEST] = trainer.best.weights
     remove_sparsity(trainer.model)
     zeros = verify_sparsity(trainer.model, trainer.plan.rules)
     if zeros:
         logger.info("%d kept weights are exactly zero: their groups have fewer than N non-zero weights", zeros)
-    save_weights(trainer.model, trainer.folder / "model.safetensors")
+    save_weights(trainer.model, trainer.folder / LAST.file)
+    for kind, weights in others.items():
+        trainer.model.load_state_dict(weights)
+        verify_sparsity(trainer.model, trainer.plan.rules)
+        save_weights(trainer.model, trainer.folder / kind.file)
     return metrics, zeros

@@ -32,6 +32,7 @@ def summarize(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, fl
         "headline": trainer.task.headline,
         "metrics": {f"{config.split}/{name}": value for name, value in metrics.items()},
         **({"signatures": trainer.task.signatures} if trainer.task.signatures else {}),
+        **({"best": trainer.best.record(config.split)} if trainer.best and trainer.best.weights else {}),
         "flops": plan.flops,
         "bytes": plan.bytes | {"exported": (trainer.folder / "model.safetensors").stat().st_size},
         "density": plan.density,

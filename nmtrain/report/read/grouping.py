@@ -43,6 +43,7 @@ NOT_RESULT = (
     "train.log_every",
     "train.checkpoint_every",
     "train.eval_batch_size",
+    "train.gradient_checkpointing",
 )
 BUDGET = "train.flops"
 LENGTH = ("train.epochs", "train.updates", BUDGET)
