@@ -12,6 +12,7 @@ from nmtrain.config.choices import described, near
 from nmtrain.errors import NmtrainError, PluginError, UsageError
 from nmtrain.launch.plugins import conf_folders, load_plugins, origin, without_yaml
 from nmtrain.runs.loaded import place
+from nmtrain.runs.weights import BEST, EMA, LAST, Weights
 
 HELP = """\
 nmtrain: train N:M structured-sparse networks
@@ -22,6 +23,7 @@ nmtrain: train N:M structured-sparse networks
   nmtrain eval RUN [data.path=NEW ...]               score a finished run's model again, also on data that moved
   nmtrain eval RUN data.evaluate=test                score it on the test split; RUN/test/metrics.json keeps it
   nmtrain export RUN [--out DIR]                     write its model for plain timm or transformers
+  nmtrain eval|export RUN --ema | --best             averaged weights, or the best (train.ema, train.keep_best)
   nmtrain report [FOLDERS] [--out DIR]               tables, plots and a page from run folders
   nmtrain list [GROUP]                               what there is to choose
   nmtrain --cfg job                                  print the whole configuration
@@ -165,28 +167,30 @@ _SETTING = re.compile(r"\+{0,2}[\w.]+=")
 
 
 def _eval(arguments: list[str]) -> None:
+    arguments, weights = _take_weights(arguments)
     settings = [argument for argument in arguments if _SETTING.match(argument)]
     paths = [argument for argument in arguments if argument not in settings]
-    run = _finished_run(paths, "eval RUN [data.KEY=VALUE ...]")
+    run = _finished_run(paths, "eval RUN [data.KEY=VALUE ...]", weights)
     from nmtrain.config.compose import evaluation_overrides
 
     overrides = evaluation_overrides(settings, conf_folders())
     from nmtrain.training.evaluation import evaluate_run, write_evaluation
 
-    evaluation = evaluate_run(run, overrides)
+    evaluation = evaluate_run(run, overrides, weights)
     for name, value in evaluation["metrics"].items():
         print(f"{name}: {value:.6f}")
-    if evaluation["split"] == "test" and (earlier := write_evaluation(run, evaluation)):
+    if evaluation["split"] == "test" and (earlier := write_evaluation(run, evaluation, weights)):
         print(f"other metrics or data stood there before: {earlier} keeps them")
 
 
 def _export(arguments: list[str]) -> None:
+    arguments, weights = _take_weights(arguments)
     paths, outs = _take("--out", arguments)
-    run = _finished_run(paths, "export RUN [--out DIR]")
+    run = _finished_run(paths, "export RUN [--out DIR]", weights)
     from nmtrain.training.export import export_run
 
-    out = Path(outs[-1]).expanduser() if outs else run / "export"
-    print(f"{out}: load it with {export_run(run, out)}")
+    out = Path(outs[-1]).expanduser() if outs else run / weights.named("export")
+    print(f"{out}: load it with {export_run(run, out, weights)}")
 
 
 def _report(arguments: list[str]) -> None:
@@ -223,6 +227,16 @@ def _take(option: str, arguments: list[str]) -> tuple[list[str], list[str]]:
     return rest, folders
 
 
+def _take_weights(arguments: list[str]) -> tuple[list[str], Weights]:
+    """The arguments without ``--ema`` and ``--best``, and the weights that they choose."""
+    flags = {"--ema": EMA, "--best": BEST}
+    chosen = {flag for flag in flags if flag in arguments}
+    if len(chosen) > 1:
+        raise UsageError("--ema and --best: are two kinds of weights; name one")
+    rest = [argument for argument in arguments if argument not in chosen]
+    return rest, next((flags[flag] for flag in chosen), LAST)
+
+
 def _list(arguments: list[str]) -> None:
     found = described(conf_folders())
     for group, name, plugin in list(without_yaml(found)):
@@ -237,7 +251,7 @@ def _list(arguments: list[str]) -> None:
             print(f"  {name:18} {description}" + (f" ({source})" if source else ""))
 
 
-def _finished_run(arguments: list[str], usage: str) -> Path:
+def _finished_run(arguments: list[str], usage: str, weights: Weights) -> Path:
     """The one argument of a command, checked before anything heavy is imported."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise UsageError(f"usage: nmtrain {usage}")
@@ -245,6 +259,7 @@ def _finished_run(arguments: list[str], usage: str) -> Path:
 
     run = Path(arguments[0]).expanduser()
     RunFolder(run).require_finished()
+    weights.require(RunFolder(run))
     return run
 
 

@@ -277,6 +277,11 @@ def _cross_checks(valid: dict[str, Any], data: Any, shape: DataShape | TextShape
         if not mask.roles and not mask.names:
             faults.append("mask.roles=[]: nothing would be sparse; name roles or mask.names (or use recipe=dense)")
     if train := valid.get("train"):
+        if train.keep_best and isinstance(data, dict) and data.get("evaluate") == "test":
+            faults.append(
+                "train.keep_best=true: would choose the best update on test; allowed: data.evaluate=val, and then"
+                " nmtrain eval RUN --best data.evaluate=test"
+            )
         size = train.batch_size
         if train.updates is not None and train.flops is not None:
             faults.append(
@@ -353,6 +358,8 @@ def _model_faults(
             "train.precision=fp16: overflows: the activations of T5 exceed the 65504 of half precision;"
             " allowed: fp32, bf16"
         )
+    if model.reads_text and train is not None and train.channels_last:
+        faults.append(f"train.channels_last=true: has no effect with model.kind={model.kind}")
     if train is not None:
         faults += _writing_faults(model, train, data, shape)
         faults += mixing_faults(model, train, shape)

@@ -20,15 +20,22 @@ NOT_RESULT = {
     ("tracking",),
     ("measure", "patterns"),
     ("data", "cache_dir"),
+    ("data", "max_damaged"),  # beyond it there is no result
+    ("data", "prefetch"),
+    ("data", "workers"),
     ("data", "download"),
     ("train", "log_every"),
     ("train", "checkpoint_every"),
     ("train", "eval_batch_size"),
+    ("train", "gradient_checkpointing"),
 }
 # Keys that came later: with these values a run is what it was without the key, and keeps its name.
 AS_BEFORE: dict[tuple[str, ...], Any] = {
     ("train", "length_penalty"): 1.0,
     ("train", "flops"): None,
+    ("train", "channels_last"): False,
+    ("train", "ema"): None,
+    ("train", "keep_best"): False,
     ("train", "loss"): "cross_entropy",
     ("train", "mixup"): 0.0,
     ("train", "cutmix"): 0.0,

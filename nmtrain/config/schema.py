@@ -123,10 +123,14 @@ class TrainConfig(Section):
     teacher_temperature: Positive = 1.0
     precision: Literal["fp32", "bf16", "fp16"]
     compile: Annotated[bool | str, BeforeValidator(_known_compilation)]
+    channels_last: bool = False  # runs made before have no such key
     device: Literal["auto", "cpu", "cuda"]
     eval_every: Positive
     checkpoint_every: Count | None
     log_every: Count
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # runs made before have no such key, nor the two below
+    keep_best: bool = False
+    gradient_checkpointing: bool = False
 
     @property
     def mixes(self) -> bool:

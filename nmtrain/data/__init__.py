@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nmtrain.data.images.cifar import Cifar10, Cifar100
 from nmtrain.data.images.digits import Digits
+from nmtrain.data.images.folder import Folder
 from nmtrain.data.images.glyphs import Glyphs
+from nmtrain.data.images.imagenet import ImageNet
 from nmtrain.data.shapes import DataShape, TextShape
 from nmtrain.data.source import SPLITS, DataSource, ImageSource, TextSource
 from nmtrain.data.text.corpus import Corpus
@@ -26,7 +28,7 @@ from nmtrain.errors import PluginError
 from nmtrain.runs.loaded import enter
 
 if TYPE_CHECKING:
-    from nmtrain.data.images.in_memory import ImageData
+    from nmtrain.data.images.batches import ImageBatches
     from nmtrain.data.text.batches import TextData
     from nmtrain.data.text.tokens import Tokenizer
 
@@ -41,8 +43,10 @@ __all__ = [
     "describe_data",
     "headline",
     "load_data",
+    "local_digests",
     "local_files",
     "options_not_held_out",
+    "options_of_model",
     "options_of_test_alone",
     "register",
 ]
@@ -51,9 +55,11 @@ _SOURCES: dict[str, type[ImageSource | TextSource]] = {
     "cifar10": Cifar10,
     "cifar100": Cifar100,
     "digits": Digits,
+    "folder": Folder,
     "g2p": G2P,
     "glue": Glue,
     "glyphs": Glyphs,
+    "imagenet": ImageNet,
     "listops": ListOps,
     "text": Corpus,
     "wmt": WMT,
@@ -142,6 +148,12 @@ def options_of_test_alone(name: str) -> tuple[str, ...]:
     return _SOURCES[name].of_test_alone if name in _SOURCES else ()
 
 
+def options_of_model(name: str) -> tuple[str, ...]:
+    """The options that are the model's to say where they are null."""
+    kind = _SOURCES.get(name)
+    return kind.of_model if kind is not None and issubclass(kind, ImageSource) else ()
+
+
 def local_files(name: str, **options: Any) -> list[Path]:
     """The local files and folders that the examples of training and of the split to evaluate are read from; none
     where they are drawn, or from the hub.
@@ -152,9 +164,19 @@ def local_files(name: str, **options: Any) -> list[Path]:
     return _source(name, options).files()
 
 
+def local_digests(name: str, **options: Any) -> dict[str, str]:
+    """A digest of each of `local_files`, by its path, which is another one where the examples may be others.
+
+    Raises:
+        ValueError: as :func:`describe_data`.
+        DataError: naming the file that cannot be read.
+    """
+    return _source(name, options).digests()
+
+
 def load_data(
     name: str, *, seed: int, tokenizer: Tokenizer | None = None, for_classifier: bool = False, **options: Any
-) -> ImageData | TextData:
+) -> ImageBatches | TextData:
     """Load a data set, on the CPU. ``seed`` is the run's: it fixes the order and the augmentation of the batches.
 
     What the examples are depends on ``options`` alone, never on ``seed``.

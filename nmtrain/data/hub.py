@@ -66,7 +66,7 @@ def outcome_in_time(ask: Callable[[], str]) -> str:
     return outcome[0]
 
 
-def load_from_hub(repository: str, subset: str, what: str, cache_dir: str | None) -> DatasetDict:
+def load_from_hub(repository: str, subset: str | None, what: str, cache_dir: str | None) -> DatasetDict:
     """All splits of a data set: what this machine has of it, else from the hub.
 
     Raises:
@@ -83,9 +83,12 @@ def load_from_hub(repository: str, subset: str, what: str, cache_dir: str | None
     try:
         return datasets.load_dataset(repository, subset, cache_dir=cache_dir)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        name = f"{repository} ({subset})" if subset else repository
+        gated = "gated" in str(error).lower()
+        remedy = ". Accept its terms on the hub and log in (hf auth login); or where" if gated else ". Where"
         raise DataError(
-            f"{what}: {repository} ({subset}) cannot be loaded from the Hugging Face hub: {error}. "
-            "Where there is a local copy, give data.path=FOLDER"
+            f"{what}: {name} cannot be loaded from the Hugging Face hub: {str(error).rstrip('.')}{remedy} there is a "
+            "local copy, give data.path=FOLDER"
         ) from error
 
 

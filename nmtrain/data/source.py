@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from nmtrain.data.digest import file_digests
 from nmtrain.data.shapes import DataShape, TextShape
 
 if TYPE_CHECKING:
-    from nmtrain.data.images.in_memory import ImageData
+    from nmtrain.data.images.batches import ImageBatches
     from nmtrain.data.text.batches import TextData
     from nmtrain.data.text.tokens import Tokenizer
 
@@ -60,6 +61,14 @@ class DataSource(ABC):
         where they are drawn, or from the hub."""
         return []
 
+    def digests(self) -> dict[str, str]:
+        """A digest of each of `files`, and of each file below a folder, by its path; here, of all content.
+
+        Raises:
+            DataError: naming the file that cannot be read.
+        """
+        return file_digests(self.files())
+
     @abstractmethod
     def shape(self) -> DataShape | TextShape:
         """The shape that the loaded data will have: from arithmetic, and for local files from counting examples.
@@ -74,11 +83,15 @@ class ImageSource(DataSource):
 
     headline = "accuracy"
 
+    # The options that, where they are null, become what timm says of the model, or the run that is evaluated was
+    # trained with: of image_size, interpolation, crop_pct, crop_mode, mean, std.
+    of_model: ClassVar[tuple[str, ...]] = ()
+
     @abstractmethod
     def shape(self) -> DataShape: ...
 
     @abstractmethod
-    def load(self, seed: int) -> ImageData:
+    def load(self, seed: int) -> ImageBatches:
         """Read or make the data. ``seed`` orders and augments the training batches."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from nmtrain.config.check import Config, check_config
 from nmtrain.config.faults import written
+from nmtrain.data import options_of_model
 from nmtrain.errors import ConfigError, RunFolderError
 from nmtrain.runs.folder import why_not_writable
 
@@ -20,12 +21,32 @@ def checked(values: dict[str, Any]) -> Config:
     if isinstance(results_dir, str) and (reason := why_not_writable(Path(os.path.expanduser(results_dir)))):
         faults = [f"results_dir={results_dir}: cannot be written ({reason}); name a folder that can"]
     try:
-        config = check_config(values)
+        config = check_config(_with_model_input(values))
     except ConfigError as error:
         faults = error.faults + faults
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def _with_model_input(values: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml says of images that the model is to say how it is given: their size, levels and cropping."""
+    data, model = values.get("data"), values.get("model")
+    if not isinstance(data, dict) or not isinstance(model, dict):
+        return values
+    unsaid = [option for option in options_of_model(str(data.get("name"))) if data.get(option) is None]
+    if not unsaid:
+        return values
+    from nmtrain.models.vision import preprocessing
+
+    name, channels = str(model.get("name")), 1 if data.get("channels") == 1 else 3
+    options = model["options"] if isinstance(model.get("options"), dict) else {}
+    pretrained = model.get("pretrained") if model.get("kind") == "image_classifier" else None
+    try:
+        said = preprocessing(name, options, str(pretrained) if pretrained else None, channels)
+    except ValueError:  # of weights that are not there, which planning tells
+        said = preprocessing(name, options, None, channels)
+    return values | {"data": data | {option: said[option] for option in unsaid}}
 
 
 def require_measured(configs: Sequence[Config]) -> None:
@@ -48,12 +69,13 @@ def run_job(config: Config) -> None:
 
         show_plan(make_plan(config))
         return
-    from nmtrain.launch.terminal import show_summary
+    from nmtrain.launch.terminal import show_summary, show_waiting
     from nmtrain.training.run import run
 
     summary = run(config)
     try:
         show_summary(summary, config.run_folder, config.split)
+        show_waiting(summary["seconds"], config.data)
     except (KeyError, TypeError) as error:  # of a run that finished before
         file = config.run_folder / "summary.json"
         raise RunFolderError(f"{file}: is damaged (no {error}); force=true repeats the run") from error

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 COST_NOTE = "FLOPs: what hardware that skips every pruned weight would execute; 1 multiply-accumulate = 2 FLOPs"
 
+_MUCH_WAITING = 0.1  # of the time of training
 TEACHER = "FLOPs of the teacher, which come on top"
-
 ACTIVE = "active parameters, average over training"
 
 
@@ -32,8 +32,14 @@ def show_summary(summary: dict[str, Any], folder: Path, split: str) -> None:
     table.add_column(style="bold")
     table.add_column()
     headline = headline_of(summary.get("headline", DEFAULT))
-    reached = headline.text(metrics_on(split, summary["metrics"])[headline.name])
-    table.add_row(f"{WORDS[split]} {headline.label}, projected model", reached + headline.unit)
+    metrics = metrics_on(split, summary["metrics"])
+    scored = {"projected model": metrics[headline.name]}
+    if (averaged := metrics.get(f"ema_{headline.name}")) is not None:
+        scored["averaged weights"] = averaged
+    if best := summary.get("best"):
+        scored[f"best, after update {best['update']}"] = best["value"]
+    for what, value in scored.items():
+        table.add_row(f"{WORDS[split]} {headline.label}, {what}", headline.text(value) + headline.unit)
     table.add_row("density of the sparse tensors", f"{summary['density']:.4f}")
     table.add_row("training FLOPs", _beside_dense(flops["training"], flops["training_dense"], _si))
     if "teacher" in flops:
@@ -52,6 +58,21 @@ def show_summary(summary: dict[str, Any], folder: Path, split: str) -> None:
     console.print(COST_NOTE, style="dim", soft_wrap=True)
     console.print(f"report: {report_command(folder)}", soft_wrap=True, markup=False)
     console.print(f"run folder: {folder}", soft_wrap=True, markup=False)
+
+
+def show_waiting(seconds: dict[str, float], data: dict[str, Any]) -> None:
+    """A line where training waited long for data that processes read ahead, and what to change."""
+    if "workers" not in data or seconds["data"] <= _MUCH_WAITING * seconds["train"]:
+        return
+    from nmtrain.data.images.ahead import cores, workers_for
+
+    workers, most = workers_for(data["workers"]), cores()
+    told = f"warning: waiting for data took {seconds['data'] / seconds['train']:.0%} of the time of training"
+    if workers < most:
+        told += f"; raise data.workers: {workers} now, and {most} cores are here"
+    else:
+        told += f", though {workers} processes read it on {most} cores (data.workers); smaller files are read sooner"
+    _console().print(told, soft_wrap=True, markup=False)
 
 
 def report_command(run: Path) -> str:
@@ -95,6 +116,8 @@ def show_plan(plan: Plan) -> None:
     table.add_row("bytes of the model", _beside_dense(plan.bytes["sparse"], plan.bytes["dense"], _si))
     parts = ", ".join(f"{name} {_si(size)}" for name, size in plan.memory.items())
     table.add_row("memory while training, bytes", f"about {_si(sum(plan.memory.values()))} ({parts})")
+    if plan.config.train.gradient_checkpointing:
+        table.add_row("spared by gradient checkpointing", f"{_si(plan.spared)} of activations")
     console.print(table)
     console.print(COST_NOTE, style="dim", soft_wrap=True)
     if plan.by_length is not None:

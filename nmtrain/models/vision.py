@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import timm
+from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg
 from torch import nn
 
 from nmtrain.data import DataShape
-from nmtrain.models.vision_weights import load_into_new
+from nmtrain.models.vision_weights import described_input, load_into_new
 
 # A small model is a timm architecture with arguments of timm.create_model; a new one is one line here and a YAML file.
 # Every axis that a role covers is a multiple of 64, so that all patterns up to 1:64 fit.
@@ -28,6 +30,42 @@ _SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         {"patch_size": 2, "embed_dim": 64, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4},
     ),
 }
+
+
+_AS_TIMM_SAYS = ("interpolation", "crop_pct", "crop_mode")
+# What ours are given, not the 224 pixels of the architectures that they are cut from.
+_SMALL_INPUT = {"input_size": (3, 32, 32), "interpolation": "bilinear", "crop_pct": 1.0}
+
+
+def preprocessing(name: str, options: Mapping[str, Any], pretrained: str | None, channels: int) -> dict[str, Any]:
+    """What timm says that a model is given: ``image_size``, ``interpolation``, ``crop_pct``, ``crop_mode``, ``mean``,
+    ``std``. That of the weights it starts from goes before that of its name, and ``options.img_size`` before both.
+
+    Of a name that timm does not know, it is what timm takes where a model says nothing.
+
+    Args:
+        channels: of the images; where they are not the model's, each has the average of its levels.
+
+    Raises:
+        ValueError, DataError: as `find_weights`.
+    """
+    said = _input_of(name) | (described_input(pretrained) if pretrained else {})
+    resolved = resolve_data_config(pretrained_cfg=said)
+    levels = {key: [float(value) for value in resolved[key]] for key in ("mean", "std")}
+    if channels != len(levels["mean"]):
+        levels = {key: [sum(values) / len(values)] * channels for key, values in levels.items()}
+    size = options.get("img_size") or resolved["input_size"][-1]
+    return {"image_size": size, **{key: resolved[key] for key in _AS_TIMM_SAYS}, **levels}
+
+
+def _input_of(name: str) -> dict[str, Any]:
+    if name in _SMALL:
+        return _SMALL_INPUT
+    try:
+        listed = get_pretrained_cfg(name)
+    except RuntimeError:  # of a known architecture, with a tag that it does not have
+        return {}
+    return listed.to_dict() if listed else {}
 
 
 def vision_architecture(name: str, shape: DataShape, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -55,6 +55,30 @@ def find_weights(source: str, download: bool, option: str = "model.pretrained") 
     return _on_hub(source, download, option)
 
 
+def described_input(source: str) -> dict[str, Any]:
+    """What is said beside weights, or timm says of them, of the images that they are for: some of the keys of
+    ``pretrained_cfg``.
+
+    Raises:
+        ValueError, DataError: as `find_weights`.
+    """
+    name = source.partition(":")[2] if source.startswith(("hf-hub:", "hf_hub:")) else source
+    try:
+        listed = get_pretrained_cfg(name.removeprefix("timm/"))
+    except RuntimeError:  # of a known architecture, with another tag
+        listed = None
+    if listed is not None and not Path(source).expanduser().exists():
+        return listed.to_dict()
+    file = find_weights(source, download=True)
+    assert file is not None  # it has been fetched
+    try:
+        told = json.loads(file.with_name("config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    # Some files say it without the section.
+    return told.get("pretrained_cfg") or told if isinstance(told, dict) else {}
+
+
 def _in_folder(folder: Path) -> Path:
     for name in _PREFERRED:
         if (folder / name).is_file():

@@ -10,12 +10,23 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, TextIO, get_args
 
 from nmtrain.errors import RunFolderError
 
 State = Literal["running", "finished", "failed", "preempted"]
 NOT_FINITE = re.compile(r"loss is -?(nan|inf)|not finite", re.IGNORECASE)  # what `TrainingError` says then
+
+_HELD: set[TextIO] = set()  # the files by which this process holds runs
+
+
+def _let_go() -> None:
+    """A forked process that reads images would go on holding the run for the seconds by which it outlives a kill."""
+    while _HELD:
+        _HELD.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -84,7 +95,11 @@ class RunFolder:
                     f"results_dir={self.path.parent}: its file system cannot lock a run against other processes"
                     f" ({error.strerror}); name a folder on another one"
                 ) from error
-            yield
+            _HELD.add(file)
+            try:
+                yield
+            finally:
+                _HELD.discard(file)
 
     def write_json(self, name: str, content: Any) -> None:
         write_whole(self / name, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))

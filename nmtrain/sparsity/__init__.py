@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nmtrain.sparsity.rules import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules
     from nmtrain.sparsity.sparsify import nm_sparsify
     from nmtrain.sparsity.state import GradientRule, SparsityState
+    from nmtrain.sparsity.stock import stock_state_dict
 
 __all__ = [
     "Axis",
@@ -35,6 +36,7 @@ __all__ = [
     "resolve_rules",
     "sparsify_model",
     "sparsity_control",
+    "stock_state_dict",
     "verify_sparsity",
 ]
 
@@ -53,6 +55,7 @@ _HOME = {
     "resolve_rules": "rules",
     "sparsify_model": "apply",
     "sparsity_control": "apply",
+    "stock_state_dict": "stock",
     "verify_sparsity": "apply",
 }
 

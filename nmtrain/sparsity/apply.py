@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from nmtrain.sparsity.mask import group_dim, nm_mask
+from nmtrain.sparsity.mask import Axis, group_dim, nm_mask, write_masks
 from nmtrain.sparsity.pattern import NMPattern
 from nmtrain.sparsity.projection import (
     contending,
@@ -25,7 +25,7 @@ from nmtrain.sparsity.projection import (
     with_whole_groups,
 )
 from nmtrain.sparsity.rules import SparseTensor, SparsityRule, resolve_rules, stock_names
-from nmtrain.sparsity.sparsify import apply_mask
+from nmtrain.sparsity.sparsify import apply_mask, pruned_part
 from nmtrain.sparsity.state import SparsityState
 
 
@@ -163,6 +163,11 @@ class SparsityControl:
         """The distinct target patterns of the model; each may follow a recipe of its own."""
         return list(self._in_force)
 
+    @property
+    def at_target(self) -> bool:
+        """Whether the forward sees every sparse weight strictly at its target; true of a dense model."""
+        return all(force.state.strict and force.state.pattern == target for target, force in self._in_force.items())
+
     def in_force(self, target: NMPattern) -> _InForce:
         return self._in_force.setdefault(target, _InForce(target))
 
@@ -198,10 +203,14 @@ class SparsityControl:
         device = self._weights[0][1].original.device
         for target, force in self._in_force.items():
             force.set(states[target], device)
-        for weight, owner in self._weights:
-            for i, tensor in enumerate(weight.tensors):
-                if (state := weight.in_force[i].state).pattern is not None:
-                    self._refresh(weight, i, tensor, tensor.part_of(owner.original), state)
+        self._refresh(
+            [
+                (weight, i, tensor.part_of(owner.original), state)
+                for weight, owner in self._weights
+                for i, tensor in enumerate(weight.tensors)
+                if (state := weight.in_force[i].state).pattern is not None
+            ]
+        )
 
     @torch.no_grad()
     def bake(self) -> None:
@@ -209,20 +218,36 @@ class SparsityControl:
         for weight, owner in self._weights:
             for i, tensor in enumerate(weight.tensors):
                 part = tensor.part_of(owner.original)
-                self._refresh(weight, i, tensor, part, replace(weight.in_force[i].state, pattern=tensor.pattern))
+                self._refresh([(weight, i, part, replace(weight.in_force[i].state, pattern=tensor.pattern))])
                 if (factor := weight.factor(i)) is not None:
                     part.mul_(factor)
                 part.masked_fill_(~weight.mask(i), 0.0).add_(0.0)  # adding turns -0.0 into 0.0
 
-    def _refresh(self, weight: SparseWeight, i: int, tensor: SparseTensor, part: Tensor, state: SparsityState) -> None:
-        """The mask of one sparse tensor, and what its recipe derives from it."""
+    def _refresh(self, sparse: Sequence[tuple[SparseWeight, int, Tensor, SparsityState]]) -> None:
+        """The masks of sparse tensors, those of one pattern at once, and what their recipes derive from them.
+
+        Args:
+            sparse: for each its parametrization, its place in there, its dense weight and a state with a pattern.
+        """
+        ranked: dict[tuple[NMPattern, Axis], list[tuple[Tensor, Tensor]]] = {}
+        for weight, i, part, state in sparse:
+            tensor = weight.tensors[i]
+            assert state.pattern is not None
+            if not state.freeze:
+                key = tensor.fit(state.pattern, state.exact), tensor.axis
+                ranked.setdefault(key, []).append((weight.mask(i), part))
+        for (pattern, axis), found in ranked.items():
+            write_masks(found, pattern, axis)
+        for weight, i, part, state in sparse:
+            self._derive(weight, i, part, state)
+
+    def _derive(self, weight: SparseWeight, i: int, part: Tensor, state: SparsityState) -> None:
+        """What the recipe of one sparse tensor makes of its mask, new or frozen."""
         assert state.pattern is not None
-        mask, projection, flow = weight.mask(i), state.projection, state.flow
+        tensor, mask, projection, flow = weight.tensors[i], weight.mask(i), state.projection, state.flow
         pattern = tensor.fit(state.pattern, state.exact)
-        if not state.freeze:
-            mask.copy_(nm_mask(part, pattern, tensor.axis))
-            if projection.whole_groups:
-                mask.copy_(with_whole_groups(mask, part, pattern.m, tensor.axis, projection.whole_groups))
+        if not state.freeze and projection.whole_groups:
+            mask.copy_(with_whole_groups(mask, part, pattern.m, tensor.axis, projection.whole_groups))
         if state.ranking.clear:
             part.masked_fill_(~mask, 0.0)
         if projection.power is not None or flow.contenders is not None:
@@ -257,7 +282,7 @@ class SparsityControl:
             gradient = owner.original.grad
             for i, tensor in enumerate(weight.tensors):
                 if gradient is not None and (penalty := weight.in_force[i].state.penalty):
-                    pruned = tensor.part_of(owner.original).masked_fill(weight.mask(i), 0.0)
+                    pruned = pruned_part(tensor.part_of(owner.original), weight.mask(i))
                     tensor.part_of(gradient).add_(pruned, alpha=penalty)
 
     @torch.no_grad()

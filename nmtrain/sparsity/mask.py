@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Literal, get_args
 
@@ -17,6 +18,8 @@ Axis = Literal["input", "output"]
 # scripts/bench_step.py: 2**19 beats 2**17 and the whole tensor); elsewhere a piece only bounds the peak memory.
 _CPU_PIECE = 2**19
 _DEVICE_PIECE = 2**26
+# Up to this size, calling an operation costs more than what it does to the entries.
+_SMALL = 2**17
 _COUNTED = 2**24  # the largest number that float32 counts up to
 # Up to this M a selection network of element-wise maxima and minima beats torch.topk, whose cost per entry is high; for
 # N = 1 it beats torch.amax as long as a group is shorter than what amax vectorises. So do pools along rows.
@@ -66,6 +69,21 @@ def nm_mask(weight: Tensor, pattern: NMPattern | str, axis: Axis = "input") -> T
     for kept, piece in zip(mask.split(length, other), weight.split(length, other), strict=True):
         kept.copy_(_piece_mask(piece, pattern, dim))
     return mask
+
+
+def write_masks(pairs: Sequence[tuple[Tensor, Tensor]], pattern: NMPattern, axis: Axis) -> None:
+    """Of each (mask, weight), write `nm_mask` of the weight into the mask. Small ones are ranked as one matrix."""
+    dim = group_dim(axis)
+    small = []
+    for mask, weight in pairs:
+        if weight.numel() > _SMALL:
+            mask.copy_(nm_mask(weight, pattern, axis))
+        else:
+            small.append([whole.unflatten(dim, (-1, pattern.m)).movedim(dim + 1, -1) for whole in (mask, weight)])
+    if small:
+        ranked = nm_mask(torch.cat([groups.reshape(-1, pattern.m) for _, groups in small]), pattern)
+        for (mask, _), own in zip(small, ranked.split([mask.numel() // pattern.m for mask, _ in small]), strict=True):
+            mask.copy_(own.view(mask.shape))
 
 
 def _piece_mask(weight: Tensor, pattern: NMPattern, dim: int) -> Tensor:

@@ -105,6 +105,14 @@ class _ApplyMask(torch.autograd.Function):
         return own, None, None, None, None, None, None
 
 
+def pruned_part(weight: Tensor, mask: Tensor) -> Tensor:
+    """``(1 - Phi) * W`` of finite W, without a gradient."""
+    if weight.device.type != "cpu":
+        return weight.masked_fill(mask, 0.0)
+    kept = _factors(mask, weight.new_zeros(())).mul_(weight)
+    return torch.sub(weight, kept, out=kept)
+
+
 def _factors(mask: Tensor, decay: Tensor) -> Tensor:
     """``Phi + D * (1 - Phi)``: exactly 1 where the mask is, exactly D elsewhere."""
     if mask.device.type != "cpu" or torch.compiler.is_compiling():

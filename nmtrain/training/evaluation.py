@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from shlex import quote
@@ -17,26 +17,37 @@ from torch import nn
 from nmtrain.config.check import Config, check_config
 from nmtrain.config.compose import EVALUATION_KEYS, overridden
 from nmtrain.config.faults import written
-from nmtrain.data import DataShape, TextShape, describe_data, local_files, options_not_held_out
-from nmtrain.data.digest import EXAMPLES, file_digests, foreign_files
+from nmtrain.data import (
+    DataShape,
+    TextShape,
+    describe_data,
+    local_digests,
+    local_files,
+    options_not_held_out,
+    options_of_model,
+)
+from nmtrain.data.digest import EXAMPLES, foreign_files
+from nmtrain.data.images.batches import ImageBatches
 from nmtrain.errors import ConfigError, DataError, RunFolderError
 from nmtrain.models import build_model
 from nmtrain.runs.folder import RunFolder
+from nmtrain.runs.weights import LAST, Weights
 from nmtrain.training.environment import FIXES, package_versions, require_device
 from nmtrain.training.export import load_model, origin_told, saved_values
-from nmtrain.training.kept import kept_model, kept_shape
-from nmtrain.training.loading import input_files, load_task, other_examples, other_files
+from nmtrain.training.kept import kept_images, kept_model, kept_shape
+from nmtrain.training.loading import input_digests, load_task, other_examples, other_files
 from nmtrain.training.precision import autocast
 from nmtrain.training.task import Task
 
 logger = logging.getLogger(__name__)
 
 
-def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Metrics of a run's final model, computed anew.
+def evaluate_run(path: Path, overrides: Sequence[str] = (), weights: Weights = LAST) -> dict[str, Any]:
+    """Metrics of a run's projected model, computed anew.
 
     Args:
         overrides: what `evaluation_overrides` gives: other data, or the same in another place.
+        weights: which of those that the run keeps.
 
     Returns:
         The content of ``RUN/test/metrics.json``: the metrics as ``val/accuracy`` or ``test/accuracy``, with what they
@@ -49,10 +60,11 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     folder = RunFolder(path)
     folder.require_finished()
+    weights.require(folder)
     values = saved_values(folder)
     kept = kept_shape(folder)
     config = _config(folder, values, list(overrides), kept)
-    model = load_model(folder, config)
+    model = load_model(folder, config, weights)
     device = torch.device("cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu")
     model.to(device)
     try:
@@ -60,8 +72,12 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             task, digests = _load_task(folder, config, values["data"]["evaluate"], model, kept is not None)
     except ValueError as error:  # of a tokenizer that is gone
         raise RunFolderError(f"{path}: {error}") from error
-    with autocast(device, config.train.precision):
-        metrics = task.evaluate(model, config.train.eval_batch_size)
+    _compare_classes(folder, task)
+    try:
+        with autocast(device, config.train.precision):
+            metrics = task.evaluate(model, config.train.eval_batch_size)
+    finally:
+        task.close()
     split = config.split
     return {
         "run": path.resolve().name,
@@ -70,14 +86,15 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "metrics": {f"{split}/{name}": value for name, value in metrics.items()},
         "fixes": FIXES,
         **({"signatures": task.signatures} if task.signatures else {}),
+        **({"damaged": len(task.damaged)} if task.damaged else {}),
         "data": config.data,
         "digests": digests,
         "versions": package_versions(),
     }
 
 
-def write_evaluation(path: Path, evaluation: dict[str, Any]) -> Path | None:
-    """Keep what `evaluate_run` gives, in ``RUN/SPLIT/metrics.json``.
+def write_evaluation(path: Path, evaluation: dict[str, Any], weights: Weights = LAST) -> Path | None:
+    """Keep what `evaluate_run` gives, in ``RUN/SPLIT/metrics.json``; of other weights, in ``metrics_ema.json`` or so.
 
     Returns:
         Where an earlier evaluation that came to something else, or was on other data, is kept now: a file beside it.
@@ -85,7 +102,7 @@ def write_evaluation(path: Path, evaluation: dict[str, Any]) -> Path | None:
     Raises:
         RunFolderError: where it cannot be written.
     """
-    file = Path(evaluation["split"]) / "metrics.json"
+    file = Path(evaluation["split"]) / f"{weights.named('metrics')}.json"
     earlier = None
     try:
         (path / file).parent.mkdir(exist_ok=True)
@@ -115,7 +132,8 @@ def _config(
 ) -> Config:
     """The config to evaluate by, its data looked at; its model is the one that the run kept."""
     given = [override.lstrip("+") for override in overrides]
-    changed = overridden(values, overrides)
+    chosen = ["++train.keep_best=false"] if overrides else []  # on validation; now it is chosen
+    changed = _as_trained(folder, overridden(values, [*overrides, *chosen]), kept)
     try:
         config = check_config(changed, kept)
         shape = config.data_shape if kept is None else _described(config)
@@ -138,6 +156,16 @@ def _config(
     if given and isinstance(shape, TextShape):
         _require_texts_fit(config)
     return config
+
+
+def _as_trained(folder: RunFolder, values: dict[str, Any], kept: DataShape | TextShape | None) -> dict[str, Any]:
+    """Other data, whose images go through what those of the run did, as far as the options do not say otherwise."""
+    data, images = values.get("data"), kept_images(folder)
+    if images is None or not isinstance(kept, DataShape) or not isinstance(data, dict):
+        return values
+    known = asdict(images[0]) | {"image_size": kept.image_size}
+    unsaid = [option for option in options_of_model(str(data.get("name"))) if data.get(option) is None]
+    return values | {"data": data | {option: known[option] for option in unsaid}}
 
 
 def _trained_on(data: dict[str, Any], trained: dict[str, Any]) -> list[str]:
@@ -207,16 +235,16 @@ def _load_task(
         alone: whether the run kept what describes its checkpoint, which then may have changed.
     """
     before: dict[str, str] = folder.environment.get("data", {})
-    digests = file_digests(local_files(**config.data) if alone else input_files(config))
+    digests = local_digests(**config.data) if alone else input_digests(config)
     same_split = config.split == trained
-    of_trained = digests if same_split else file_digests(_files_of(config, trained))
+    of_trained = digests if same_split else _digests_of(config, trained)
     foreign = foreign_files(before, of_trained) if before else []
     if foreign:
         logger.warning("%s; the score may be another", other_files(foreign))
     device = next(model.parameters()).device
     if before and not same_split and _are_cut_anew(config, trained, model, before, digests):
         raise DataError(
-            f"data.path={config.data['path']}: holds text of this run, but not the same files in the same order, so"
+            f"data.path={config.data['path']}: holds files of this run, but not the same ones in the same order, so"
             " that this run may have trained on what would be scored"
         )
     task = load_task(config, model, device)
@@ -224,6 +252,19 @@ def _load_task(
     if before and same_split and not foreign and before[EXAMPLES] != digests[EXAMPLES]:
         logger.warning("%s; the score may be another", other_examples(config))
     return task, digests
+
+
+def _compare_classes(folder: RunFolder, task: Task) -> None:
+    """Warn where the classes have other names than those that the run was trained on."""
+    images = kept_images(folder)
+    if images is None or not isinstance(task.data, ImageBatches):
+        return
+    others = [(now, then) for now, then in zip(task.data.class_names, images[1], strict=False) if now != then]
+    if others:
+        now, then = others[0]
+        logger.warning(
+            "%s of the classes have other names (%s was %s); the score may be another", len(others), now, then
+        )
 
 
 def _are_cut_anew(
@@ -244,3 +285,11 @@ def _files_of(config: Config, split: str) -> list[Path]:
         return local_files(**config.data | {"evaluate": split})
     except ValueError:
         return []
+
+
+def _digests_of(config: Config, split: str) -> dict[str, str]:
+    """Of the same data for another split; none where they are not there."""
+    try:
+        return local_digests(**config.data | {"evaluate": split})
+    except ValueError:
+        return {}

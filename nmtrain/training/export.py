@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nmtrain.config.choices import groups
 from nmtrain.data import DataShape, TextShape, data_names
 from nmtrain.data.earlier import completed
 from nmtrain.data.hub import ADVICE
+from nmtrain.data.images.batches import Preprocessing
 from nmtrain.errors import DataError, RunFolderError
 from nmtrain.models import build_model
 from nmtrain.models.registry import is_registered
@@ -28,8 +29,9 @@ from nmtrain.models.vision import vision_architecture
 from nmtrain.recipes import list_recipes
 from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.runs.loaded import changed_plugins, missing_plugin, provider
+from nmtrain.runs.weights import LAST, Weights
 from nmtrain.sparsity import NMPattern, SparsityRule, verify_sparsity
-from nmtrain.training.kept import kept_model, kept_shape
+from nmtrain.training.kept import kept_images, kept_model, kept_shape
 
 logger = logging.getLogger(__name__)
 
@@ -51,19 +53,20 @@ def save_weights(model: nn.Module, path: Path) -> None:
     write_whole(path, lambda file: file.write(content))
 
 
-def load_run(path: Path) -> tuple[Config, nn.Module]:
-    """Config and final projected model of a finished run, the model checked group by group.
+def load_run(path: Path, weights: Weights = LAST) -> tuple[Config, nn.Module]:
+    """Config and projected model of a finished run, the model checked group by group.
 
     Data, checkpoint and tokenizer need not be where they were: what the run kept of them takes their place.
 
     Raises:
         RunFolderError: if the folder is not a finished run's, if a file of it is missing or damaged, or if a group of
-            a sparse tensor has more than N non-zero weights.
+            a sparse tensor has more than N non-zero weights; where the run keeps no such weights.
     """
     folder = RunFolder(path)
     folder.require_finished()
+    weights.require(folder)
     config = run_config(folder)
-    return config, load_model(folder, config)
+    return config, load_model(folder, config, weights)
 
 
 def run_config(folder: RunFolder) -> Config:
@@ -94,11 +97,11 @@ def saved_values(folder: RunFolder) -> dict[str, Any]:
     return _completed(values)
 
 
-def load_model(folder: RunFolder, config: Config) -> nn.Module:
-    """The final projected model of a run, as `load_run`, for a config that is checked."""
+def load_model(folder: RunFolder, config: Config, weights: Weights = LAST) -> nn.Module:
+    """The projected model of a run, as `load_run`, for a config that is checked."""
     with damage_told(folder / "config.yaml"), origin_told(folder):
         model = build_model(config.model, config.data_shape, pretrained=False)
-    file = folder / "model.safetensors"
+    file = folder / weights.file
     with damage_told(file):
         load_saved(model, load_file(file))
         verify_sparsity(model, _recorded_rules(folder))
@@ -156,16 +159,18 @@ def _completed(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"data": completed(data, model.get("kind"))}
 
 
-def export_run(path: Path, out: Path) -> str:
+def export_run(path: Path, out: Path, weights: Weights = LAST) -> str:
     """Write a folder that the model's own library loads; returns the expression that loads it.
 
     Raises RunFolderError as `load_run` does, and where ``out`` cannot be written.
     """
-    config, model = load_run(path)
+    config, model = load_run(path, weights)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with origin_told(RunFolder(path)):
-            return _export_text(config, model, out) if config.model.reads_text else _export_image(config, model, out)
+            if config.model.reads_text:
+                return _export_text(config, model, out)
+            return _export_image(config, model, out, kept_images(RunFolder(path)))
     except ValueError as error:  # of a tokenizer that is gone
         raise RunFolderError(f"{path}: {error}") from error
     except OSError as error:
@@ -174,7 +179,8 @@ def export_run(path: Path, out: Path) -> str:
         ) from error
 
 
-def _export_image(config: Config, model: nn.Module, out: Path) -> str:
+def _export_image(config: Config, model: nn.Module, out: Path, images: tuple[Preprocessing, list[str]] | None) -> str:
+    """With what timm's `resolve_model_data_config` then gives, where the run kept it."""
     shape = config.data_shape
     assert isinstance(shape, DataShape)
     if is_registered(config.model.name):
@@ -187,6 +193,7 @@ def _export_image(config: Config, model: nn.Module, out: Path) -> str:
         "pretrained_cfg": {
             "input_size": [shape.channels, shape.image_size, shape.image_size],
             "num_classes": shape.num_classes,
+            **({} if images is None else asdict(images[0]) | {"label_names": images[1]}),
         },
     }
     save_weights(model, out / "model.safetensors")

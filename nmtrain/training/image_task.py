@@ -10,7 +10,7 @@ from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
 from nmtrain.config.schema import TrainConfig
-from nmtrain.data.images.in_memory import ImageData
+from nmtrain.data.images.batches import ImageBatches
 from nmtrain.data.seeds import mix_seed
 from nmtrain.training.distillation import Teacher
 from nmtrain.training.mixing import mixed, mixer
@@ -29,8 +29,9 @@ class ImageClassification:
     headline = "accuracy"
     teacher: Teacher | None = None
 
-    def __init__(self, data: ImageData, train: TrainConfig, seed: int) -> None:
+    def __init__(self, data: ImageBatches, train: TrainConfig, seed: int) -> None:
         self.data, self.train, self.seed = data, train, seed
+        self.damaged = data.damaged
         self.signatures: dict[str, str] = {}
         self._mixer = mixer(train, data.shape.num_classes)
         smoothing = train.label_smoothing
@@ -46,7 +47,11 @@ class ImageClassification:
         inputs, targets = self.data.train_batch(update, self.train.batch_size)
         if self._mixer:
             inputs, targets = mixed(self._mixer, inputs, targets, mix_seed("mix", self.seed, update))
+        inputs = self._laid_out(inputs)
         return zip(inputs.chunk(parts), targets.chunk(parts), strict=True)
+
+    def _laid_out(self, inputs: Tensor) -> Tensor:
+        return inputs.contiguous(memory_format=torch.channels_last) if self.train.channels_last else inputs
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Of hard or soft targets; as in timm, BCE is a mean over images and classes."""
@@ -63,21 +68,25 @@ class ImageClassification:
     def lengths(self) -> None:
         return None
 
+    def close(self) -> None:
+        self.data.close()
+
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> dict[str, float]:
-        """Over all validation images: ``loss``, which is cross entropy without label smoothing whatever trained the
-        model, ``accuracy``, and where there are more than five classes ``top5``, the share of images whose class is
-        among the five most likely."""
+        """Over all validation images that can be read: ``loss``, which is cross entropy without label smoothing
+        whatever trained the model, ``accuracy``, and where there are more than five classes ``top5``, the share of
+        images whose class is among the five most likely."""
         model.eval()
+        count = 0
         loss = correct = among_five = torch.zeros((), dtype=torch.float64)
         has_top = self.data.shape.num_classes > _TOP
         for inputs, targets in self.data.val_batches(batch_size):
-            logits = model(inputs).float()
+            logits = model(self._laid_out(inputs)).float()
             loss = loss + F.cross_entropy(logits, targets, reduction="sum").cpu()
             correct = correct + (logits.argmax(1) == targets).sum().cpu()
+            count += len(targets)
             if has_top:
                 among_five = among_five + (logits.topk(_TOP).indices == targets[:, None]).sum().cpu()
         model.train()
-        count = self.data.shape.val_size
         metrics = {"loss": float(loss) / count, "accuracy": float(correct) / count}
         return metrics | ({"top5": float(among_five) / count} if has_top else {})

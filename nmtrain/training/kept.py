@@ -1,6 +1,7 @@
 """What a run folder keeps of its model beside the weights: enough to build it with neither data nor checkpoint there.
 
-``model/shape.json`` is what the model was made to fit. Of a language model there are also ``model/config.json``, the
+``model/shape.json`` is what the model was made to fit, and ``model/preprocessing.json`` what images went through before
+it, with the names of the classes. Of a language model there are also ``model/config.json``, the
 configuration of transformers, and ``model/tokenizer/``, unless its tokens are bytes.
 """
 
@@ -11,9 +12,11 @@ from dataclasses import asdict
 from nmtrain.config.check import Config
 from nmtrain.config.schema import ModelConfig
 from nmtrain.data import DataShape, TextShape
+from nmtrain.data.images.batches import ImageBatches, Preprocessing
 from nmtrain.errors import RunFolderError
 from nmtrain.runs.folder import RunFolder, write_whole
 
+_IMAGES = "model/preprocessing.json"
 _MODEL, _SHAPE, _ARCHITECTURE, _TOKENIZER = "model", "model/shape.json", "model/config.json", "model/tokenizer"
 
 
@@ -45,6 +48,28 @@ def kept_shape(folder: RunFolder) -> DataShape | TextShape | None:
         return DataShape(**written)
     except TypeError as error:
         raise RunFolderError(f"{folder / _SHAPE}: is damaged ({error}); force=true repeats the run") from None
+
+
+def keep_images(folder: RunFolder, data: ImageBatches) -> None:
+    """Write what validation images go through before the model, and the names of its classes."""
+    (folder / _MODEL).mkdir(exist_ok=True)
+    folder.write_json(_IMAGES, asdict(data.preprocessing) | {"class_names": data.class_names})
+
+
+def kept_images(folder: RunFolder) -> tuple[Preprocessing, list[str]] | None:
+    """What `keep_images` wrote; None in folders of before, and of text.
+
+    Raises:
+        RunFolderError: where it cannot be read.
+    """
+    if not (folder / _IMAGES).exists():
+        return None
+    written = folder.read_json(_IMAGES)
+    try:
+        names = written.pop("class_names")
+        return Preprocessing(**written), names
+    except (TypeError, KeyError, AttributeError) as error:
+        raise RunFolderError(f"{folder / _IMAGES}: is damaged ({error}); force=true repeats the run") from None
 
 
 def kept_model(folder: RunFolder, model: ModelConfig) -> ModelConfig:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from nmtrain.config.check import Config
-from nmtrain.data import load_data, local_files
+from nmtrain.data import load_data, local_digests
 from nmtrain.data.digest import EXAMPLES, changed_files, file_digests
-from nmtrain.data.images.in_memory import ImageData
+from nmtrain.data.images.batches import ImageBatches
 from nmtrain.training.image_task import ImageClassification
 from nmtrain.training.task import Task
 
@@ -27,7 +26,7 @@ def load_task(config: Config, model: nn.Module, device: torch.device) -> Task:
     """
     if not config.model.reads_text:
         images = load_data(**config.data, seed=config.seed)
-        assert isinstance(images, ImageData)
+        assert isinstance(images, ImageBatches)
         return ImageClassification(images.to(device), config.train, config.seed)
     from nmtrain.data.text.batches import TextData
     from nmtrain.models.language import build_tokenizer
@@ -53,7 +52,7 @@ def load_same_task(
         before: the digests when the run began; empty where they are not known.
         refuse: is told what is not as it was, files before anything is read of them.
     """
-    now = file_digests(input_files(config))
+    now = input_digests(config)
     names = changed_files(before, now) if before else []
     if names:
         refuse(other_files(names))
@@ -74,11 +73,11 @@ def other_examples(config: Config) -> str:
     return f"the examples of data={config.data['name']} are not what this run began with"
 
 
-def input_files(config: Config) -> list[Path]:
-    """The local files that the data are read from, and those that describe a checkpoint and its tokenizer."""
-    files = local_files(**config.data)
+def input_digests(config: Config) -> dict[str, str]:
+    """Of the local files that the data are read from, and of those that describe a checkpoint and its tokenizer."""
+    digests = local_digests(**config.data)
     if not config.model.reads_text:
-        return files
+        return digests
     from nmtrain.models.language import checkpoint_files
 
-    return [*files, *checkpoint_files(config.model)]
+    return digests | file_digests(checkpoint_files(config.model))

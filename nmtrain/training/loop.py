@@ -17,10 +17,13 @@ from nmtrain.config.check import Config
 from nmtrain.data.seeds import mix_seed
 from nmtrain.errors import Stopped, TrainingError
 from nmtrain.measure import NoiseMeter
+from nmtrain.models.recompute import recompute_blocks, statistics_kept
 from nmtrain.runs.folder import Records, RunFolder
 from nmtrain.sparsity import sparsity_control
 from nmtrain.tracking import open_sink
+from nmtrain.training.best import BestWeights
 from nmtrain.training.checkpoint import save_checkpoint
+from nmtrain.training.ema import WeightAverage
 from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate, take_step
 from nmtrain.training.plan import Plan
 from nmtrain.training.precision import LossScale, autocast
@@ -35,8 +38,9 @@ class Trainer:
     """Everything of one run that changes while it trains, and what it needs to go on after a kill.
 
     Recipe, learning rate, batches and random numbers are pure functions of the update number, so a checkpoint holds
-    no more than weights, masks, the optimizer's state, the update number, the sums of the line being recorded, and at
-    which update a recipe's dense phase ended that training had to find the end of.
+    no more than weights, masks, the optimizer's state, averaged and best weights where the run keeps such, the update
+    number, the sums of the line being recorded, and at which update a recipe's dense phase ended that training had to
+    find the end of.
     """
 
     def __init__(
@@ -59,10 +63,14 @@ class Trainer:
             model.load_state_dict(checkpoint["model"])
             remembered = checkpoint.get("remembered", {})  # checkpoints of before have none
             self.control.remembered = {label: left.to(accelerator.device) for label, left in remembered.items()}
+        self.normalizing = recompute_blocks(model) if plan.config.train.gradient_checkpointing else []
         self.forward, self.optimizer = accelerator.prepare(
             compiled(model, plan.config.train.compile), build_optimizer(model, plan.config.optim)
         )
         self.loss_scale = LossScale(accelerator.device, plan.config.train.precision)
+        ema = plan.config.train.ema
+        self.average = None if ema is None else WeightAverage(model, ema)
+        self.best = BestWeights(task.headline) if plan.config.train.keep_best else None
         self.done = 0  # updates
         self.loss_sum = torch.zeros((), device=accelerator.device)  # over the updates since the last line
         self.loss_count = 0
@@ -74,6 +82,11 @@ class Trainer:
             self.done = checkpoint["done"]
             self.loss_sum, self.loss_count = checkpoint["loss_sum"].to(accelerator.device), checkpoint["loss_count"]
             self.seconds = checkpoint["seconds"]
+            task.damaged.update(checkpoint.get("damaged", {}))  # checkpoints of before have none
+            if self.average:
+                self.average.load_state_dict(checkpoint["average"])
+            if self.best:
+                self.best.load_state_dict(checkpoint["best"])
         self.meter = None
         if plan.config.measure.every is not None and plan.measured:
             self.meter = NoiseMeter(
@@ -133,7 +146,8 @@ class Trainer:
                 with nullcontext() if synchronize else self.accelerator.no_sync(self.forward):
                     with self.autocast():
                         loss = self.task.loss(self.forward, batch)
-                    self.accelerator.backward(self.loss_scale.scaled(loss))
+                    with statistics_kept(self.normalizing):
+                        self.accelerator.backward(self.loss_scale.scaled(loss))
                 self.loss_sum += loss.detach()
             grad_norm = self.step(number) if self.loss_scale.unscale(self.optimizer) else None
             self.optimizer.zero_grad()
@@ -152,6 +166,8 @@ class Trainer:
         if self.switch:
             self.switch.see_gradients()
         take_step(self.optimizer, self.control.with_held_variance())
+        if self.average:
+            self.average.update()
         for record in self.meter.after_step() if self.meter else ():
             self.record_noise(record)
         return grad_norm
@@ -200,9 +216,18 @@ class Trainer:
         return loss
 
     def evaluate(self, split: str) -> dict[str, float]:
-        """Evaluate with the masks as they are, and record it as ``split``: the run's own, or "final"."""
+        """Evaluate with the masks as they are, and record it as ``split``: the run's own, or "final".
+
+        The averaged weights are evaluated with the same masks; their metrics are named ``ema_...``.
+        """
         with self.timed("eval"), self.autocast():
             metrics = self.task.evaluate(self.forward, self.config.train.eval_batch_size)
+            if self.average:
+                with self.average.in_place():
+                    averaged = self.task.evaluate(self.forward, self.config.train.eval_batch_size)
+                metrics |= {f"ema_{name}": value for name, value in averaged.items()}
+        if self.best:
+            self.best.see(self.done, metrics[self.task.headline], self.model)
         self.record(split, **metrics)
         logger.info(
             "update %d of %d, %s: %s %.4f, loss %.4f",
@@ -253,15 +278,19 @@ class Trainer:
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
             "seconds": self.seconds,
+            "damaged": dict(self.task.damaged),
             "switched_at": self.switched_at,
             "switch": self.switch.state_dict() if self.switch else None,
             "meter": self.meter.state_dict() if self.meter else None,
+            "average": self.average.state_dict() if self.average else None,
+            "best": self.best.state_dict() if self.best else None,
             "lengths": {"metrics": self.metrics.sync(), "noise": self.noise.sync()},
         }
         save_checkpoint(self.folder / "checkpoints", self.done, content)
 
     def close(self, summary: dict[str, Any] | None) -> None:
-        """End the records and their mirror; ``summary`` is that of a finished run."""
+        """End what reads ahead, the records and their mirror; ``summary`` is that of a finished run."""
+        self.task.close()
         for records in (self.metrics, self.noise):
             records.sync()
             records.close()

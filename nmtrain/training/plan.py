@@ -35,10 +35,12 @@ from nmtrain.measure import (
 from nmtrain.measure.products import ProductCounter
 from nmtrain.models import build_model
 from nmtrain.models.indices import RealIndices
+from nmtrain.models.recompute import recompute_blocks
+from nmtrain.models.saved import naming
 from nmtrain.runs.loaded import in_plugin
-from nmtrain.sparsity import NMPattern, SparseTensor, SparsityRule, sparsify_model
+from nmtrain.sparsity import NMPattern, SparseTensor, SparsityRule
 from nmtrain.training.layer_decay import layer_scales
-from nmtrain.training.optim import optimizer_bytes
+from nmtrain.training.memory import parameter_bytes, training_memory
 from nmtrain.training.start import goes_on, start_told
 from nmtrain.training.teacher import planned_teacher
 from nmtrain.training.tensors import measured_tensors
@@ -65,6 +67,7 @@ class Plan:
     parameters: int  # of the whole model
     bytes: dict[str, int]
     memory: dict[str, int]
+    spared: int  # bytes of activations that gradient checkpointing spares
     warnings: list[str]
     by_length: LengthCost | None = None  # of text
     teacher: ForwardCost | None = None  # of images: what one costs that teaches, which is no part of training
@@ -174,6 +177,9 @@ def make_plan(config: Config) -> Plan:
     else:
         tensors = measured[config.sparsity]
     cost, training_cost, by_length = _costs(config, model, inputs, tensors)
+    uncached = {"use_cache": False} if config.model.kind == "text_to_text" else {}  # as in training
+    with _values(config):
+        memory, spared = training_memory(config, model, rules, lambda model: _forward(model, inputs, **uncached))
     return Plan(
         config=_lasting(config, training_cost, tensors),
         rules=rules,
@@ -184,7 +190,8 @@ def make_plan(config: Config) -> Plan:
         by_length=by_length,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         bytes=model_bytes(model, tensors),
-        memory=_memory(config, model, rules, inputs) | ({"teacher": _bytes(teacher)} if teacher else {}),
+        memory=memory | ({"teacher": parameter_bytes(teacher)} if teacher else {}),
+        spared=spared,
         teacher=_teacher_cost(config, teacher, inputs),
         warnings=[
             *told,
@@ -213,7 +220,8 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     for config in configs:
         train = config.train
         needed = (config.init_from, goes_on(config), config.optim.layer_decay, config.train.teacher)
-        key = repr((config.model, needed, config.data_shape, train.batch_size, train.micro_batches))
+        sizes = (train.batch_size, train.micro_batches)
+        key = repr((config.model, needed, config.data_shape, sizes, train.gradient_checkpointing))
         try:
             if key not in built:
                 built[key] = None  # stays, if it cannot be built
@@ -257,6 +265,9 @@ def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
             model = build_model(config.model, shape, pretrained=False)
         if isinstance(shape, TextShape):
             require_texts_fit(config, model)
+        if config.train.gradient_checkpointing:
+            with naming(f"train.gradient_checkpointing=true: model.name={config.model.name}"):
+                recompute_blocks(deepcopy(model))
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from error
     if isinstance(shape, TextShape):
@@ -285,8 +296,8 @@ def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
     return model, inputs, counter.by_weight
 
 
-def _forward(model: nn.Module, inputs: Inputs) -> Any:
-    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+def _forward(model: nn.Module, inputs: Inputs, **options: Any) -> Any:
+    return model(**inputs, **options) if isinstance(inputs, dict) else model(*inputs, **options)
 
 
 def _values(config: Config) -> AbstractContextManager[Any]:
@@ -337,34 +348,3 @@ def _rounded_up(value: float) -> str:
     """In three digits, and no less."""
     step = 10.0 ** (floor(log10(value)) - 2)
     return f"{ceil(value / step) * step:.3g}"
-
-
-def _bytes(model: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
-
-
-def _memory(config: Config, model: nn.Module, rules: list[SparsityRule], inputs: Inputs) -> dict[str, int]:
-    """Bytes that training holds at its peak, without what libraries and allocator add; fp32, no autocast."""
-    parameters = _bytes(model)
-    if rules:
-        model = deepcopy(model)  # the stock one stays, for what is still to be counted
-        sparsify_model(model, rules)
-    masks = sum(b.numel() for b in model.buffers() if b.dtype == torch.bool)
-    held = {p.untyped_storage()._cdata for p in model.parameters()}
-    saved: dict[int, tuple[torch.UntypedStorage, int]] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in held:
-            saved[storage._cdata] = (storage, storage.nbytes())
-        return tensor
-
-    with _values(config), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        _forward(model.train(), inputs)
-    return {
-        "weights": parameters,
-        "gradients": parameters,
-        "optimizer": optimizer_bytes(model, config.optim),
-        "masks": masks,
-        "activations": sum(size for _, size in saved.values()),
-    }

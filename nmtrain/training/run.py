@@ -12,9 +12,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from nmtrain.config.check import Config
+from nmtrain.data.images.batches import ImageBatches
 from nmtrain.errors import ConfigError, DataError
 from nmtrain.runs.folder import RunFolder, write_whole
-from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, verify_sparsity
+from nmtrain.runs.weights import BEST, EMA, LAST
+from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, stock_state_dict, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
 from nmtrain.training.environment import (
     describe_environment,
@@ -24,7 +26,7 @@ from nmtrain.training.environment import (
     without_accelerate_variables,
 )
 from nmtrain.training.export import save_weights
-from nmtrain.training.kept import keep_model
+from nmtrain.training.kept import keep_images, keep_model
 from nmtrain.training.loading import load_same_task
 from nmtrain.training.loop import Trainer, final_states
 from nmtrain.training.plan import Plan, make_plan
@@ -125,6 +127,8 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     environment["data"] |= teacher_digest(config, before, _refuse_other_data)
     task.teacher = load_teacher(config, accelerator.device)
     folder.write_json("environment.json", environment)
+    if isinstance(task.data, ImageBatches):
+        keep_images(folder, task.data)
     keep_model(folder, config)
     if (lengths := task.lengths()) is not None:
         plan = plan.with_lengths(lengths)
@@ -147,13 +151,25 @@ def _refuse_other_data(change: str) -> None:
 def _finish(trainer: Trainer) -> tuple[dict[str, float], int]:
     """Project to the exact target, score what came out, check it group by group and save it.
 
+    So with the averaged weights, by the same masks; those that were best are projected since they were scored.
+
     Returns the metrics, and how many kept weights are exactly zero.
     """
     trainer.control.update(final_states(trainer.config))
     metrics = trainer.evaluate("final")
+    others = {}
+    if trainer.average:
+        with trainer.average.in_place():
+            others[EMA] = {name: tensor.clone() for name, tensor in stock_state_dict(trainer.model).items()}
+    if trainer.best and trainer.best.weights:
+        others[BEST] = trainer.best.weights
     remove_sparsity(trainer.model)
     zeros = verify_sparsity(trainer.model, trainer.plan.rules)
     if zeros:
         logger.info("%d kept weights are exactly zero: their groups have fewer than N non-zero weights", zeros)
-    save_weights(trainer.model, trainer.folder / "model.safetensors")
+    save_weights(trainer.model, trainer.folder / LAST.file)
+    for kind, weights in others.items():
+        trainer.model.load_state_dict(weights)
+        verify_sparsity(trainer.model, trainer.plan.rules)
+        save_weights(trainer.model, trainer.folder / kind.file)
     return metrics, zeros

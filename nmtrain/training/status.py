@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nmtrain.data.images.ahead import worker_fault
 from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TrainingError
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.loaded import in_plugin
@@ -33,6 +34,8 @@ def status_kept(folder: RunFolder) -> Iterator[None]:
             )
         elif isinstance(error, TrainingError | DataError | ConfigError):
             failure = error
+        elif (told := worker_fault(error)) is not None:
+            failure = TrainingError(told)
         else:
             failure = TrainingError(
                 f"{type(error).__name__}: {error}{in_plugin(error)} (traceback in {folder / 'train.log'})"

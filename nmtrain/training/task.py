@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nmtrain.measure import Lengths
 
 if TYPE_CHECKING:
-    from nmtrain.data.images.in_memory import ImageData
+    from nmtrain.data.images.batches import ImageBatches
     from nmtrain.data.text.batches import TextData
     from nmtrain.training.distillation import Teacher
 
@@ -29,11 +29,12 @@ class Task(Protocol):
     """What the loop asks of a task; batches are the task's own affair."""
 
     headline: str  # the metric of `evaluate` that tables show
+    damaged: dict[str, str]  # the samples that could not be read so far, and why
     signatures: dict[str, str]  # what settings metrics were computed with, of those that have any
     teacher: Teacher | None  # that the loss listens to
 
     @property
-    def data(self) -> ImageData | TextData:
+    def data(self) -> ImageBatches | TextData:
         """What the batches are made from."""
 
     def batches(self, update: int) -> Iterator[Any]:
@@ -50,3 +51,6 @@ class Task(Protocol):
 
     def lengths(self) -> Lengths | None:
         """Of text, what `Plan.with_lengths` takes; None where all samples cost the same."""
+
+    def close(self) -> None:
+        """End the processes that read data ahead, if there are any."""

@@ -45,6 +45,10 @@ class _TextTask:
     def __init__(self, model: Any, data: TextData, train: TrainConfig) -> None:
         self.model, self.data, self.train = model, data, train
         self.headline, self.signatures = data.headline, data.signatures
+        self.damaged: dict[str, str] = {}
+
+    def close(self) -> None:
+        """Nothing is read ahead."""
 
     def lengths(self) -> Lengths:
         """See `Task.lengths`."""

@@ -152,7 +152,11 @@ def test_a_missing_section_and_a_missing_key_are_named(shipped):
 @pytest.mark.parametrize(
     ("section", "known"),
     [
-        ("data", "['cifar10', 'cifar100', 'digits', 'g2p', 'glue', 'glyphs', 'listops', 'text', 'wmt']"),
+        (
+            "data",
+            "['cifar10', 'cifar100', 'digits', 'folder', 'g2p', 'glue', 'glyphs', 'imagenet', 'listops', 'text',"
+            " 'wmt']",
+        ),
         ("recipe", str(list_recipes())),
     ],
 )

@@ -30,7 +30,7 @@ from nmtrain.config.compose import compose_values, evaluation_overrides, overrid
         ),
         (
             "data=mnist",
-            "data=mnist: there is no such data. Available: ['cifar10', 'cifar100', 'digits', 'g2p',",
+            "data=mnist: there is no such data. Available: ['cifar10', 'cifar100', 'digits', 'folder',",
         ),
         ("recipe=null", "recipe=null: there is no such recipe. Available: ['ac_dc', 'asp', 'dense', 'feather', "),
         ("train=null", "train=null: there is no such train. Available: ['default', 'finetune', 'text']"),

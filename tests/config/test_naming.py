@@ -27,6 +27,7 @@ CHANGES_NOTHING = {
     "train.log_every",
     "train.checkpoint_every",
     "train.eval_batch_size",
+    "train.gradient_checkpointing",
     "measure.patterns",
 }
 

@@ -1,4 +1,3 @@
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -6,16 +5,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nmtrain.data import DataShape, _source, data_names, describe_data, load_data
+from nmtrain.data import DataShape, data_names, default_options, describe_data, load_data
 
 REPOSITORY = Path(__file__).parents[2]
+OPTIONS = {"imagenet": {"image_size": 224}}  # which a model states
 HEAVY = ("torch", "transformers", "datasets", "pyarrow", "sklearn", "PIL", "matplotlib", "numpy")
 
 
 def test_importing_and_describing_imports_nothing_heavy():
     code = (
         "import sys, nmtrain.data as data\n"
-        "[data.describe_data(name) for name in data.data_names()]\n"
+        f"[data.describe_data(name, **{OPTIONS}.get(name, {{}})) for name in data.data_names() if name != 'folder']\n"
         f"print([heavy for heavy in {HEAVY} if heavy in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -23,14 +23,15 @@ def test_importing_and_describing_imports_nothing_heavy():
 
 
 def test_names_are_those_of_the_yaml_files():
-    assert data_names() == ["cifar10", "cifar100", "digits", "g2p", "glue", "glyphs", "listops", "text", "wmt"]
+    images = ["cifar10", "cifar100", "digits", "folder", "g2p", "glue", "glyphs", "imagenet"]
+    assert data_names() == [*images, "listops", "text", "wmt"]
     assert sorted(path.stem for path in (REPOSITORY / "conf/data").glob("*.yaml")) == data_names()
 
 
 @pytest.mark.parametrize("name", data_names())
 def test_yaml_lists_every_option_with_its_default(name):
     written = yaml.safe_load((REPOSITORY / f"conf/data/{name}.yaml").read_text())
-    assert written == {"name": name} | dataclasses.asdict(_source(name, {}))
+    assert written == {"name": name} | default_options(name)
 
 
 def test_shapes_follow_the_options():
@@ -55,8 +56,8 @@ def test_every_source_names_the_splits_it_can_be_evaluated_on(name):
         (
             "mnist",
             {},
-            "data.name: 'mnist' is not a data source. Available: [cifar10, cifar100, digits, g2p,"
-            " glue, glyphs, listops, text, wmt]",
+            "data.name: 'mnist' is not a data source. Available: [cifar10, cifar100, digits, folder, g2p, glue, glyphs,"
+            " imagenet, listops, text, wmt]",
         ),
         (
             "digits",

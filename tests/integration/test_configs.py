@@ -19,6 +19,7 @@ LARGE = ["vit_base", "resnet50", "swin_base", "t5_base", "t5_v1_1_base"]
 # What comes from the hub is planned with random weights, and text with a model that reads it.
 WITH = {f"model={name}": ["model.pretrained=null"] for name in ("t5_small", "t5_base", "t5_v1_1_base")}
 WITH |= {f"data={name}": ["model=t5"] for name in data_names(text=True)}
+WITH |= {"data=folder": ["data.image_size=32"], "data=imagenet": ["data.image_size=32"]}  # what a model states
 OPTIONS = [
     pytest.param(group, option, id=f"{group}={option}", marks=[pytest.mark.slow] if option in LARGE else [])
     for group, options in groups().items()
@@ -35,8 +36,14 @@ FURTHER_RECIPES = [
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_of_every_group_can_be_chosen_with_the_defaults_of_the_rest(group, option):
-    config = check_config(compose_values([f"{group}={option}", *WITH.get(f"{group}={option}", [])]))
+def test_every_option_of_every_group_can_be_chosen_with_the_defaults_of_the_rest(group, option, tmp_path):
+    values = compose_values([f"{group}={option}", *WITH.get(f"{group}={option}", [])])
+    if option == "folder":
+        for name in (f"{split}/{label}/{n}.png" for split in ("train", "val") for label in "ab" for n in range(64)):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        values["data"]["path"] = str(tmp_path)
+    config = check_config(values)
     assert shape_faults([config]) == []
 
 

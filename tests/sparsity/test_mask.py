@@ -322,3 +322,18 @@ def test_selection_networks_find_the_nth_largest(n, m):
     inputs = (torch.rand(300, m, generator=generator) < torch.rand(300, 1, generator=generator)).float()
     found = mask_module._nth_largest(inputs.T, n, 0).squeeze(0)
     assert torch.equal(found, inputs.sort(1, descending=True).values[:, n - 1])
+
+
+@pytest.mark.parametrize("axis", ["input", "output"])
+@pytest.mark.parametrize("pattern", ["1:8", "2:4", "5:8", "1:32", "16:32"])
+def test_weights_ranked_together_get_the_masks_that_each_gets_alone(pattern, axis):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(64, 96), (32, 32), (512, 512), (32, 64, 3, 3), (96, 64)]  # the third is ranked by itself
+    weights = [torch.randn(shape, generator=generator) for shape in shapes]
+    weights[1] = weights[1].round()  # ties
+    weights.append(torch.randn(192, 128, generator=generator)[64:128])  # the rows of a fused weight
+    masks = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
+    parsed = NMPattern.parse(pattern)
+    mask_module.write_masks(list(zip(masks, weights, strict=True)), parsed, axis)
+    assert all(torch.equal(mask, nm_mask(weight, pattern, axis)) for mask, weight in zip(masks, weights, strict=True))
+    assert [int(mask.sum()) for mask in masks] == [weight.numel() * parsed.n // parsed.m for weight in weights]

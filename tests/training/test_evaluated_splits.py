@@ -27,8 +27,8 @@ def test_a_run_on_the_test_split_says_so_everywhere_and_trains_the_same(make_con
     assert (on_val.split, on_test.split) == ("val", "test")
     assert on_test.run_folder != on_val.run_folder
     summaries = [run(config) for config in (on_val, on_test)]
-    assert summaries[0]["metrics"].keys() == {"val/accuracy", "val/loss"}
-    assert summaries[1]["metrics"].keys() == {"test/accuracy", "test/loss"}
+    assert summaries[0]["metrics"].keys() == {"val/accuracy", "val/loss", "val/top5"}
+    assert summaries[1]["metrics"].keys() == {"test/accuracy", "test/loss", "test/top5"}
     assert summaries[1]["metrics"]["test/loss"] != summaries[0]["metrics"]["val/loss"]
     assert lines(on_test, "val") == lines(on_val, "test") == []
     assert [line["update"] for line in lines(on_test, "test")] == [4, 8]

@@ -239,9 +239,9 @@ def test_a_test_split_that_is_cut_anew_from_text_of_the_run_is_refused(nm, refus
     assert nm(*test, f"data.path={moved}")[0] == 0
     assert UNCHANGED not in caplog.text
     one = moved / "0.txt"
-    assert refused(*test, f"data.path={one}").startswith(f"data.path={one}: holds text of this run, but not the same")
+    assert refused(*test, f"data.path={one}").startswith(f"data.path={one}: holds files of this run, but not the same")
     one.rename(moved / "3.txt")  # the last of the text now, which moves every window
-    assert refused(*test, f"data.path={moved}").startswith(f"data.path={moved}: holds text of this run, but not")
+    assert refused(*test, f"data.path={moved}").startswith(f"data.path={moved}: holds files of this run, but not")
     other = tmp_path / "other.txt"
     other.write_text("".join(f"another text {line}\n" for line in range(80)))
     assert nm(*test, f"data.path={other}")[0] == 0

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nmtrain.data.cache import checksum
+from nmtrain.data.images.batches import Preprocessing, epoch_order, full_batches
 from nmtrain.data.seeds import mix_seed
 from nmtrain.data.shapes import DataShape
 
@@ -53,6 +54,7 @@ class ImageData:
         self.seed = seed
         self.augment, self._augmentation = augment, augmentation or moved_a_little
         self.mean, self.std = _brightness(self.train_images)
+        self.damaged: dict[str, str] = {}  # nothing is read any more
         self._order: tuple[int, Tensor] | None = None  # (epoch, its permutation)
 
     @property
@@ -66,6 +68,12 @@ class ImageData:
         self._order = None
         return self
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Images are of the model's size already, which plain timm leaves as they are so."""
+        channels = self.shape.channels
+        return Preprocessing("bilinear", 1.0, "center", [self.mean] * channels, [self.std] * channels)
+
     def digest(self) -> str:
         """Of all images and labels."""
         tensors = {"train images": self.train_images, "train labels": self.train_labels}
@@ -73,14 +81,7 @@ class ImageData:
         return checksum({name: tensor.cpu() for name, tensor in tensors.items()})
 
     def updates_per_epoch(self, batch_size: int) -> int:
-        """Full batches in one pass over the training images; the remainder of each epoch is left out.
-
-        Raises:
-            ValueError: if not one batch can be filled.
-        """
-        if not 1 <= batch_size <= self.shape.train_size:
-            raise ValueError(f"batch size {batch_size}: {self.name} allows 1 to {self.shape.train_size} (train_size)")
-        return self.shape.train_size // batch_size
+        return full_batches(self.name, self.shape.train_size, batch_size)
 
     def train_batch(self, update: int, batch_size: int) -> tuple[Tensor, Tensor]:
         """The batch of one update: float32 ``[batch_size, channels, H, W]`` and int64 ``[batch_size]``.
@@ -101,11 +102,12 @@ class ImageData:
         for images, labels in zip(self.val_images.split(batch_size), self.val_labels.split(batch_size), strict=True):
             yield self._normalized(images.float().div_(255)), labels
 
+    def close(self) -> None:
+        """Nothing is read ahead."""
+
     def _epoch_order(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(mix_seed("order", self.seed, epoch))
-            order = torch.randperm(self.shape.train_size, generator=generator)
-            self._order = (epoch, order.to(self.device))
+            self._order = (epoch, epoch_order(self.seed, epoch, self.shape.train_size).to(self.device))
         return self._order[1]
 
     def _normalized(self, images: Tensor) -> Tensor:

@@ -36,10 +36,14 @@ NOT_RESULT = (
     "tracking",
     "model.roles",
     "data.cache_dir",
+    "data.max_damaged",
+    "data.prefetch",
+    "data.workers",
     "data.download",
     "train.log_every",
     "train.checkpoint_every",
     "train.eval_batch_size",
+    "train.gradient_checkpointing",
 )
 BUDGET = "train.flops"
 LENGTH = ("train.epochs", "train.updates", BUDGET)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from nmtrain.runs.metrics import LOWER_IS_BETTER, gain
+
 DEFAULT = "accuracy"  # of runs whose summary names no headline
 
 
@@ -16,7 +18,6 @@ class Headline:
         name: as records have it (``val/<name>`` or ``test/<name>`` in summary.json).
         label: as text and axes have it.
         percent: whether records hold a share of 1 that is printed in %.
-        lower_is_better: whether the best value is the lowest.
         digits: after the point, in print.
         split: in words, what the values are on; empty where that does not matter.
     """
@@ -24,7 +25,6 @@ class Headline:
     name: str
     label: str
     percent: bool = False
-    lower_is_better: bool = False
     digits: int = 2
     split: str = ""
 
@@ -48,9 +48,14 @@ class Headline:
         """Printed value over recorded value."""
         return 100.0 if self.percent else 1.0
 
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether the best value is the lowest."""
+        return self.name in LOWER_IS_BETTER
+
     def gain(self, value: float) -> float:
         """``value`` on a scale where more is better."""
-        return -value if self.lower_is_better else value
+        return gain(self.name, value)
 
     def text(self, value: float) -> str:
         """0.7123 as ``71.23`` for a metric in %; a dash where there is no number."""
@@ -65,15 +70,15 @@ _KNOWN = (
     Headline("accuracy", "accuracy", percent=True),
     Headline("top5", "top-5 accuracy", percent=True),
     Headline("word_accuracy", "word accuracy", percent=True),
-    Headline("phoneme_error_rate", "phoneme error rate", percent=True, lower_is_better=True),
+    Headline("phoneme_error_rate", "phoneme error rate", percent=True),
     Headline("score", "score", percent=True),
     Headline("f1", "F1", percent=True),
     Headline("matthews", "Matthews correlation", percent=True),
     Headline("pearson", "Pearson correlation", percent=True),
     Headline("spearman", "Spearman correlation", percent=True),
     Headline("bleu", "BLEU"),
-    Headline("perplexity", "perplexity", lower_is_better=True),
-    Headline("loss", "loss", lower_is_better=True, digits=4),
+    Headline("perplexity", "perplexity"),
+    Headline("loss", "loss", digits=4),
 )
 _BY_NAME = {headline.name: headline for headline in _KNOWN}
 

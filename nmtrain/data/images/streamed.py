@@ -1,0 +1,245 @@
+"""Labelled images read from files while training goes on: processes beside it decode and augment ahead of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from PIL import UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from nmtrain.data.cache import checksum
+from nmtrain.data.images.ahead import Ahead
+from nmtrain.data.images.batches import Preprocessing, epoch_order, full_batches
+from nmtrain.data.images.transforms import Transforms, read_image, seeded
+from nmtrain.data.seeds import mix_seed
+from nmtrain.data.shapes import DataShape
+from nmtrain.errors import TrainingError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+_NAMED = 3  # damaged images that a message names
+
+
+class Draw(NamedTuple):
+    """One place of a training batch: which image, and by which random numbers it is augmented."""
+
+    epoch: int
+    row: int
+    repeat: int
+
+
+class Damage(NamedTuple):
+    """An image that could not be read."""
+
+    name: str
+    reason: str
+
+
+class Sample(NamedTuple):
+    """What became of one place of a batch; no image where none could be read."""
+
+    image: Tensor | None
+    label: int
+    damages: list[Damage]
+
+
+class Batch(NamedTuple):
+    images: Tensor
+    labels: Tensor
+    damages: list[Damage]
+
+
+class StreamedImages:
+    """Train and validation images of one data set, as rows that are decoded when a batch needs them.
+
+    A training batch is a function of ``(seed, update, batch_size)`` and of nothing else, for any number of processes.
+    Each epoch is a permutation of the training images. With ``repeats`` r it is, as timm's repeated augmentation in
+    one process, the first r-th of that permutation with each image r times in a row, augmented anew each time: an
+    epoch stays as long.
+
+    An image that cannot be read is replaced in training by the next readable row of the data set, which depends on
+    its row alone, and left out of evaluation. It is named in the log once.
+
+    Args:
+        train, val: columns ``image``, of `datasets.Image(decode=False)`, and ``label``, an int.
+        seed: the run's seed.
+        options: of the source: the fields of `Transforms`, ``repeats``, ``max_damaged``, ``workers``, ``prefetch``.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        shape: DataShape,
+        class_names: list[str],
+        train: Dataset,
+        val: Dataset,
+        seed: int,
+        options: Any,
+    ) -> None:
+        self.name = name
+        self.shape = shape
+        self.class_names = class_names
+        self.seed = seed
+        self.damaged: dict[str, str] = {}
+        self.device = torch.device("cpu")
+        self._train, self._val = train, val
+        self._repeats: int = options.repeats
+        self._max_damaged: int = options.max_damaged
+        self._transforms = Transforms.of(options)
+        samples = _TrainSamples(train, self._transforms, seed, options.max_damaged)
+        self._train_ahead = Ahead(samples, gather, options.workers, options.prefetch)
+        self._val_ahead = Ahead(_ValSamples(val, self._transforms), gather, options.workers, options.prefetch)
+        self._next: tuple[int, int] | None = None  # the update that comes next, and its batch size
+        self._batches: Iterator[Batch] = iter(())
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        used = self._transforms
+        return Preprocessing(used.interpolation, used.crop_pct, used.crop_mode, list(used.mean), list(used.std))
+
+    def to(self, device: torch.device | str) -> StreamedImages:
+        self.close()
+        self.device = torch.device(device)
+        return self
+
+    def digest(self) -> str:
+        """Of all labels in their order; what the files are, their own digests say."""
+        labels = {"train labels": self._train, "val labels": self._val}
+        return checksum({name: torch.as_tensor(rows.with_format(None)["label"][:]) for name, rows in labels.items()})
+
+    def updates_per_epoch(self, batch_size: int) -> int:
+        return full_batches(self.name, len(self._train), batch_size)
+
+    def train_batch(self, update: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """The batch of one update; those of the next updates are read ahead from here on.
+
+        Raises:
+            TrainingError: where more images are damaged than allowed, or the processes that read cannot go on.
+            DataError: where they would have too little shared memory.
+        """
+        if self._next != (update, batch_size):
+            on_cuda = self.device.type == "cuda"
+            size = batch_size * self._bytes_per_image
+            self._batches = self._train_ahead.start(self._draws(update, batch_size), size, on_cuda)
+        self._next = None  # where reading fails, the next call starts anew
+        batch = next(self._batches)
+        self._note(batch.damages)
+        if len(batch.labels) < batch_size:
+            raise TrainingError(f"data={self.name}: none of the {len(self._train)} training images can be read")
+        self._next = update + 1, batch_size
+        images, labels = self._on_device(batch)
+        return self._transforms.erased(images, mix_seed("erase", self.seed, update)), labels
+
+    def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All validation images once, in a fixed order; batches are smaller by the images that cannot be read."""
+        rows = range(len(self._val))
+        keys = (list(rows[start : start + batch_size]) for start in rows[::batch_size])
+        size, scored = batch_size * self._bytes_per_image, 0
+        for batch in self._val_ahead.start(keys, size, self.device.type == "cuda"):
+            self._note(batch.damages)
+            if len(batch.labels):
+                scored += len(batch.labels)
+                yield self._on_device(batch)
+        if not scored:
+            raise TrainingError(f"data={self.name}: none of the {len(self._val)} images to evaluate on can be read")
+
+    def close(self) -> None:
+        self._train_ahead.close()
+        self._val_ahead.close()
+        self._next = None
+
+    @property
+    def _bytes_per_image(self) -> int:
+        return self.shape.channels * self.shape.image_size**2
+
+    def _draws(self, first: int, batch_size: int) -> Iterator[list[Draw]]:
+        """What the batches from update ``first`` on are made of, without end."""
+        per_epoch = self.updates_per_epoch(batch_size)
+        order, of_epoch = torch.empty(0), -1
+        for update in count(first):
+            epoch, position = divmod(update, per_epoch)
+            if epoch != of_epoch:
+                order, of_epoch = epoch_order(self.seed, epoch, len(self._train)), epoch
+            places = range(position * batch_size, (position + 1) * batch_size)
+            yield [Draw(epoch, int(order[place // self._repeats]), place % self._repeats) for place in places]
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        images, labels = (values.to(self.device, non_blocking=True) for values in (batch.images, batch.labels))
+        return self._transforms.normalized(images), labels
+
+    def _note(self, damages: list[Damage]) -> None:
+        for name, reason in damages:
+            if name not in self.damaged:
+                self.damaged[name] = reason
+                logger.warning("%s cannot be read and is left out: %s", name, reason)
+        if len(self.damaged) > self._max_damaged:
+            few = "; ".join(f"{name} ({reason})" for name, reason in list(self.damaged.items())[:_NAMED])
+            more = f" and {len(self.damaged) - _NAMED} more" if len(self.damaged) > _NAMED else ""
+            raise TrainingError(
+                f"data.max_damaged={self._max_damaged}: {len(self.damaged)} images cannot be read: {few}{more}."
+                " Mend or remove them, or allow more"
+            )
+
+
+class _TrainSamples(torch.utils.data.Dataset[Sample]):
+    """Training images, each augmented by random numbers of its own."""
+
+    def __init__(self, rows: Dataset, transforms: Transforms, seed: int, max_damaged: int) -> None:
+        self.rows, self.channels, self.seed = rows, transforms.channels, seed
+        self.transform = transforms.for_training()
+        self.tries = min(max_damaged + 1, len(rows))
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        damages: list[Damage] = []
+        for step in range(self.tries):
+            sample = _read(self.rows, "train", (draw.row + step) % len(self.rows), self.channels)
+            if not isinstance(sample, Damage):
+                image, label = sample
+                with seeded(mix_seed("augment", self.seed, draw.epoch, draw.row, draw.repeat)):
+                    return Sample(self.transform(image), label, damages)
+            damages.append(sample)
+        return Sample(None, -1, damages)
+
+
+class _ValSamples(torch.utils.data.Dataset[Sample]):
+    """Validation images, as plain timm prepares them."""
+
+    def __init__(self, rows: Dataset, transforms: Transforms) -> None:
+        self.rows, self.channels = rows, transforms.channels
+        self.transform = transforms.for_evaluation()
+
+    def __getitem__(self, row: int) -> Sample:
+        sample = _read(self.rows, "val", row, self.channels)
+        if isinstance(sample, Damage):
+            return Sample(None, -1, [sample])
+        image, label = sample
+        return Sample(self.transform(image), label, [])
+
+
+def _read(rows: Dataset, split: str, row: int, channels: int) -> tuple[Any, int] | Damage:
+    example = rows[row]
+    try:
+        return read_image(example["image"], channels), example["label"]
+    except UnidentifiedImageError:
+        reason = "no image that PIL knows"
+    except Exception as error:  # a file from anywhere makes PIL and its decoders raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+    path = example["image"]["path"]
+    return Damage(f"image {row} of {split}" + (f" ({path})" if path else ""), reason)
+
+
+def gather(samples: list[Sample]) -> Batch:
+    """The samples that have an image, as one batch."""
+    read = [sample for sample in samples if sample.image is not None]
+    images = default_collate([sample.image for sample in read]) if read else torch.empty(0)
+    damages = [damage for sample in samples for damage in sample.damages]
+    return Batch(images, torch.tensor([sample.label for sample in read], dtype=torch.int64), damages)
