@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SPLIT_WORDS = {"train": ("train", "training"), "val": ("validation", "val", "valid"), "test": ("test",)}
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)\.")  # how the hub names the shards of a data set
+_MOST_CLASSES = 100_000  # without names; a label beyond is a mistake, and a head for it would fill the memory
 _LABELS = ("cls", "json")  # what holds the label beside an image in a tar shard
 
 
@@ -74,13 +75,17 @@ class Shards:
         if not (names or self.known):
             if lowest := min(content.labels[0] for _, content in filled):
                 raise ValueError(f"data.path: the labels of {first.parent} begin with {lowest}; allowed: 0, 1, ...")
+            self._require_below(_MOST_CLASSES, filled, "where the classes have no names")
             return tuple(map(str, range(1 + max(content.labels[1] for _, content in filled))))
         names = names or self.known
-        for file, content in filled:
-            if content.labels[1] >= len(names):
-                told = f"has the label {content.labels[1]}, where there are {len(names)} classes"
-                raise ValueError(f"data.path: {file} {told}; allowed: 0 to {len(names) - 1}")
+        self._require_below(len(names), filled, f"where there are {len(names)} classes")
         return names
+
+    @staticmethod
+    def _require_below(most: int, filled: Sequence[tuple[Path, Contents]], where: str) -> None:
+        for file, content in filled:
+            if (label := content.labels[1]) >= most:
+                raise ValueError(f"data.path: {file} has the label {label}, {where}; allowed: 0 to {most - 1}")
 
     @property
     def notes(self) -> list[str]:

@@ -160,6 +160,9 @@ def test_labels_out_of_range_are_refused_with_the_file(tmp_path, shard, suffix):
     shard(val, VAL)
     shard(tmp_path / f"train.{suffix}", [1, 2, 3])
     assert fault(tmp_path) == f"data.path: the labels of {tmp_path} begin with 1; allowed: 0, 1, ..."
+    train = shard(tmp_path / f"train.{suffix}", [0, 10**12])
+    told = "has the label 1000000000000, where the classes have no names; allowed: 0 to 99999"
+    assert fault(tmp_path) == f"data.path: {train} {told}"
     shard(tmp_path / f"train.{suffix}", [0, 0])
     shard(val, [0])
     assert "has one class only, 0; allowed: two or more" in fault(tmp_path)
