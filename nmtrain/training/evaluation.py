@@ -27,14 +27,13 @@ from nmtrain.data import (
     options_of_model,
 )
 from nmtrain.data.digest import EXAMPLES, foreign_files
-from nmtrain.data.images.batches import ImageBatches
 from nmtrain.errors import ConfigError, DataError, RunFolderError
 from nmtrain.models import build_model
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.weights import LAST, Weights
 from nmtrain.training.environment import FIXES, package_versions, require_device
 from nmtrain.training.export import load_model, origin_told, saved_values
-from nmtrain.training.kept import kept_images, kept_model, kept_shape
+from nmtrain.training.kept import kept_images, kept_model, kept_shape, other_classes
 from nmtrain.training.loading import input_digests, load_task, other_examples, other_files
 from nmtrain.training.precision import autocast
 from nmtrain.training.task import Task
@@ -72,7 +71,8 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), weights: Weights = L
             task, digests = _load_task(folder, config, values["data"]["evaluate"], model, kept is not None)
     except ValueError as error:  # of a tokenizer that is gone
         raise RunFolderError(f"{path}: {error}") from error
-    _compare_classes(folder, task)
+    if told := other_classes(folder, task.data):
+        logger.warning("%s; the score may be another", told)
     try:
         with autocast(device, config.train.precision):
             metrics = task.evaluate(model, config.train.eval_batch_size)
@@ -252,19 +252,6 @@ def _load_task(
     if before and same_split and not foreign and before[EXAMPLES] != digests[EXAMPLES]:
         logger.warning("%s; the score may be another", other_examples(config))
     return task, digests
-
-
-def _compare_classes(folder: RunFolder, task: Task) -> None:
-    """Warn where the classes have other names than those that the run was trained on."""
-    images = kept_images(folder)
-    if images is None or not isinstance(task.data, ImageBatches):
-        return
-    others = [(now, then) for now, then in zip(task.data.class_names, images[1], strict=False) if now != then]
-    if others:
-        now, then = others[0]
-        logger.warning(
-            "%s of the classes have other names (%s was %s); the score may be another", len(others), now, then
-        )
 
 
 def _are_cut_anew(

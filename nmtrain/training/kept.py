@@ -85,3 +85,13 @@ def kept_model(folder: RunFolder, model: ModelConfig) -> ModelConfig:
         options=model.options,
         tokenizer="bytes" if reads_bytes(model) else str((folder / _TOKENIZER).absolute()),
     )
+
+
+def other_classes(folder: RunFolder, data: object) -> str | None:
+    """How the classes of ``data`` are called otherwise than those a run was trained on; None where they are not, or
+    nothing is known of their names."""
+    images = kept_images(folder)
+    if images is None or not isinstance(data, ImageBatches):
+        return None
+    others = [(now, then) for now, then in zip(data.class_names, images[1], strict=False) if now != then]
+    return f"{len(others)} of the classes have other names ({others[0][0]} was {others[0][1]})" if others else None

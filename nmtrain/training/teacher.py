@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from nmtrain.models.language import build_tokenizer
 from nmtrain.runs.folder import RunFolder
 from nmtrain.training.distillation import Teacher
 from nmtrain.training.export import load_model, run_config
+from nmtrain.training.kept import other_classes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,13 @@ def load_teacher(config: Config, device: torch.device) -> Teacher | None:
         assert found is not None
         model = load_into_new(found.architecture, found.arguments, found.file)
     return Teacher(model.to(device), config.train)
+
+
+def compare_teacher(config: Config, data: object) -> None:
+    """Warn where the classes of ``data`` have other names than those that a run of ours learned."""
+    source = config.train.teacher
+    if source is not None and _is_run(source) and (told := other_classes(RunFolder(Path(source)), data)):
+        logger.warning("train.teacher=%s: %s; its answers may be about others", source, told)
 
 
 def teacher_digest(config: Config, before: dict[str, str], refuse: Callable[[str], None]) -> dict[str, str]:

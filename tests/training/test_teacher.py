@@ -1,5 +1,6 @@
 """Distillation: the loss by hand, who can teach, and what becomes of a run whose teacher is gone or another."""
 
+import json
 import shutil
 
 import pytest
@@ -204,3 +205,15 @@ def test_an_encoder_decoder_of_other_tokens_cannot_teach(text_config):
     run(config)
     student = text_config(*T5, "++model.options.vocab_size=640", f"train.teacher={config.run_folder}")
     assert "tokens in the vocabulary: 384 there, 640 here" in faults(student)[0]
+
+
+def test_a_teacher_of_classes_with_other_names_is_told(teacher, make_config, caplog):
+    run(make_config(f"train.teacher={teacher}", "train.updates=1"))
+    assert "have other names" not in caplog.text
+    kept = teacher / "model/preprocessing.json"
+    written = json.loads(kept.read_text())
+    first, written["class_names"][0] = written["class_names"][0], "another"
+    kept.write_text(json.dumps(written))
+    run(make_config(f"train.teacher={teacher}", "train.updates=2"))
+    told = f"1 of the classes have other names ({first} was another); its answers may be about others"
+    assert f"train.teacher={teacher.resolve()}: {told}" in caplog.text
