@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
+from nmtrain.config.naming import teacher_name
 from nmtrain.data import options_of_test_alone
 from nmtrain.data.earlier import completed
 from nmtrain.recipes import RECIPES, Recipe
@@ -113,7 +114,7 @@ def setting_of(config: Mapping[str, Any]) -> Flat:
     if start := setting.pop("init_from", None):
         setting["init_from"] = PurePath(start).name  # as in run names, wherever it lies
     if teacher := setting.get("train.teacher"):
-        setting["train.teacher"] = PurePath(teacher).name
+        setting["train.teacher"] = teacher_name(teacher)
     for key in ("mask.roles", "mask.names"):
         setting[key] = sorted(setting.get(key) or ())
     stacks = sorted(set(setting.get("mask.stacks") or ()))

@@ -230,6 +230,14 @@ def test_a_setting_that_is_not_as_shipped_is_unusual():
     assert unusual(setting_of(changed), True) == [key for key in sparse if not key.startswith("mask")]
 
 
+def test_teachers_of_one_folder_s_name_set_groups_apart():
+    one, other, moved = (
+        keys(train=CONFIG["train"] | {"teacher": teacher})
+        for teacher in ("/runs/one/export", "/runs/other/export", "/moved/one/export")
+    )
+    assert len({one.group, other.group, moved.group}) == 3
+
+
 def test_a_folder_is_shown_by_its_name():
     shown = describe(
         {"data.path": "/home/me/sst2/", "model.pretrained": "google-t5/t5-small"}, ["data.path", "model.pretrained"]
