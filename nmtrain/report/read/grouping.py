@@ -54,6 +54,8 @@ SPARSE_ONLY = ("mask",)
 _UNTITLED = (
     *("mask.roles", "mask.patterns", "data.task", "data.pair", "data.path", "data.evaluate", *LENGTH),
     *("train.eval_every", "train.compile", "train.device"),
+    # Resolved from the model where a config leaves them open; what is shipped is null.
+    *(f"data.{option}" for option in ("interpolation", "crop_pct", "crop_mode", "mean", "std")),
 )
 
 _ROLES = ("ff", "q", "k", "v", "o", "conv")  # the order in which architecture.md names them
