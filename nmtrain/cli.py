@@ -20,6 +20,7 @@ nmtrain: train N:M structured-sparse networks
   nmtrain model=vit sparsity=1:32 recipe=sdgf        train one run (the word `train` is optional)
   nmtrain ... --dry-run                              check everything, show phases, tensors, cost; train nothing
   nmtrain -m recipe=dense,sr_ste,mdgf,sdgf sparsity=1:8,1:32 seed=0,1,2     sweep, one run after the other
+  nmtrain -m experiment=paper/table_ff_mini          a sweep by name (nmtrain list paper)
   nmtrain eval RUN [data.path=NEW ...]               score a finished run's model again, also on data that moved
   nmtrain eval RUN data.evaluate=test                score it on the test split; RUN/test/metrics.json keeps it
   nmtrain export RUN [--out DIR]                     write its model for plain timm or transformers
