@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Union
 from nmtrain.data.digest import file_digests
 from nmtrain.data.rows import FileRows, count_rows
 from nmtrain.errors import DataError
+from nmtrain.runs.folder import why_not_writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,18 +68,22 @@ class LocalSplit:
         no_bars_in_logs()
         names = [str(file) for file in self.files]
         content = hashlib.blake2b("".join(file_digests(self.files).values()).encode(), digest_size=16).hexdigest()
+        # `datasets` takes files for the same by path and time stamp; its copy stands under what they hold.
+        place = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / f"nmtrain-{content}"
         try:
             if self.format == "saved":
                 saved = datasets.load_from_disk(names[0])
                 assert isinstance(saved, datasets.Dataset)
                 dataset = saved.with_format(None)  # a format that was saved with it would give tensors
             else:
-                # `datasets` takes files for the same by path and time stamp; its copy stands under what they hold.
-                place = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / f"nmtrain-{content}"
                 dataset = datasets.load_dataset(self.format, data_files=names, split="train", cache_dir=str(place))
             dataset._fingerprint = content
             return dataset
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            if self.format != "saved" and (reason := why_not_writable(place)):
+                raise DataError(
+                    f"data.cache_dir={place.parent}: cannot be written ({reason}); name a folder that can"
+                ) from error
             raise DataError(f"data.path: {', '.join(names)} cannot be read: {error.__cause__ or error}") from error
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COST_NOTE = "FLOPs: what hardware that skips every pruned weight would execute; 1 multiply-accumulate = 2 FLOPs"
 
-_MUCH_WAITING = 0.1  # of the time of training
+_MUCH_WAITING = 0.1  # of the time of training, waiting included
 TEACHER = "FLOPs of the teacher, which come on top"
 ACTIVE = "active parameters, average over training"
 
@@ -62,12 +62,12 @@ def show_summary(summary: dict[str, Any], folder: Path, split: str) -> None:
 
 def show_waiting(seconds: dict[str, float], data: dict[str, Any]) -> None:
     """A line where training waited long for data that processes read ahead, and what to change."""
-    if "workers" not in data or seconds["data"] <= _MUCH_WAITING * seconds["train"]:
+    if "workers" not in data or seconds["data"] <= _MUCH_WAITING * (whole := seconds["data"] + seconds["train"]):
         return
     from nmtrain.data.images.ahead import cores, workers_for
 
     workers, most = workers_for(data["workers"]), cores()
-    told = f"warning: waiting for data took {seconds['data'] / seconds['train']:.0%} of the time of training"
+    told = f"warning: waiting for data took {seconds['data'] / whole:.0%} of the time of training"
     if workers < most:
         told += f"; raise data.workers: {workers} now, and {most} cores are here"
     else:

@@ -72,7 +72,7 @@ def vision_architecture(name: str, shape: DataShape, options: dict[str, Any]) ->
     """The timm architecture and the arguments of ``timm.create_model`` that make a model fit the data.
 
     Raises:
-        ValueError: if neither we nor timm know the name.
+        ValueError: if neither we nor timm know the name, or a rate of dropping is none.
     """
     timm_name, arguments = _SMALL.get(name, (name, {}))
     if not timm.is_model(timm_name):
@@ -81,11 +81,21 @@ def vision_architecture(name: str, shape: DataShape, options: dict[str, Any]) ->
             f"model.name={name}: there is no such model. Available: {list(_SMALL)} and every name of timm"
             + (f"; near to it: {near}" if near else "")
         )
+    for option, rate in options.items():
+        if option.endswith("drop_rate") or option in ("drop_path_rate", "drop_block_rate"):
+            _require_rate(f"model.options.{option}", rate)
     arguments = {**arguments, "num_classes": shape.num_classes, "in_chans": shape.channels}
     pretrained = get_pretrained_cfg(timm_name)
     if pretrained is not None and pretrained.fixed_input_size:  # others take any image size, and no such argument
         arguments["img_size"] = shape.image_size
     return timm_name, {**arguments, **options}
+
+
+def _require_rate(option: str, rate: Any) -> None:
+    """timm takes any number, drops nothing below 0, and fails above 1 when training begins."""
+    is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
+    if rate is not None and not (is_number and 0 <= rate <= 1):
+        raise ValueError(f"{option}={rate}: is no rate of dropping; allowed: numbers from 0 to 1")
 
 
 def build_vision_model(name: str, shape: DataShape, options: dict[str, Any], weights: Path | None = None) -> nn.Module:

@@ -84,6 +84,14 @@ def test_a_broken_file_is_named(tmp_path, name, content):
         split.read(str(tmp_path / "cache"))
 
 
+def test_a_cache_that_cannot_be_written_is_named_by_its_key(tmp_path):
+    write_parquet(tmp_path)
+    (tmp_path / "cache").touch()
+    told = rf"^data\.cache_dir={tmp_path}/cache: cannot be written \({tmp_path}/cache is not a folder\)"
+    with pytest.raises(DataError, match=told):
+        find_split(tmp_path, "train").read(str(tmp_path / "cache"))
+
+
 @pytest.mark.parametrize(("name", "content"), [("train.jsonl", "\n"), ("train.json", "[]"), ("train.csv", "text\n")])
 def test_a_split_without_examples_is_refused(tmp_path, name, content):
     (tmp_path / name).write_text(content)

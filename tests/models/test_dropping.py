@@ -44,3 +44,10 @@ def test_what_is_dropped_follows_the_seed(name, option):
     assert not output(1).equal(output(2))
     model.eval()
     assert output(1).equal(output(2))
+
+
+@pytest.mark.parametrize("option", ["drop_path_rate", "drop_rate", "attn_drop_rate", "drop_block_rate"])
+@pytest.mark.parametrize("rate", [2, -0.1, float("nan"), "much", True])
+def test_a_rate_that_is_none_is_refused_by_its_key(option, rate):
+    with pytest.raises(ValueError, match=rf"^model\.options\.{option}={rate}: .* allowed: numbers from 0 to 1$"):
+        built("vit", **{option: rate})

@@ -312,5 +312,5 @@ def test_in_memory_data_say_nothing_of_waiting(capsys):
     show_waiting({"train": 1.0, "data": 5.0}, {"name": "glyphs"})
     show_waiting({"train": 1.0, "data": 0.05}, {"name": "folder", "workers": 2})
     assert capsys.readouterr().out == ""
-    show_waiting({"train": 1.0, "data": 0.5}, {"name": "folder", "workers": 1000})
-    assert "took 50% of the time of training, though 1000 processes read it" in capsys.readouterr().out
+    show_waiting({"train": 1.0, "data": 3.0}, {"name": "folder", "workers": 1000})
+    assert "took 75% of the time of training, though 1000 processes read it" in capsys.readouterr().out

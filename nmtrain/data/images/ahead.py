@@ -6,6 +6,7 @@ import atexit
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,12 +70,13 @@ class Ahead:
             DataError: where shared memory cannot hold what would be made ahead.
             TrainingError: while iterating, where a worker ends.
         """
-        if self._loader is None:
-            self._require_shared_memory(batch_bytes)
-            self._loader = self._open(pin)
-            atexit.register(self.close)  # a worker that ignores signals would be waited for without end
         self._keys.lists = keys
-        with _worker_faults():
+        with warnings.catch_warnings(), _worker_faults():
+            warnings.simplefilter("ignore")  # of more workers than cores, which were asked for
+            if self._loader is None:
+                self._require_shared_memory(batch_bytes)
+                self._loader = self._open(pin)
+                atexit.register(self.close)  # a worker that ignores signals would be waited for without end
             self._iterator = iter(self._loader)
         return self._batches(self._iterator)
 

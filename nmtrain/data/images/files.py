@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,13 @@ _log = logging.getLogger(__name__)
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
 _CROP_MODES = ("center", "squash", "border")
-_POLICIES = ("rand", "augmix", "3a", "original", "originalr", "v0", "v0r")  # what a string of timm's begins with
+# What a string of timm's begins with, and what may follow after dashes: timm passes over some of what it does not know.
+_NUMBER, _POSITIVE = r"\d+(\.\d+)?", r"(?=[\d.]*[1-9])\d+(\.\d+)?"
+_POLICIES = {
+    "rand": rf"m\d+|n0*[1-9]\d*|p(0(\.\d+)?|1(\.0+)?)|mstd{_NUMBER}|mmax0*[1-9]\d*|inc[01]|t(weights|3aw?)",
+    "augmix": rf"m\d+|w0*[1-9]\d*|d\d+|a{_POSITIVE}|b[01]|mstd{_NUMBER}",
+    **dict.fromkeys(("3a", "original", "originalr", "v0", "v0r"), f"mstd{_NUMBER}"),
+}
 _MOST = 10**9
 
 
@@ -264,12 +271,17 @@ def _range_faults(option: str, value: object, highest: float) -> list[str]:
 
 
 def _policy_faults(value: object) -> list[str]:
-    if value is None or (isinstance(value, str) and value.split("-")[0] in _POLICIES):
+    if value is None:
         return []
-    return [
-        fault(
-            "auto_augment",
-            value,
-            f"a policy of timm such as rand-m9-mstd0.5-inc1, or null; they begin with {', '.join(_POLICIES)}",
-        )
-    ]
+    begin = f"a policy of timm such as rand-m9-mstd0.5-inc1, or null; they begin with {', '.join(_POLICIES)}"
+    if not isinstance(value, str):
+        return [fault("auto_augment", value, begin)]
+    policy, *sections = value.split("-")
+    if policy not in _POLICIES:
+        return [fault("auto_augment", value, begin)]
+    strange = [section for section in sections if not re.fullmatch(_POLICIES[policy], section)]
+    if not strange:
+        return []
+    known = {"rand": "m9, n2, p0.5, mstd0.5, mmax10, inc1, tweights", "augmix": "m3, w3, d2, a1.0, b1, mstd0.5"}
+    allowed = f"after {policy} and dashes what timm reads there, such as {known.get(policy, 'mstd0.5')}, and no"
+    return [fault("auto_augment", value, f"{allowed} {few(strange)}")]

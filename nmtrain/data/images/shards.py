@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SPLIT_WORDS = {"train": ("train", "training"), "val": ("validation", "val", "valid"), "test": ("test",)}
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)\.")  # how the hub names the shards of a data set
+_COUNTED = re.compile(r"(.*?)(\d+)(\.[a-z]+)$")  # how webdataset does
+_MOST_CLASSES = 100_000  # without names; a label beyond is a mistake, and a head for it would fill the memory
 _LABELS = ("cls", "json")  # what holds the label beside an image in a tar shard
 
 
@@ -74,16 +76,27 @@ class Shards:
         if not (names or self.known):
             if lowest := min(content.labels[0] for _, content in filled):
                 raise ValueError(f"data.path: the labels of {first.parent} begin with {lowest}; allowed: 0, 1, ...")
+            self._require_below(_MOST_CLASSES, filled, "where the classes have no names")
             return tuple(map(str, range(1 + max(content.labels[1] for _, content in filled))))
         names = names or self.known
-        for file, content in filled:
-            if content.labels[1] >= len(names):
-                told = f"has the label {content.labels[1]}, where there are {len(names)} classes"
-                raise ValueError(f"data.path: {file} {told}; allowed: 0 to {len(names) - 1}")
+        self._require_below(len(names), filled, f"where there are {len(names)} classes")
         return names
+
+    @staticmethod
+    def _require_below(most: int, filled: Sequence[tuple[Path, Contents]], where: str) -> None:
+        for file, content in filled:
+            if (label := content.labels[1]) >= most:
+                raise ValueError(f"data.path: {file} has the label {label}, {where}; allowed: 0 to {most - 1}")
 
     @property
     def notes(self) -> list[str]:
+        """The first number that is missing between files which are numbered without saying how many there are."""
+        numbered = {match.groups(): file for file in self.files if (match := _COUNTED.match(file.name))}
+        for (begin, number, end), file in numbered.items():
+            before = f"{int(number) - 1:0{len(number)}}"
+            is_first = all(other[0] != begin or int(other[1]) >= int(number) for other in numbered)
+            if not is_first and (begin, before, end) not in numbered:
+                return [f"{file.parent} has {file.name} and no {begin}{before}{end} before it: is a shard missing?"]
         return []
 
     def __len__(self) -> int:
@@ -262,10 +275,20 @@ def _parquet(file: Path, size: int, changed: int) -> Contents:
             bounds = [(found.min, found.max) for found in known]
         else:
             bounds = [_bounds(opened.read(columns=["label"]).column("label"))]
-        written = (opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-        label = json.loads(written).get("info", {}).get("features", {}).get("label", {})
+        names = _names_noted((opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
         labels = min(low for low, _ in bounds), max(high for _, high in bounds)
-        return Contents(labels, metadata.num_rows, tuple(label.get("names") or ()))
+        return Contents(labels, metadata.num_rows, names)
+
+
+def _names_noted(note: bytes) -> tuple[str, ...]:
+    """The names of the classes in what `datasets` notes in a Parquet file, if they are there."""
+    try:
+        found = json.loads(note)
+        for key in ("info", "features", "label", "names"):
+            found = found.get(key) or {}
+        return tuple(map(str, found))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"has a note of `datasets` (huggingface) that cannot be read: {error}") from error
 
 
 @cache
@@ -275,7 +298,7 @@ def _saved(folder: Path, size: int, changed: int) -> Contents:
 
     try:
         dataset = datasets.load_from_disk(str(folder))
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, ValueError, LookupError, TypeError) as error:  # of data, and of notes in JSON
         raise ValueError(f"cannot be read: {error} (copied by half?)") from error
     _require_columns(dataset.column_names, dataset.data.schema)
     names = getattr(dataset.features["label"], "names", ())

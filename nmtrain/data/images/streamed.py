@@ -227,14 +227,16 @@ class _ValSamples(torch.utils.data.Dataset[Sample]):
 
 def _read(rows: Dataset, split: str, row: int, channels: int) -> tuple[Any, int] | Damage:
     example = rows[row]
+    image = example["image"] or {"bytes": None, "path": None}  # shards may have rows without one
     try:
-        return read_image(example["image"], channels), example["label"]
+        if image["bytes"] is None and image["path"] is None:
+            raise ValueError("there is none")
+        return read_image(image, channels), example["label"]
     except UnidentifiedImageError:
         reason = "no image that PIL knows"
     except Exception as error:  # a file from anywhere makes PIL and its decoders raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
-    path = example["image"]["path"]
-    return Damage(f"image {row} of {split}" + (f" ({path})" if path else ""), reason)
+    return Damage(f"image {row} of {split}" + (f" ({image['path']})" if image["path"] else ""), reason)
 
 
 def gather(samples: list[Sample]) -> Batch:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from timm.data import create_transform
 
 from nmtrain.data import describe_data, local_digests, local_files
 from nmtrain.data.images import tree
@@ -300,6 +301,13 @@ def test_a_tree_is_listed_once_until_a_folder_of_it_changes(grow, monkeypatch):
         ({"mean": [0.5]}, "data.mean: [0.5] is not allowed; allowed: a list of numbers, one for each"),
         ({"std": [0.5, 0.5, 0]}, "data.std: [0.5, 0.5, 0] is not allowed; allowed: a list of numbers above 0"),
         ({"auto_augment": "random"}, "data.auto_augment: 'random' is not allowed; allowed: a policy of timm"),
+        ({"auto_augment": 5}, "data.auto_augment: 5 is not allowed; allowed: a policy of timm"),
+        ({"auto_augment": "rand-m9-zzz"}, "data.auto_augment: 'rand-m9-zzz' is not allowed; allowed: after rand"),
+        ({"auto_augment": "rand-m9.5"}, "data.auto_augment: 'rand-m9.5' is not allowed; allowed: after rand"),
+        ({"auto_augment": "rand-p1.5"}, "data.auto_augment: 'rand-p1.5' is not allowed; allowed: after rand"),
+        ({"auto_augment": "augmix-w0"}, "data.auto_augment: 'augmix-w0' is not allowed; allowed: after augmix"),
+        ({"auto_augment": "augmix-a0"}, "data.auto_augment: 'augmix-a0' is not allowed; allowed: after augmix"),
+        ({"auto_augment": "v0-m9"}, "data.auto_augment: 'v0-m9' is not allowed; allowed: after v0"),
         ({"crop_scale": [0.5]}, "data.crop_scale: [0.5] is not allowed; allowed: a list of the smallest"),
         ({"crop_scale": [0.5, 1.5]}, "data.crop_scale: [0.5, 1.5] is not allowed; allowed: a list"),
         ({"crop_ratio": [2, 1]}, "data.crop_ratio: [2, 1] is not allowed; allowed: a list"),
@@ -320,6 +328,13 @@ def test_options_that_are_not_allowed_are_refused_before_a_folder_is_looked_at(o
         describe_data("folder", path="/nowhere", **options)
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("policy", ["rand", "rand-m9-n3-p0.5-mstd101-mmax20-inc1-t3a", "rand-tweights", "augmix",
+                                    "augmix-m5-w4-d2-a0.5-b1-mstd0.5", "original-mstd0.5", "v0r", "3a"])  # fmt: skip
+def test_policies_that_timm_reads_are_allowed(grow, policy):
+    create_transform(32, is_training=True, auto_augment=policy)
+    assert describe_data("folder", path=str(grow(*TWO)), image_size=32, auto_augment=policy).num_classes == 2
 
 
 def test_a_size_that_no_model_gave_has_to_be_said(grow):

@@ -160,6 +160,9 @@ def test_labels_out_of_range_are_refused_with_the_file(tmp_path, shard, suffix):
     shard(val, VAL)
     shard(tmp_path / f"train.{suffix}", [1, 2, 3])
     assert fault(tmp_path) == f"data.path: the labels of {tmp_path} begin with 1; allowed: 0, 1, ..."
+    train = shard(tmp_path / f"train.{suffix}", [0, 10**12])
+    told = "has the label 1000000000000, where the classes have no names; allowed: 0 to 99999"
+    assert fault(tmp_path) == f"data.path: {train} {told}"
     shard(tmp_path / f"train.{suffix}", [0, 0])
     shard(val, [0])
     assert "has one class only, 0; allowed: two or more" in fault(tmp_path)
@@ -223,6 +226,48 @@ def test_columns_of_other_types_are_cast(tmp_path, shard, source):
     assert fault(tmp_path).endswith("val.parquet has labels of the type string; allowed: whole numbers from 0")
     parquet.write_table(table.set_column(0, "label", pyarrow.array([0, 1, None, 2, 0])), tmp_path / "val.parquet")
     assert fault(tmp_path).endswith("val.parquet has 1 images without a label")
+
+
+@pytest.mark.parametrize("note", ["{bad", '{"info": 5}', '{"info": {"features": {"label": {"names": 3}}}}'])
+def test_a_note_of_datasets_that_is_none_is_named_with_its_file(tmp_path, shard, note):
+    from pyarrow import parquet
+
+    shard(tmp_path / "val.parquet", VAL)
+    table = parquet.read_table(shard(tmp_path / "train.parquet", TRAIN)).replace_schema_metadata({"huggingface": note})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    assert fault(tmp_path).startswith(
+        f"data.path: {tmp_path}/train.parquet has a note of `datasets` (huggingface) that"
+    )
+
+
+def test_a_note_of_datasets_without_features_gives_no_names(tmp_path, shard):
+    from pyarrow import parquet
+
+    shard(tmp_path / "val.parquet", VAL)
+    table = parquet.read_table(shard(tmp_path / "train.parquet", TRAIN))
+    parquet.write_table(table.replace_schema_metadata({"huggingface": '{"info": null}'}), tmp_path / "train.parquet")
+    assert shape(tmp_path) == (3, 5, 3)
+
+
+@pytest.mark.parametrize(("numbers", "told"), [([0, 1, 3], True), ([5, 6], False), ([7], False)])
+def test_a_gap_in_numbered_tar_shards_is_told(tmp_path, shard, source, numbers, told):
+    for number in numbers:
+        shard(tmp_path / f"set-train-{number:06}.tar", TRAIN)
+    shard(tmp_path / "set-val-000000.tar", VAL)
+    notes = source(tmp_path).parts()[0].notes
+    missing = f"{tmp_path} has set-train-000003.tar and no set-train-000002.tar before it: is a shard missing?"
+    assert notes == ([missing] if told else [])
+
+
+@pytest.mark.parametrize("state", ["{", "{}", "[]"])
+def test_a_saved_folder_whose_notes_are_damaged_is_named(tmp_path, shard, state):
+    rows = {"image": [{"bytes": shard.encoded(label), "path": None} for label in TRAIN], "label": TRAIN}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    saved = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(train=saved, validation=saved).save_to_disk(tmp_path)
+    (tmp_path / "train" / "state.json").write_text(state)
+    assert fault(tmp_path).startswith(f"data.path: {tmp_path}/train cannot be read: ")
+    assert fault(tmp_path).endswith("(copied by half?)")
 
 
 def test_tar_shards_that_are_cut_off_anywhere_are_named(tmp_path, shard):

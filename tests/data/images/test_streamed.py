@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -216,6 +217,21 @@ def test_files_that_are_gone_are_damaged(make, tmp_path):
     data._val = data._val_ahead.samples.rows
     assert [labels.tolist() for _, labels in data.val_batches(4)] == [[0]]
     assert "No such file" in data.damaged[f"image 1 of val ({tmp_path}/gone.png)"]
+
+
+def test_a_row_without_an_image_is_damaged(make):
+    data = make()
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("int64")})
+    cells = {"image": [{"bytes": content(0), "path": None}, None], "label": [0, 1]}
+    data._val = data._val_ahead.samples.rows = datasets.Dataset.from_dict(cells, features)
+    assert [labels.tolist() for _, labels in data.val_batches(4)] == [[0]]
+    assert data.damaged == {"image 1 of val": "there is none"}
+
+
+def test_more_workers_than_cores_are_no_warning_of_torch(make):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(workers=ahead.cores() + 1).train_batch(0, BATCH)
 
 
 def test_workers_end_when_data_are_closed_and_other_ones_start_again(make):
