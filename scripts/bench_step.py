@@ -28,8 +28,9 @@ import transformers
 from accelerate import Accelerator
 from torch import Tensor
 
-from nmtrain.config.check import Config, check_config
+from nmtrain.config.check import Config
 from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.launch.job import checked
 from nmtrain.models import build_model
 from nmtrain.runs.folder import RunFolder
 from nmtrain.sparsity import NMPattern, nm_mask, sparsify_model
@@ -128,22 +129,22 @@ def keep_the_heap() -> None:
 
 
 def config_of(*overrides: str) -> Config:
-    return check_config(compose_values(prepare_overrides([*overrides, f"train.updates={UPDATES}", "train.device=cpu"])))
+    return checked(compose_values(prepare_overrides([*overrides, f"train.updates={UPDATES}", "train.device=cpu"])))
 
 
 class OurUpdate:
     """One update of a run, `Trainer.update`, with a line in its records where one is due; through all phases."""
 
-    def __init__(self, *overrides: str) -> None:
-        config = config_of(*overrides)
+    def __init__(self, config: Config) -> None:
         plan = make_plan(config)
+        accelerator = Accelerator(mixed_precision="no", cpu=config.train.device == "cpu")
         torch.manual_seed(config.seed)
-        model = build_model(config.model, config.data_shape)
+        model = build_model(config.model, config.data_shape).to(accelerator.device)
         sparsify_model(model, plan.rules)
-        task = load_task(config, model, torch.device("cpu"))
-        folder = RunFolder(Path(tempfile.mkdtemp(dir=SCRATCH)))
+        task = load_task(config, model, accelerator.device)
+        folder = RunFolder(Path(tempfile.mkdtemp()))
         folder.prepare()
-        self.trainer = Trainer(plan, model, task, Accelerator(cpu=True), folder, None, {})
+        self.trainer = Trainer(plan, model, task, accelerator, folder, None, {})
         self.trainer.forward.train()
         self.number = 0
 
@@ -200,8 +201,8 @@ def bench_loop(rounds: int) -> None:
     for model, overrides in MODELS.items():
         variants = {
             "plain": PlainUpdate(*overrides),
-            "without noise metrics": OurUpdate(*overrides, "recipe=dense", "measure=off"),
-            "all": OurUpdate(*overrides, "recipe=dense"),
+            "without noise metrics": OurUpdate(config_of(*overrides, "recipe=dense", "measure=off")),
+            "all": OurUpdate(config_of(*overrides, "recipe=dense")),
         }
         blocks = {name: lambda update=update: [update() for _ in range(EVERY)] for name, update in variants.items()}
         seconds = interleaved(blocks, rounds)
@@ -214,7 +215,7 @@ def bench_updates(rounds: int) -> None:
     for model, overrides in MODELS.items():
         for pattern in ("2:4", "1:8", "1:32"):
             variants = {
-                name: OurUpdate(*overrides, f"recipe={name}", f"sparsity={pattern}", "measure=off")
+                name: OurUpdate(config_of(*overrides, f"recipe={name}", f"sparsity={pattern}", "measure=off"))
                 for name in ("dense", *RECIPES)
             }
             seconds = interleaved(variants, rounds, warm=True)
@@ -226,7 +227,7 @@ def bench_readings(rounds: int) -> None:
     print("\none update of T5, which reads half of its sparse weights three times: sparsified each time / once")
     for recipe in ("ste", "mdgf_exponential"):
         overrides = [*MODELS["t5"], f"recipe={recipe}", "measure=off"]
-        variants = {name: OurUpdate(*overrides) for name in ("each time", "once")}
+        variants = {name: OurUpdate(config_of(*overrides)) for name in ("each time", "once")}
         for hook in variants["each time"].trainer.control.hooks:
             hook.remove()
         seconds = interleaved(variants, rounds, warm=True)
@@ -237,7 +238,10 @@ def bench_noise(rounds: int) -> None:
     print(f"\n{EVERY} updates of the compact ViT with noise metrics / without (wanted: 1.03 or less)")
     for recipe in ("dense", "mdgf_exponential"):
         overrides = [*MODELS["vit_compact"], f"recipe={recipe}"]
-        variants = {"measured": OurUpdate(*overrides), "off": OurUpdate(*overrides, "measure=off")}
+        variants = {
+            "measured": OurUpdate(config_of(*overrides)),
+            "off": OurUpdate(config_of(*overrides, "measure=off")),
+        }
         blocks = {name: lambda update=update: [update() for _ in range(EVERY)] for name, update in variants.items()}
         seconds = interleaved(blocks, rounds)
         print(f"   1:32 {recipe:18} {ratio(seconds['measured'], seconds['off'])}")
@@ -248,7 +252,7 @@ def bench_recompilations() -> None:
     for name in ("dense", *RECIPES):
         torch._dynamo.reset()
         overrides = [*MODELS["vit_compact"], f"recipe={name}", "sparsity=1:8", "measure=off", "train.compile=true"]
-        update = OurUpdate(*overrides)
+        update = OurUpdate(config_of(*overrides))
         starts = [first for first, _ in update.trainer.config.recipe.phases(UPDATES)]
         at_starts = after = 0
         for first in starts:
@@ -285,5 +289,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as SCRATCH:
+    with tempfile.TemporaryDirectory() as tempfile.tempdir:
         main()

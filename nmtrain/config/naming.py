@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+import re
+from pathlib import Path, PurePath
 from typing import Any
 
 from nmtrain.data import options_of_test_alone
@@ -56,6 +57,7 @@ AS_BEFORE: dict[tuple[str, ...], Any] = {
     ("recipe", "tighten"): False,
     ("recipe", "contenders"): None,
 }
+_RUN_NAME = re.compile(r"-s\d+-[0-9a-f]{8}$")
 _ALWAYS_HAD_EVALUATE = ("listops", "wmt")  # so that it stands in the names of their runs whatever its value
 
 
@@ -79,7 +81,7 @@ def result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     if "init_from" in kept:
         kept["init_from"] = Path(str(kept["init_from"])).name  # wherever it lies
     if "teacher" in kept["train"]:
-        kept["train"]["teacher"] = Path(str(kept["train"]["teacher"])).name
+        kept["train"]["teacher"] = teacher_name(str(kept["train"]["teacher"]))
     if kept["model"].get("kind") == "image_classifier" and kept["model"].get("pretrained") is None:
         kept["model"].pop("pretrained", None)  # a key that image models did not have
     if kept["data"]["evaluate"] == "val" and kept["data"]["name"] not in _ALWAYS_HAD_EVALUATE:
@@ -96,6 +98,17 @@ def result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     kept["mask"] |= {"roles": sorted(mask["roles"]), "names": sorted(mask["names"]), "patterns": patterns}
     kept["sparsity"] = str(NMPattern.parse(values["sparsity"]))
     return _canonical(kept)
+
+
+def teacher_name(teacher: str) -> str:
+    """What ``train.teacher`` comes to: a run by its name, wherever it lies; any other folder or file by its whole path,
+    since many are called ``export``; a model of timm's hub without what may stand before its name."""
+    path = PurePath(teacher)
+    if path.is_absolute():
+        return path.name if _RUN_NAME.search(path.name) else str(path)
+    for before in ("hf-hub:", "hf_hub:", "timm/"):
+        teacher = teacher.removeprefix(before)
+    return teacher
 
 
 def _changes_the_result(key: tuple[str, ...], value: Any) -> bool:

@@ -220,12 +220,11 @@ class Trainer:
 
         The averaged weights are evaluated with the same masks; their metrics are named ``ema_...``.
         """
-        with self.timed("eval"), self.autocast():
-            metrics = self.task.evaluate(self.forward, self.config.train.eval_batch_size)
+        with self.timed("eval"):
+            metrics = self._scored()
             if self.average:
                 with self.average.in_place():
-                    averaged = self.task.evaluate(self.forward, self.config.train.eval_batch_size)
-                metrics |= {f"ema_{name}": value for name, value in averaged.items()}
+                    metrics |= {f"ema_{name}": value for name, value in self._scored().items()}
         if self.best:
             self.best.see(self.done, metrics[self.task.headline], self.model)
         self.record(split, **metrics)
@@ -239,6 +238,10 @@ class Trainer:
             metrics["loss"],
         )
         return metrics
+
+    def _scored(self) -> dict[str, float]:
+        with self.autocast():  # anew for other weights, of which it keeps copies in half precision until it ends
+            return self.task.evaluate(self.forward, self.config.train.eval_batch_size)
 
     def _evaluated(self, split: str) -> str:
         """What an evaluation was of, for the log."""

@@ -191,3 +191,14 @@ def test_home_is_expanded_in_the_results_folder(shipped, monkeypatch):
     assert check_config(put(shipped(), results_dir="~/runs")).results_dir == Path("/somewhere/runs")
     unknown = check_config(put(shipped(), results_dir="~nobody-of-that-name/runs"))
     assert unknown.results_dir == Path("~nobody-of-that-name/runs")
+
+
+def test_teachers_of_one_folder_s_name_are_not_the_same_and_a_run_is_wherever_it_lies(shipped):
+    def taught(teacher):
+        return name(put(shipped(), train__teacher=teacher))
+
+    assert taught("/a/vit-glyphs-dense-s0-0123abcd") == taught("/elsewhere/vit-glyphs-dense-s0-0123abcd")
+    assert taught("/runs/one/export") != taught("/runs/other/export")
+    assert taught("/runs/one/model.safetensors") != taught("/runs/other/model.safetensors")
+    assert taught("resnet18.a1_in1k") == taught("timm/resnet18.a1_in1k") == taught("hf-hub:timm/resnet18.a1_in1k")
+    assert taught("hf-hub:one/vit") != taught("hf-hub:other/vit")

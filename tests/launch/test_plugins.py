@@ -31,7 +31,7 @@ def test_a_folder_can_be_named_in_every_way(nm, own, monkeypatch, where):
     status, out, err = nm(*arguments)
     assert (status, err) == (0, "")
     (line,) = [line for line in out.splitlines() if line.startswith("  cubic")]
-    assert line == f"  cubic              The mask decays as (1 - j/L)^3. ({folder}/cubic.py)"
+    assert line == f"  {'cubic':<33} The mask decays as (1 - j/L)^3. ({folder}/cubic.py)"
     assert out.count(folder) == 1  # ours have no origin
 
 
@@ -61,7 +61,7 @@ def test_yaml_alone_adds_variants_of_ours(nm, own):
     folder = own({"recipe/slow.yaml": "# SDGF, slowly.\ndefaults: [sdgf, _self_]\nfinetune_fraction: 0.5\n"})
     status, out, _ = nm("list", "recipe", "--plugins", str(folder))
     assert status == 0
-    assert f"  slow               SDGF, slowly. ({folder}/recipe/slow.yaml)\n" in out
+    assert f"  {'slow':<33} SDGF, slowly. ({folder}/recipe/slow.yaml)\n" in out
     status, out, err = nm("--plugins", str(folder), *SMOKE, "recipe=slow", "--dry-run")
     assert (status, err) == (0, "")
 
@@ -73,7 +73,7 @@ def test_python_alone_is_told_which_yaml_to_write(nm, own, refused):
         f" write the file {folder}/recipe/cubic.yaml"
     )
     out = nm("list", "recipe", "--plugins", str(folder))[1]
-    line = f"  cubic              no choice yet: it needs the file {folder}/recipe/cubic.yaml ({folder}/cubic.py)\n"
+    line = f"  {'cubic':<33} no choice yet: it needs the file {folder}/recipe/cubic.yaml ({folder}/cubic.py)\n"
     assert line in out
 
 
@@ -257,7 +257,7 @@ def test_an_installed_package_is_there_without_an_option(nm, own, package, decor
         assert "  cubic " not in out
         return
     assert (status, err) == (0, "")
-    assert "  cubic              From a package. (package my-sparse 0.3)\n" in out
+    assert f"  {'cubic':<33} From a package. (package my-sparse 0.3)\n" in out
     status, out, err = nm(*SMOKE, "recipe=cubic", "--dry-run")
     assert (status, err) == (0, "")
     (plugin,) = LOADED

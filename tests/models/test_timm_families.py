@@ -118,7 +118,7 @@ def planned(family, monkeypatch):
     with torch.device("meta"):
         model = build_model(config.model, shape)
     monkeypatch.setattr("nmtrain.training.plan.build_model", lambda *_, **__: model)  # once is enough
-    monkeypatch.setattr("nmtrain.training.plan._memory", lambda *_: {})
+    monkeypatch.setattr("nmtrain.training.plan.training_memory", lambda *_: ({}, 0))
     assert unknown_fused(model) == []
     roles = list(dict.fromkeys(role for role, _, _ in weights_by_role(model)))
     return make_plan(replace(config, mask=config.mask.model_copy(update={"roles": roles or ["ff"]})))

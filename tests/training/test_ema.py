@@ -98,6 +98,16 @@ def test_a_decay_outside_of_zero_to_one_is_refused(decay, told, refused):
     assert refused(f"train.ema={decay}") == f"train.ema={decay}: should be {told}"
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_in_half_precision_too_the_average_is_what_is_scored(precision, make_config):
+    """Autocast keeps its copies of weights until it ends, and would score the weights of the moment twice."""
+    config = make_config("recipe=dense", "train.ema=0.9", f"train.precision={precision}")
+    metrics = run(config)["metrics"]
+    again = evaluate_run(config.run_folder, weights=EMA)["metrics"]
+    assert metrics["val/ema_loss"] == pytest.approx(again["val/loss"], rel=1e-4)
+    assert metrics["val/ema_loss"] != pytest.approx(metrics["val/loss"], rel=1e-4)
+
+
 def test_a_run_without_one_says_so(make_config):
     config = make_config("train.updates=1")
     summary = run(config)

@@ -143,13 +143,16 @@ def test_workers_change_nothing_about_a_run(settings, recipe, tmp_path):
 def test_a_worker_that_outlives_training_does_not_hold_the_run(tmp_path):
     folder = RunFolder(tmp_path)
     with folder.locked():
-        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        context = multiprocessing.get_context("fork")
+        there, end = context.Event(), context.Event()
+        worker = context.Process(target=lambda: (there.set(), end.wait(60)))
         worker.start()
+        assert there.wait(60)
         with pytest.raises(RunFolderError, match="another process"), folder.locked():
             pass
     with folder.locked():
         assert worker.is_alive()
-    worker.kill()
+    end.set()
     worker.join()
 
 

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
+from nmtrain.config.naming import teacher_name
 from nmtrain.data import options_of_test_alone
 from nmtrain.data.earlier import completed
 from nmtrain.recipes import RECIPES, Recipe
@@ -53,6 +54,8 @@ SPARSE_ONLY = ("mask",)
 _UNTITLED = (
     *("mask.roles", "mask.patterns", "data.task", "data.pair", "data.path", "data.evaluate", *LENGTH),
     *("train.eval_every", "train.compile", "train.device"),
+    # Resolved from the model where a config leaves them open; what is shipped is null.
+    *(f"data.{option}" for option in ("interpolation", "crop_pct", "crop_mode", "mean", "std")),
 )
 
 _ROLES = ("ff", "q", "k", "v", "o", "conv")  # the order in which architecture.md names them
@@ -113,7 +116,7 @@ def setting_of(config: Mapping[str, Any]) -> Flat:
     if start := setting.pop("init_from", None):
         setting["init_from"] = PurePath(start).name  # as in run names, wherever it lies
     if teacher := setting.get("train.teacher"):
-        setting["train.teacher"] = PurePath(teacher).name
+        setting["train.teacher"] = teacher_name(teacher)
     for key in ("mask.roles", "mask.names"):
         setting[key] = sorted(setting.get(key) or ())
     stacks = sorted(set(setting.get("mask.stacks") or ()))

@@ -230,6 +230,24 @@ def test_a_setting_that_is_not_as_shipped_is_unusual():
     assert unusual(setting_of(changed), True) == [key for key in sparse if not key.startswith("mask")]
 
 
+def test_what_a_model_says_of_its_images_is_not_unusual_and_still_sets_groups_apart():
+    values = compose_values(["data=folder", "data.path=photos"])
+    said = {"image_size": 32, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
+    values["data"] |= said | {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
+    setting = setting_of(values)
+    assert unusual(setting, False) == ["data.image_size"]
+    values["data"]["crop_pct"] = 0.8
+    assert keys_of(setting_of(values), False) != keys_of(setting, False)
+
+
+def test_teachers_of_one_folder_s_name_set_groups_apart():
+    one, other, moved = (
+        keys(train=CONFIG["train"] | {"teacher": teacher})
+        for teacher in ("/runs/one/export", "/runs/other/export", "/moved/one/export")
+    )
+    assert len({one.group, other.group, moved.group}) == 3
+
+
 def test_a_folder_is_shown_by_its_name():
     shown = describe(
         {"data.path": "/home/me/sst2/", "model.pretrained": "google-t5/t5-small"}, ["data.path", "model.pretrained"]
