@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from nmtrain.data.cache import checksum
 from nmtrain.data.images.ahead import Ahead
 from nmtrain.data.images.batches import Preprocessing, epoch_order, full_batches
-from nmtrain.data.images.transforms import Transforms, read_image, seeded
+from nmtrain.data.images.transforms import Transforms, generators_kept, read_image, seed_generators
 from nmtrain.data.seeds import mix_seed
 from nmtrain.data.shapes import DataShape
 from nmtrain.errors import TrainingError
@@ -198,14 +198,18 @@ class _TrainSamples(torch.utils.data.Dataset[Sample]):
         self.transform = transforms.for_training()
         self.tries = min(max_damaged + 1, len(rows))
 
-    def __getitem__(self, draw: Draw) -> Sample:
+    def __getitems__(self, draws: list[Draw]) -> list[Sample]:
+        with generators_kept():
+            return [self._sample(draw) for draw in draws]
+
+    def _sample(self, draw: Draw) -> Sample:
         damages: list[Damage] = []
         for step in range(self.tries):
             sample = _read(self.rows, "train", (draw.row + step) % len(self.rows), self.channels)
             if not isinstance(sample, Damage):
                 image, label = sample
-                with seeded(mix_seed("augment", self.seed, draw.epoch, draw.row, draw.repeat)):
-                    return Sample(self.transform(image), label, damages)
+                seed_generators(mix_seed("augment", self.seed, draw.epoch, draw.row, draw.repeat))
+                return Sample(self.transform(image), label, damages)
             damages.append(sample)
         return Sample(None, -1, damages)
 

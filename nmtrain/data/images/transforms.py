@@ -113,16 +113,28 @@ def read_image(cell: Mapping[str, Any], channels: int) -> Image.Image:
             return image.convert(_MODES[channels])
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """The generators of python, numpy and torch (of the CPU) start from ``seed`` inside, and are as before after."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+def seed_generators(seed: int) -> None:
+    """The generators of python, numpy and torch (of the CPU) start from ``seed``."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)  # which, unlike torch.manual_seed, is nothing to other devices
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """These generators are after as they were before. It takes longer than to seed them: do it once for a batch."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The generators start from ``seed`` inside, and are as before after."""
+    with generators_kept():
+        seed_generators(seed)
+        yield

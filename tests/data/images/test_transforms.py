@@ -71,6 +71,16 @@ def test_policies_of_timm_augment_colour_and_grey_and_can_be_sent_to_a_process(p
             assert transform(image).shape == (channels, 32, 32)
 
 
+def test_the_strongest_policy_of_timm_may_leave_no_bit_of_a_colour():
+    transform = transforms(auto_augment="rand-m10-n1-p1.0-inc1").for_training()  # posterize then keeps 0 bits
+    image = picture()
+    black = 0
+    for seed in range(60):
+        with seeded(seed):
+            black += not transform(image).any()
+    assert black
+
+
 def test_color_jitter_changes_colours_beside_a_policy_too():
     still = {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "hflip": 0.0, "auto_augment": "rand-m0-n1-p0.0"}
     image = picture(32, 32)
