@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import auto_augment, create_transform
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms_factory import transforms_imagenet_train
 from torch import Tensor
@@ -26,6 +26,16 @@ Transform = Callable[[Image.Image], Tensor]  # to uint8 [channels, image_size, i
 _MODES = {1: "L", 3: "RGB"}  # of PIL, by the number of channels
 _OF_16_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # a file of 16 bits in colour PIL itself cuts to 8
 _TO_8_BITS = 257  # 65535 becomes 255
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **options: Any) -> Image.Image:
+    """timm's, which keeps 0 bits at the end of its scale: newer PIL refuses that, and older made it black."""
+    if bits_to_keep == 0:
+        return Image.new(image.mode, image.size)
+    return auto_augment.posterize(image, bits_to_keep, **options)
+
+
+auto_augment.NAME_TO_OP |= dict.fromkeys(("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), _posterize)
 
 
 @dataclass(frozen=True)
