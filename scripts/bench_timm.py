@@ -4,10 +4,9 @@
     python scripts/bench_timm.py vit --recipes dense sr_ste --rounds 20
 
 Both sides have the same model, files, transforms (RandAugment), batch, precision, workers, mixup, clipping, optimizer,
-schedule and average of weights. timm's is put together from the installed package: its loader, `Mixup`, optimizer,
-scheduler and `ModelEmaV3`. Blocks of updates of each side follow one another within each round, the workers of the
-others stopped meanwhile: none reads ahead in another's time. What is counted is the wall time of a block and the CPU
-time of this process and of the side's workers. The ratios printed are medians over rounds, with quartiles.
+schedule and average of weights; timm's are those of the installed package. Blocks of updates follow one another in each
+round, the workers of other sides stopped meanwhile. The ratios, of CPU time of all processes and of time by the clock,
+are medians over rounds, with quartiles.
 
 On CUDA it is ViT-B/16 at 224 pixels, in bf16 and compiled, with images per second and the share of the GPU's peak
 that the model's FLOPs are (MFU).
@@ -18,10 +17,12 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import random
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ CLASSES = 10
 DRAWN, COPIES = 32, 32  # images of a class, and the names of each: an epoch longer than a few blocks
 SMALL = {  # on a CPU
     "vit": ["model=vit", "train.batch_size=64"],
-    "vit_tiny": ["model=vit_base", "model.name=vit_tiny_patch16_224", "data.image_size=64", "train.batch_size=32"],
-    "resnet18": ["model=resnet50", "model.name=resnet18", "data.image_size=64", "train.batch_size=32"],
+    "vit_tiny": ["model=vit_base", "model.name=vit_tiny_patch16_224", "data.image_size=128", "train.batch_size=32"],
+    "resnet18": ["model=resnet50", "model.name=resnet18", "data.image_size=128", "train.batch_size=32"],
 }
 LARGE = {"vit_base": ["model=vit_base", "data.image_size=224", "train.batch_size=256", "train.compile=true"]}
 PEAK = {"A100": 312e12, "H100": 989e12, "H200": 989e12}  # dense bf16 FLOPs per second, as NVIDIA states them (SXM)
@@ -57,15 +58,15 @@ PEAK = {"A100": 312e12, "H100": 989e12, "H200": 989e12}  # dense bf16 FLOPs per 
 
 def draw_images(folder: Path, width: int, height: int) -> None:
     """A tree of class folders of JPEG files: circles on noise, such as photographs take to decode."""
-    random = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for split, drawn, copies in (("train", DRAWN, COPIES), ("val", 1, 1)):
         for label in range(CLASSES):
             place = folder / split / f"class_{label}"
             place.mkdir(parents=True)
             for number in range(drawn):
-                noise = random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+                noise = generator.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
                 image = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-                for x, y in random.integers(0, (width, height), (8, 2)):
+                for x, y in generator.integers(0, (width, height), (8, 2)):
                     ImageDraw.Draw(image).circle((x, y), height // 8, outline=(255, 255, 255), width=label + 1)
                 first = place / f"{number}_0.jpg"
                 image.save(first, quality=90)
@@ -82,21 +83,17 @@ class TimmUpdate:
         self.config, self.clip_norm = config, optim.clip_norm
         self.device = torch.device("cuda" if train.device == "auto" and torch.cuda.is_available() else "cpu")
         torch.manual_seed(config.seed)
-        model = build_model(config.model, config.data_shape).to(self.device).train()
-        self.model: Any = model
+        self.model = model = build_model(config.model, config.data_shape).to(self.device).train()
         self.optimizer = create_optimizer_v2(  # fused, as ours is
             model, "adamw", lr=optim.lr, weight_decay=optim.weight_decay, betas=tuple(optim.betas), fused=True
         )
-        warmup = round(optim.warmup_fraction * config.total_updates)
-        self.schedule = CosineLRScheduler(
-            self.optimizer, config.total_updates, optim.final_lr, warmup_t=warmup, t_in_epochs=False
-        )
+        total, warmup = config.total_updates, round(optim.warmup_fraction * config.total_updates)
+        self.schedule = CosineLRScheduler(self.optimizer, total, optim.final_lr, warmup_t=warmup, t_in_epochs=False)
         self.average = ModelEmaV3(model, train.ema)
         self.forward = compiled(model, train.compile)
         self.mixup = Mixup(train.mixup, label_smoothing=train.label_smoothing, num_classes=CLASSES)
-        self.criterion = SoftTargetCrossEntropy()
-        self.losses = AverageMeter()
-        self.loader = create_loader(
+        self.criterion, self.losses = SoftTargetCrossEntropy(), AverageMeter()
+        loader = create_loader(
             create_dataset("", root=data["path"], split="train"),
             (3, data["image_size"], data["image_size"]),
             train.batch_size,
@@ -113,18 +110,13 @@ class TimmUpdate:
             pin_memory=self.device.type == "cuda",
             device=self.device,
         )
-        self.batches = self._batches()
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            yield from self.loader
+        self.batches: Iterator[tuple[Tensor, Tensor]] = chain.from_iterable(repeat(loader))
 
     def start(self) -> None:
         next(self.batches)
 
     def __call__(self, number: int) -> None:
-        images, labels = next(self.batches)
-        images, targets = self.mixup(images, labels)
+        images, targets = self.mixup(*next(self.batches))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
             loss = self.criterion(self.forward(images), targets)
         loss.backward()
@@ -135,9 +127,6 @@ class TimmUpdate:
         if (number + 1) % EVERY == 0:
             self.losses.update(loss.item(), len(images))
         self.schedule.step_update(number + 1)
-
-    def close(self) -> None:
-        """The loader ends its workers as it is forgotten."""
 
 
 class Ours(OurUpdate):
@@ -153,9 +142,6 @@ class Ours(OurUpdate):
     def __call__(self, number: int) -> None:
         self.at(number)
 
-    def close(self) -> None:
-        self.trainer.close(None)
-
 
 class Side:
     """One of those that are compared, and the processes that read images for it."""
@@ -167,13 +153,13 @@ class Side:
         self.workers = set(psutil.Process().children()) - before
         self.stop()
 
-    def stop(self) -> None:
-        for worker in self.workers:
-            worker.suspend()
-
     def go_on(self) -> None:
         for worker in self.workers:
             worker.resume()
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.suspend()
 
     def block(self, updates: int) -> tuple[float, float]:
         """CPU time of all processes and wall time of the next updates."""
@@ -187,6 +173,11 @@ class Side:
         seconds = self.cpu() - cpu, time.perf_counter() - wall
         self.stop()
         return seconds
+
+    def close(self) -> None:
+        self.go_on()
+        if isinstance(self.update, Ours):  # timm's loader ends its workers as it is forgotten
+            self.update.trainer.close(None)
 
     def cpu(self) -> float:
         return time.process_time() + sum(sum(worker.cpu_times()[:2]) for worker in self.workers)
@@ -206,12 +197,11 @@ def bench(name: str, settings: list[str], arguments: argparse.Namespace) -> None
             sides[recipe] = Side(Ours(config_of(recipe)))
         seconds: dict[str, Seconds] = {label: [side.block(updates)] for label, side in sides.items()}
         for _ in range(rounds):
-            for label, side in sides.items():
-                seconds[label].append(side.block(updates))
+            for label in random.sample(list(sides), len(sides)):  # which one comes before changes what caches hold
+                seconds[label].append(sides[label].block(updates))
     finally:
         for side in sides.values():
-            side.go_on()
-            side.update.close()
+            side.close()
     counted = {label: found[1:] for label, found in seconds.items()}  # caches and compilation make the first longer
     for label, side in sides.items():
         rate = statistics.median(updates * side.batch_size / wall for _, wall in counted[label])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ROWS_AT_ONCE = 64  # whose encoded images a process holds
 _NAMED = 3  # damaged images that a message names
 
 
@@ -199,13 +200,15 @@ class _TrainSamples(torch.utils.data.Dataset[Sample]):
         self.tries = min(max_damaged + 1, len(rows))
 
     def __getitems__(self, draws: list[Draw]) -> list[Sample]:
+        examples = _examples(self.rows, [draw.row for draw in draws])
         with generators_kept():
-            return [self._sample(draw) for draw in draws]
+            return [self._sample(draw, example) for draw, example in zip(draws, examples, strict=True)]
 
-    def _sample(self, draw: Draw) -> Sample:
+    def _sample(self, draw: Draw, example: dict[str, Any]) -> Sample:
         damages: list[Damage] = []
         for step in range(self.tries):
-            sample = _read(self.rows, "train", (draw.row + step) % len(self.rows), self.channels)
+            row = (draw.row + step) % len(self.rows)
+            sample = _read(self.rows[row] if step else example, "train", row, self.channels)
             if not isinstance(sample, Damage):
                 image, label = sample
                 seed_generators(mix_seed("augment", self.seed, draw.epoch, draw.row, draw.repeat))
@@ -221,16 +224,26 @@ class _ValSamples(torch.utils.data.Dataset[Sample]):
         self.rows, self.channels = rows, transforms.channels
         self.transform = transforms.for_evaluation()
 
-    def __getitem__(self, row: int) -> Sample:
-        sample = _read(self.rows, "val", row, self.channels)
+    def __getitems__(self, rows: list[int]) -> list[Sample]:
+        return [self._sample(row, example) for row, example in zip(rows, _examples(self.rows, rows), strict=True)]
+
+    def _sample(self, row: int, example: dict[str, Any]) -> Sample:
+        sample = _read(example, "val", row, self.channels)
         if isinstance(sample, Damage):
             return Sample(None, -1, [sample])
         image, label = sample
         return Sample(self.transform(image), label, [])
 
 
-def _read(rows: Dataset, split: str, row: int, channels: int) -> tuple[Any, int] | Damage:
-    example = rows[row]
+def _examples(rows: Dataset, numbers: list[int]) -> Iterator[dict[str, Any]]:
+    """The rows of these numbers, some at once: between two images one row alone costs a fifth of their decoding."""
+    for start in range(0, len(numbers), _ROWS_AT_ONCE):
+        columns = rows[numbers[start : start + _ROWS_AT_ONCE]]
+        for image, label in zip(columns["image"], columns["label"], strict=True):
+            yield {"image": image, "label": label}
+
+
+def _read(example: dict[str, Any], split: str, row: int, channels: int) -> tuple[Any, int] | Damage:
     image = example["image"] or {"bytes": None, "path": None}  # shards may have rows without one
     try:
         if image["bytes"] is None and image["path"] is None:
