@@ -16,15 +16,20 @@ class Teacher:
 
     Args:
         model: on the device of the one that learns.
+        levels: ``(factor, offset)`` that make the images of the one that learns those that the teacher knows, where
+            they are normalised otherwise.
     """
 
-    def __init__(self, model: Any, train: TrainConfig) -> None:
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, model: Any, train: TrainConfig, levels: tuple[Tensor, Tensor] | None = None) -> None:
+        self.model, self._levels = model.eval().requires_grad_(False), levels
         self._weight, self._temperature = train.teacher_weight, train.teacher_temperature
 
     @torch.no_grad()
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """What the teacher says of the inputs that the student is given, after augmentation and mixing."""
+        if self._levels is not None:
+            factor, offset = self._levels
+            inputs = tuple(images * factor + offset for images in inputs)
         return self.model(*inputs, **named)
 
     def blended(self, loss: Tensor, logits: Tensor, taught: Tensor, rows: int | Tensor) -> Tensor:

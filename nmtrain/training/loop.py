@@ -75,35 +75,39 @@ class Trainer:
         self.loss_sum = torch.zeros((), device=accelerator.device)  # over the updates since the last line
         self.loss_count = 0
         self.seconds = {"train": 0.0, "eval": 0.0, "data": 0.0}
-        if checkpoint:
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
-            if plan.config.train.precision == "fp16":
-                self.loss_scale.load_state_dict(checkpoint["loss_scale"])
-            self.done = checkpoint["done"]
-            self.loss_sum, self.loss_count = checkpoint["loss_sum"].to(accelerator.device), checkpoint["loss_count"]
-            self.seconds = checkpoint["seconds"]
-            task.damaged.update(checkpoint.get("damaged", {}))  # checkpoints of before have none
-            if self.average:
-                self.average.load_state_dict(checkpoint["average"])
-            if self.best:
-                self.best.load_state_dict(checkpoint["best"])
+        self.switched_at: int | None = checkpoint.get("switched_at") if checkpoint else None
         self.meter = None
         if plan.config.measure.every is not None and plan.measured:
             self.meter = NoiseMeter(
                 model, plan.measured, self.optimizer, plan.config.measure.every, plan.config.measure.window
             )
-            if checkpoint and checkpoint["meter"]:
-                self.meter.load_state_dict(checkpoint["meter"])
-        self.switched_at: int | None = checkpoint.get("switched_at") if checkpoint else None
         self.switch = None
         if (between := plan.config.recipe.switch_between(self.total)) is not None:  # not yet switched
             self.switch = AutoSwitch(self.control.weights, self.optimizer, between, self.total)
-            if checkpoint:
-                self.switch.load_state_dict(checkpoint["switch"])
+        if checkpoint:
+            self._take_up(checkpoint)
         lengths = checkpoint["lengths"] if checkpoint else {"metrics": 0, "noise": 0}
         self.metrics = Records(folder / "metrics.jsonl", lengths["metrics"])
         self.noise = Records(folder / "noise.jsonl", lengths["noise"])
         self.sink = open_sink(plan.config, folder)
+
+    def _take_up(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from what a checkpoint holds beside the weights, which are there already."""
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.config.train.precision == "fp16":
+            self.loss_scale.load_state_dict(checkpoint["loss_scale"])
+        self.done = checkpoint["done"]
+        self.loss_sum, self.loss_count = checkpoint["loss_sum"].to(self.accelerator.device), checkpoint["loss_count"]
+        self.seconds = checkpoint["seconds"]
+        self.task.damaged.update(checkpoint.get("damaged", {}))  # checkpoints of before have none
+        if self.average:
+            self.average.load_state_dict(checkpoint["average"])
+        if self.best:
+            self.best.load_state_dict(checkpoint["best"])
+        if self.meter and checkpoint["meter"]:
+            self.meter.load_state_dict(checkpoint["meter"])
+        if self.switch:
+            self.switch.load_state_dict(checkpoint["switch"])
 
     def train(self, stop: StopRequest) -> Iterator[int]:
         """Train to the end, yielding the number of updates done after each one.

@@ -35,7 +35,7 @@ from nmtrain.training.signals import stop_requests
 from nmtrain.training.start import start_digest, starting_model
 from nmtrain.training.status import logged_to, status_kept
 from nmtrain.training.summary import summarize
-from nmtrain.training.teacher import compare_teacher, load_teacher, teacher_digest
+from nmtrain.training.teacher import load_teacher, teacher_digest
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +125,7 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
     task, environment["data"] = load_same_task(config, model, accelerator.device, before, _refuse_other_data)
     environment["data"] |= start_digest(config, before, _refuse_other_data)
     environment["data"] |= teacher_digest(config, before, _refuse_other_data)
-    compare_teacher(config, task.data)
-    task.teacher = load_teacher(config, accelerator.device)
+    task.teacher = load_teacher(config, task.data, accelerator.device)
     folder.write_json("environment.json", environment)
     if isinstance(task.data, ImageBatches):
         keep_images(folder, task.data)

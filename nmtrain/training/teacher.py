@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nmtrain.config.check import Config
 from nmtrain.data import DataShape, TextShape
 from nmtrain.data.digest import TEACHER, file_digests
+from nmtrain.data.images.batches import ImageBatches
+from nmtrain.data.text.batches import TextData
 from nmtrain.errors import ConfigError, RunFolderError
 from nmtrain.models import build_model
 from nmtrain.models.indices import RealIndices
@@ -23,7 +25,7 @@ from nmtrain.models.language import build_tokenizer
 from nmtrain.runs.folder import RunFolder
 from nmtrain.training.distillation import Teacher
 from nmtrain.training.export import load_model, run_config
-from nmtrain.training.kept import other_classes
+from nmtrain.training.kept import kept_images, other_classes
 
 logger = logging.getLogger(__name__)
 
@@ -56,28 +58,49 @@ def planned_teacher(config: Config) -> tuple[nn.Module | None, list[str]]:
     return model, [f"train.teacher={source}: {line}" for line in told]
 
 
-def load_teacher(config: Config, device: torch.device) -> Teacher | None:
-    """The teacher with its weights. Raises what `planned_teacher` does, and RunFolderError for damaged weights."""
+def load_teacher(config: Config, data: ImageBatches | TextData, device: torch.device) -> Teacher | None:
+    """The teacher with its weights. A warning says where the classes of ``data`` have other names than those that a run
+    of ours learned. Raises what `planned_teacher` does, and RunFolderError for damaged weights.
+    """
     source = config.train.teacher
     if source is None:
         return None
     if _is_run(source):
         folder = RunFolder(Path(source))
         model = load_model(folder, run_config(folder))
+        if told := other_classes(folder, data):
+            logger.warning("train.teacher=%s: %s; its answers may be about others", source, told)
+        images = kept_images(folder)
+        known = None if images is None else (images[0].mean, images[0].std)
     else:
-        from nmtrain.models.vision_weights import load_into_new
+        from nmtrain.models.vision import preprocessing
+        from nmtrain.models.vision_weights import described_input, load_into_new
 
         found = _found(config, source, download=True)
         assert found is not None
         model = load_into_new(found.architecture, found.arguments, found.file)
-    return Teacher(model.to(device), config.train)
+        assert isinstance(config.data_shape, DataShape)
+        said = preprocessing(found.architecture, {}, source, config.data_shape.channels)
+        known = (said["mean"], said["std"]) if {"mean", "std"} <= described_input(source).keys() else None
+    return Teacher(model.to(device), config.train, _levels(data, known, device))
 
 
-def compare_teacher(config: Config, data: object) -> None:
-    """Warn where the classes of ``data`` have other names than those that a run of ours learned."""
-    source = config.train.teacher
-    if source is not None and _is_run(source) and (told := other_classes(RunFolder(Path(source)), data)):
-        logger.warning("train.teacher=%s: %s; its answers may be about others", source, told)
+def _levels(
+    data: ImageBatches | TextData, known: tuple[list[float], list[float]] | None, device: torch.device
+) -> tuple[Tensor, Tensor] | None:
+    """What turns images normalised as ``data`` are into those normalised by the ``known`` mean and std, if it is not
+    the same: ``x * factor + offset``."""
+    if (
+        known is None
+        or not isinstance(data, ImageBatches)
+        or known == (data.preprocessing.mean, data.preprocessing.std)
+    ):
+        return None
+    mean, std, known_mean, known_std = (
+        torch.tensor(values, device=device).view(-1, 1, 1)
+        for values in (data.preprocessing.mean, data.preprocessing.std, *known)
+    )
+    return std / known_std, (mean - known_mean) / known_std
 
 
 def teacher_digest(config: Config, before: dict[str, str], refuse: Callable[[str], None]) -> dict[str, str]:

@@ -42,19 +42,8 @@ def write_text(folder):
     return ["data=text", f"data.path={folder}", "data.window=64"], ["a.txt", "sub/b.txt"]
 
 
-def stopped(config):
-    """The folder of a run as a kill after its checkpoint at update 2 leaves it."""
-    run(config)
-    for path in (config.run_folder / "checkpoints").iterdir():
-        if int(path.name.split("-")[0]) > 2:
-            path.unlink()
-    for name in ("summary.json", "model.safetensors"):
-        (config.run_folder / name).unlink()
-    (config.run_folder / "status.json").write_text('{"state": "running", "reason": null}')
-
-
 @pytest.mark.parametrize("write", [write_rte, write_wmt, write_text])
-def test_a_resume_names_the_file_that_changed_and_goes_on_when_it_is_back(write, tmp_path):
+def test_a_resume_names_the_file_that_changed_and_goes_on_when_it_is_back(write, tmp_path, stopped):
     folder = tmp_path / "data"
     folder.mkdir()
     data, names = write(folder)
@@ -81,7 +70,7 @@ def test_a_resume_names_the_file_that_changed_and_goes_on_when_it_is_back(write,
     assert run(config("force=true"))["status"] == "finished"
 
 
-def test_drawn_data_that_come_out_otherwise_are_noticed_too(make_config, monkeypatch):
+def test_drawn_data_that_come_out_otherwise_are_noticed_too(make_config, monkeypatch, stopped):
     from nmtrain.data.images.in_memory import ImageData
 
     config = make_config("train.updates=4", "train.checkpoint_every=2")
@@ -104,7 +93,7 @@ def test_eval_says_that_its_data_are_not_those_of_the_run(tmp_path, caplog):
     assert f"{file} is not what this run began with; the score may be another" in caplog.text
 
 
-def test_a_checkpoint_from_before_digests_is_resumed(make_config):
+def test_a_checkpoint_from_before_digests_is_resumed(make_config, stopped):
     import torch
 
     from nmtrain.training.checkpoint import load_checkpoint, save_checkpoint
@@ -125,7 +114,7 @@ def test_a_checkpoint_from_before_digests_is_resumed(make_config):
     ("name", "old", "new"),
     [("config.json", '"dropout_rate": 0.1', '"dropout_rate": 0.5'), ("tokenizer.json", '"red"', '"rouge"')],
 )
-def test_a_checkpoint_s_configuration_and_tokenizer_are_watched_too(name, old, new, checkpoint, tmp_path):
+def test_a_checkpoint_s_configuration_and_tokenizer_are_watched_too(name, old, new, checkpoint, tmp_path, stopped):
     data, _ = write_rte(tmp_path)
     folder = checkpoint("t5")
     line = [*LINE, "model=t5", f"model.pretrained={folder}", "train=text", *data, "measure=off"]

@@ -40,19 +40,7 @@ def config_of(tmp_path):
     return make
 
 
-def stopped(config):
-    """The run as a kill after its checkpoint at update 2 leaves it."""
-    summary = run(config)
-    for path in (config.run_folder / "checkpoints").iterdir():
-        if int(path.name.split("-")[0]) > 2:
-            path.unlink()
-    for name in ("summary.json", "model.safetensors"):
-        (config.run_folder / name).unlink()
-    (config.run_folder / "status.json").write_text('{"state": "running", "reason": null}')
-    return summary
-
-
-def test_a_run_goes_on_if_its_images_are_the_same_and_says_where_they_are_not(photos, config_of):
+def test_a_run_goes_on_if_its_images_are_the_same_and_says_where_they_are_not(photos, config_of, stopped):
     config = config_of(photos)
     whole = stopped(config)
     assert list(json.loads((config.run_folder / "environment.json").read_text())["data"]) == [str(photos), "examples"]

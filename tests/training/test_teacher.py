@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.data import load_data
 from nmtrain.errors import ConfigError, DataError
 from nmtrain.training.distillation import Teacher
 from nmtrain.training.evaluation import evaluate_run
@@ -51,6 +52,32 @@ def faults(config):
     return refusal.value.faults
 
 
+def images(config):
+    return load_data(**config.data, seed=config.seed)
+
+
+@pytest.mark.parametrize("kind", ["run", "folder"])
+def test_a_teacher_is_given_images_normalised_as_it_learned_them(kind, teacher, make_config, tmp_path):
+    """Its file says mean 0.25 and std 0.5; what it is given are the student's images, with another mean and std."""
+    config = make_config(f"train.teacher={teacher}")
+    data = images(config)
+    picture = torch.rand(2, 1, 16, 16)
+    normalised = (picture - data.mean) / data.std
+    model = load_teacher(config, data, torch.device("cpu")).model
+    assert load_teacher(config, data, torch.device("cpu"))(normalised).equal(model(normalised))  # the same data
+
+    source, file, section = teacher, teacher / "model/preprocessing.json", None
+    if kind == "folder":
+        source, section = tmp_path / "export", "pretrained_cfg"
+        export_run(teacher, source)
+        file = source / "config.json"
+    written = json.loads(file.read_text())
+    (written[section] if section else written).update(mean=[0.25], std=[0.5])
+    file.write_text(json.dumps(written))
+    other = load_teacher(make_config(f"train.teacher={source}"), data, torch.device("cpu"))
+    assert torch.allclose(other(normalised), model((picture - 0.25) / 0.5), atol=1e-5)
+
+
 def weights(config):
     return load_file(config.run_folder / "model.safetensors")
 
@@ -69,7 +96,7 @@ def test_the_loss_by_hand(make_config):
 
 def test_a_teacher_answers_in_eval_mode_and_learns_nothing(teacher, make_config):
     config = make_config(f"train.teacher={teacher}")
-    found = load_teacher(config, torch.device("cpu"))
+    found = load_teacher(config, images(config), torch.device("cpu"))
     assert not found.model.training
     answer = found(torch.randn(2, 1, 16, 16))
     assert not answer.requires_grad
@@ -96,8 +123,6 @@ def test_a_student_of_nothing_but_its_teacher_comes_to_answer_like_it(kind, teac
 
 
 def _inference_flops(folder):
-    import json
-
     return json.loads((folder / "summary.json").read_text())["flops"]["inference"]
 
 
@@ -111,7 +136,7 @@ def test_a_sparse_run_teaches_and_a_plain_timm_folder_too(make_config, tmp_path)
     save_file(model.state_dict(), folder / "model.safetensors")
     (folder / "config.json").write_text('{"architecture": "resnet18", "num_classes": 10}')
     config = make_config(f"train.teacher={folder}", "train.updates=2")
-    assert load_teacher(config, torch.device("cpu")).model(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
+    assert load_teacher(config, images(config), torch.device("cpu")).model(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
     run(config)
 
 
