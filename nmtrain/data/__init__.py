@@ -12,11 +12,11 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nmtrain.data.images.cifar import Cifar10, Cifar100
+from nmtrain.data.images.cifar.source import Cifar10, Cifar100
 from nmtrain.data.images.digits import Digits
-from nmtrain.data.images.folder import Folder
+from nmtrain.data.images.files.folder import Folder
+from nmtrain.data.images.files.imagenet import ImageNet
 from nmtrain.data.images.glyphs import Glyphs
-from nmtrain.data.images.imagenet import ImageNet
 from nmtrain.data.shapes import DataShape, TextShape
 from nmtrain.data.source import SPLITS, DataSource, ImageSource, TextSource
 from nmtrain.data.text.corpus import Corpus

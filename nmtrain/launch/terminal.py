@@ -64,7 +64,7 @@ def show_waiting(seconds: dict[str, float], data: dict[str, Any]) -> None:
     """A line where training waited long for data that processes read ahead, and what to change."""
     if "workers" not in data or seconds["data"] <= _MUCH_WAITING * (whole := seconds["data"] + seconds["train"]):
         return
-    from nmtrain.data.images.ahead import cores, workers_for
+    from nmtrain.data.images.files.ahead import cores, workers_for
 
     workers, most = workers_for(data["workers"]), cores()
     told = f"warning: waiting for data took {seconds['data'] / whole:.0%} of the time of training"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nmtrain.data.images.ahead import worker_fault
+from nmtrain.data.images.files.ahead import worker_fault
 from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TrainingError
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.loaded import in_plugin

@@ -293,7 +293,7 @@ def test_channels_last_is_another_run_that_trains(settings):
 
 
 def test_waiting_for_images_is_recorded_and_told(settings, nm, monkeypatch):
-    from nmtrain.data.images import streamed
+    from nmtrain.data.images.files import streamed
 
     read = streamed.read_image
     monkeypatch.setattr(streamed, "read_image", lambda *arguments: time.sleep(0.03) or read(*arguments))

@@ -15,7 +15,9 @@ import torchvision
 from PIL import Image
 
 from nmtrain.data import describe_data, load_data
-from nmtrain.data.images import cifar, cifar_files, cifar_names, cifar_read, in_memory
+from nmtrain.data.images import in_memory
+from nmtrain.data.images.cifar import names, read, source
+from nmtrain.data.images.cifar.published import CIFAR10, CIFAR100
 from nmtrain.errors import DataError
 
 SIZES = (200, 50)
@@ -38,7 +40,7 @@ def name(request):
 @pytest.fixture
 def published(name, monkeypatch):
     """What is published, as far as `drawn` is: the MD5s are those of files that are not yet written."""
-    kind = {"cifar10": cifar.Cifar10, "cifar100": cifar.Cifar100}[name]
+    kind = {"cifar10": source.Cifar10, "cifar100": source.Cifar100}[name]
     images = drawn(len(kind.class_names))
     files = {}
     for split, batches in kind.published.batches.items():
@@ -113,15 +115,15 @@ def rows(images, labels):
 
 def test_files_are_told_by_the_digests_of_torchvision():
     for ours, theirs in (
-        (cifar_files.CIFAR10, torchvision.datasets.CIFAR10),
-        (cifar_files.CIFAR100, torchvision.datasets.CIFAR100),
+        (CIFAR10, torchvision.datasets.CIFAR10),
+        (CIFAR100, torchvision.datasets.CIFAR100),
     ):
         assert list(map(list, ours.batches["train"].items())) == theirs.train_list
         assert list(map(list, ours.batches["test"].items())) == theirs.test_list
         assert ours.archive == (theirs.filename, theirs.tgz_md5)
         assert (ours.folder, ours.address) == (theirs.base_folder, theirs.url)
-    assert (len(set(cifar_names.CIFAR10)), len(set(cifar_names.CIFAR100))) == (10, 100)
-    assert sorted(cifar_names.CIFAR100) == list(cifar_names.CIFAR100)
+    assert (len(set(names.CIFAR10)), len(set(names.CIFAR100))) == (10, 100)
+    assert sorted(names.CIFAR100) == list(names.CIFAR100)
 
 
 def test_the_same_images_come_in_the_same_order_from_every_form(name, places, published):
@@ -147,7 +149,7 @@ def test_the_same_images_come_in_the_same_order_from_every_form(name, places, pu
     assert not train & held_out
     assert rows(test.val_images, test.val_labels) == published_rows["test"]
     assert torch.equal(test.train_images, val.train_images)
-    assert val.class_names == list(getattr(cifar_names, name.upper()))
+    assert val.class_names == list(getattr(names, name.upper()))
     if name == "cifar10":
         assert val.val_labels.bincount().tolist() == [2] * 10
 
@@ -237,7 +239,7 @@ def test_the_hub_gives_the_same_as_a_local_copy(name, places, published, monkeyp
         asked.append((repository, subset, what, cache_dir))
         return {split: datasets.load_from_disk(f"{places['saved']}/{split}") for split in ("train", "test")}
 
-    monkeypatch.setattr(cifar_read, "load_from_hub", load_from_hub)
+    monkeypatch.setattr(read, "load_from_hub", load_from_hub)
     for evaluate in ("val", "test"):
         local = load_data(name, seed=0, path=places["archive"], evaluate=evaluate)
         assert load_data(name, seed=0, evaluate=evaluate).digest() == local.digest()
@@ -276,7 +278,7 @@ def test_the_archive_is_downloaded_whole_or_not_at_all(name, published, tmp_path
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(torchvision.datasets.utils, "download_url", download_url)
-    monkeypatch.setattr(cifar_read, "outcome_in_time", lambda ask: "")
+    monkeypatch.setattr(read, "outcome_in_time", lambda ask: "")
     there = load_data(name, seed=0, path=str(tmp_path / "new" / "folder"), download=True)
     kept = load_data(name, seed=0, download=True)
     again = load_data(name, seed=0)
@@ -288,9 +290,9 @@ def test_the_archive_is_downloaded_whole_or_not_at_all(name, published, tmp_path
 
 def test_without_a_network_a_download_says_so_at_once(name, published, tmp_path, monkeypatch):
     fake = replace(published[0], archive=("none.tar.gz", "0"))
-    monkeypatch.setattr(cifar_files, "_SITE", "http://127.0.0.1:9/")
+    monkeypatch.setattr("nmtrain.data.images.cifar.published._SITE", "http://127.0.0.1:9/")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr({"cifar10": cifar.Cifar10, "cifar100": cifar.Cifar100}[name], "published", fake)
+    monkeypatch.setattr({"cifar10": source.Cifar10, "cifar100": source.Cifar100}[name], "published", fake)
     with pytest.raises(
         DataError, match=r"^data\.download=true: http://127\.0\.0\.1:9/none\.tar\.gz cannot be reached \("
     ):

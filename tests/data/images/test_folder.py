@@ -8,8 +8,8 @@ from PIL import Image
 from timm.data import create_transform
 
 from nmtrain.data import describe_data, local_digests, local_files
-from nmtrain.data.images import tree
-from nmtrain.data.images.folder import Folder
+from nmtrain.data.images.files import tree
+from nmtrain.data.images.files.folder import Folder
 from nmtrain.errors import DataError
 
 TWO = ["train/cat/1.jpg", "train/cat/2.jpg", "train/dog/3.jpg", "val/cat/4.jpg", "val/dog/5.jpg", "test/cat/6.jpg"]

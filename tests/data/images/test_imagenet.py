@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from nmtrain.data import describe_data, local_digests
-from nmtrain.data.images import imagenet
-from nmtrain.data.images.imagenet import ImageNet
+from nmtrain.data.images.files import imagenet
+from nmtrain.data.images.files.imagenet import ImageNet
 from nmtrain.errors import DataError
 
 WNIDS = ["n01440764", "n01443537", "n01484850"]

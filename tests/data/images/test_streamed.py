@@ -18,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nmtrain.data.images import ahead
-from nmtrain.data.images.ahead import worker_fault
-from nmtrain.data.images.streamed import StreamedImages
+from nmtrain.data.images.files import ahead
+from nmtrain.data.images.files.ahead import worker_fault
+from nmtrain.data.images.files.streamed import StreamedImages
 from nmtrain.data.shapes import DataShape
 from nmtrain.errors import DataError, TrainingError
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from nmtrain.data.images.transforms import Transforms, read_image, seeded
+from nmtrain.data.images.files.transforms import Transforms, read_image, seeded
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 

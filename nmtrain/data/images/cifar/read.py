@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nmtrain.data.cache import cached, default_cache_folder
 from nmtrain.data.hub import PATIENCE, load_from_hub, outcome_in_time
-from nmtrain.data.images.cifar_files import UNREADABLE, Kept, Published
+from nmtrain.data.images.cifar.published import UNREADABLE, Kept, Published
 from nmtrain.data.splits import Table, examples, find_split, fingerprint
 from nmtrain.errors import DataError
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from nmtrain.data.cache import checksum
-from nmtrain.data.images.ahead import Ahead
 from nmtrain.data.images.batches import Preprocessing, epoch_order, full_batches
-from nmtrain.data.images.transforms import Transforms, generators_kept, read_image, seed_generators
+from nmtrain.data.images.files.ahead import Ahead
+from nmtrain.data.images.files.transforms import Transforms, generators_kept, read_image, seed_generators
 from nmtrain.data.seeds import mix_seed
 from nmtrain.data.shapes import DataShape
 from nmtrain.errors import TrainingError

@@ -202,7 +202,7 @@ class ImageFiles(ImageSource):
         return train.dataset(), val.dataset()
 
     def load(self, seed: int) -> ImageBatches:
-        from nmtrain.data.images.streamed import StreamedImages
+        from nmtrain.data.images.files.streamed import StreamedImages
 
         train, val = self.datasets()
         return StreamedImages(

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nmtrain.data.images.files import few
+from nmtrain.data.images.files.source import few
 from nmtrain.errors import DataError
 
 if TYPE_CHECKING:

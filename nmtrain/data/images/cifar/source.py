@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from nmtrain.data.images import cifar_names
-from nmtrain.data.images.cifar_files import CIFAR10, CIFAR100, Kept, Published, find_local
+from nmtrain.data.images.cifar import names
+from nmtrain.data.images.cifar.published import CIFAR10, CIFAR100, Kept, Published, find_local
 from nmtrain.data.shapes import DataShape
 from nmtrain.data.source import ImageSource, flag_faults, path_faults
 from nmtrain.data.splits import find_split
@@ -21,10 +21,10 @@ _HELD_OUT_EVERY = 10
 
 @dataclass(frozen=True)
 class _Cifar(ImageSource):
-    """``path`` is what :func:`nmtrain.data.images.cifar_files.find_local` finds data in. Null is the archive that
+    """``path`` is what :func:`nmtrain.data.images.cifar.published.find_local` finds data in. Null is the archive that
     ``download=True`` left in ``cache_dir``, else the hub.
 
-    Of the 50,000 training images every tenth is for validation (see :func:`nmtrain.data.images.cifar_read.in_order`);
+    Of the 50,000 training images every tenth is for validation (see :func:`nmtrain.data.images.cifar.read.in_order`);
     test is the official test set of 10,000. With ``hold_out=False``, as in most papers, all 50,000 are for training,
     and the test set is the only split to evaluate on. What an image is for does not depend on where it was read from.
     """
@@ -83,7 +83,7 @@ class _Cifar(ImageSource):
         )
 
     def load(self, seed: int) -> ImageData:
-        from nmtrain.data.images.cifar_read import archive_in, read_split
+        from nmtrain.data.images.cifar.read import archive_in, read_split
         from nmtrain.data.images.in_memory import ImageData, cropped_and_flipped
 
         kept = self._local() or archive_in(self.path or self.cache_dir, self.published, self.download)
@@ -128,7 +128,7 @@ class Cifar10(_Cifar):
     """Ten classes of 5,000 training and 1,000 test images each."""
 
     published = CIFAR10
-    class_names = cifar_names.CIFAR10
+    class_names = names.CIFAR10
 
 
 @dataclass(frozen=True)
@@ -136,4 +136,4 @@ class Cifar100(_Cifar):
     """A hundred classes (the fine ones) of 500 training and 100 test images each."""
 
     published = CIFAR100
-    class_names = cifar_names.CIFAR100
+    class_names = names.CIFAR100

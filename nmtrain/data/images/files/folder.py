@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nmtrain.data.images.files import ImageFiles, few
-from nmtrain.data.images.tree import TreeSplit, list_tree, subfolders
+from nmtrain.data.images.files.source import ImageFiles, few
+from nmtrain.data.images.files.tree import TreeSplit, list_tree, subfolders
 from nmtrain.data.source import fault, fraction_faults, positive_fraction_faults
 
 _CALLED = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}

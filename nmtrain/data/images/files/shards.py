@@ -15,8 +15,8 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nmtrain.data.images.files import few
-from nmtrain.data.images.tree import SUFFIXES
+from nmtrain.data.images.files.source import few
+from nmtrain.data.images.files.tree import SUFFIXES
 from nmtrain.errors import DataError
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nmtrain.data.hub import load_from_hub
-from nmtrain.data.images.files import ImageFiles, Split
-from nmtrain.data.images.folder import split_folders
-from nmtrain.data.images.shards import Shards, find_shards, saved_split
-from nmtrain.data.images.tree import Tree, TreeSplit, list_files, list_tree, subfolders
+from nmtrain.data.images.files.folder import split_folders
+from nmtrain.data.images.files.shards import Shards, find_shards, saved_split
+from nmtrain.data.images.files.source import ImageFiles, Split
+from nmtrain.data.images.files.tree import Tree, TreeSplit, list_files, list_tree, subfolders
 from nmtrain.data.source import path_faults
 
 if TYPE_CHECKING:
