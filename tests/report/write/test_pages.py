@@ -22,5 +22,5 @@ def table(cell: str, note: str) -> Table:
 def test_notes_that_the_next_table_has_too_stand_below_that_one_only(page):
     tables = [table("cell1", "note1"), table("cell2", "note1"), table("cell3", "note2"), table("cell4", "note1")]
     text = page([Chapter("claims", "Claims", [Part("Tested", tables=tables)])], [], NO_RUNS)
-    found = [word for word in re.findall(r"(?<=[>| \n])(?:cell|note)\d\b", text)]
+    found = re.findall(r"(?<=[>| \n])(?:cell|note)\d\b", text)
     assert found == ["cell1", "cell2", "note1", "cell3", "note2", "cell4", "note1"]
