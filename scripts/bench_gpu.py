@@ -114,14 +114,16 @@ def compared(makers: dict[str, Callable[[], Variant]], updates: int, deadline: f
     return variants
 
 
-def rows_of(variants: dict[str, Variant], updates: int, base: str) -> list[dict[str, Any]]:
+def rows_of(variants: dict[str, Variant], updates: int, *bases: str) -> list[dict[str, Any]]:
+    """Rates, and times over those of the bases: median and quartiles."""
     rows = []
     for label, variant in variants.items():
-        ratios = [a / b for a, b in zip(variant.seconds, variants[base].seconds, strict=True)]
-        row = {"variant": label, "rounds": len(variant.seconds), "memory_bytes": variant.memory}
+        row: dict[str, Any] = {"variant": label, "rounds": len(variant.seconds), "memory_bytes": variant.memory}
         row["per_second"] = updates * variant.per_update / statistics.median(variant.seconds)
-        row["ratio"] = statistics.median(ratios)
-        row["ratio_quartiles"] = statistics.quantiles(ratios, n=4)[::2]
+        for base in bases:
+            ratios = [a / b for a, b in zip(variant.seconds, variants[base].seconds, strict=True)]
+            low, _, high = statistics.quantiles(ratios, n=4)
+            row[f"over_{base}"] = [statistics.median(ratios), low, high]
         rows.append(row)
     return rows
 
@@ -152,8 +154,7 @@ def bench_vit(arguments: argparse.Namespace, folder: str, deadline: float) -> li
     makers |= {recipe: lambda recipe=recipe: make_ours(recipe) for recipe in arguments.recipes}
     variants = compared(makers, arguments.updates, deadline)
     plan = ours[0].trainer.plan
-    rows = rows_of(variants, arguments.updates, "timm")
-    rows += [row | {"base": "dense"} for row in rows_of(variants, arguments.updates, "dense")[2:]]
+    rows = rows_of(variants, arguments.updates, "timm", "dense")
     from_files = variants[arguments.recipes[0]]
     del ours[0].trainer.task.data.train_batch
     ours[0].trainer.task.data.train_batch(0, from_files.per_update)  # the workers begin
@@ -203,23 +204,16 @@ def bench_t5(arguments: argparse.Namespace, folder: str, deadline: float) -> lis
 
 
 def markdown(rows: list[dict[str, Any]], told: str) -> str:
-    lines = [
-        f"{told}",
-        "",
-        "| model | variant | per second | time over | MFU | peak memory |",
-        "|---|---|---|---|---|---|",
-    ]
+    titles = ["model", "variant", "per second", "time over timm's loop", "time over dense", "MFU", "peak memory"]
+    lines = [told, "", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
-        over = mfu = memory = ""
-        if "ratio" in row:
-            low, high = row["ratio_quartiles"]
-            base = row.get("base", "timm's loop" if row["unit"] == "images" else "dense")
-            over = f"{row['ratio']:.3f} ({low:.3f} to {high:.3f}) of {base}"
-            memory = f"{row['memory_bytes'] / 1e9:.1f} GB"
-        if row.get("mfu") is not None:
-            mfu = f"{row['mfu']:.3f}"
-        rate = f"{row['per_second']:,.0f} {row['unit']}"
-        lines.append(f"| {row['model']} | {row['variant']} | {rate} | {over} | {mfu} | {memory} |")
+        cells = [row["model"], row["variant"], f"{row['per_second']:,.0f} {row['unit']}"]
+        for base in ("timm", "dense"):
+            found = row.get(f"over_{base}")
+            cells.append("{:.3f} ({:.3f} to {:.3f})".format(*found) if found else "")
+        cells.append("" if row.get("mfu") is None else f"{row['mfu']:.3f}")
+        cells.append(f"{row['memory_bytes'] / 1e9:.1f} GB" if "memory_bytes" in row else "")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
@@ -239,7 +233,8 @@ def main() -> None:
     if arguments.recipes[0] != "dense":
         parser.error("--recipes: the first is dense, by which the others are measured")
     device = torch.cuda.get_device_name() if CUDA else platform.processor() or platform.machine()
-    told = f"{device}, torch {torch.__version__}, timm {timm.__version__}, bf16, compiled, 1:32"
+    how = "bf16, compiled" if CUDA else "fp32"
+    told = f"{device}, torch {torch.__version__}, timm {timm.__version__}, {how}, 1:32"
     print(told, flush=True)
     start, rows = time.perf_counter(), []
     parts = arguments.parts or list(PARTS)

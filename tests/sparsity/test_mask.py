@@ -325,7 +325,9 @@ def test_selection_networks_find_the_nth_largest(n, m):
 
 @pytest.mark.parametrize("axis", ["input", "output"])
 @pytest.mark.parametrize("pattern", ["1:8", "2:4", "5:8", "1:32", "16:32"])
-def test_weights_ranked_together_get_the_masks_that_each_gets_alone(pattern, axis):
+@pytest.mark.parametrize("most", [2**26, 2**13])
+def test_weights_ranked_together_get_the_masks_that_each_gets_alone(most, pattern, axis, monkeypatch):
+    monkeypatch.setattr(mask_module, "_DEVICE_PIECE", most)  # that are ranked at once
     generator = torch.Generator().manual_seed(0)
     shapes = [(64, 96), (32, 32), (512, 512), (32, 64, 3, 3), (96, 64)]  # the third is ranked by itself
     weights = [torch.randn(shape, generator=generator) for shape in shapes]
