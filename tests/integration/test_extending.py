@@ -1,4 +1,4 @@
-"""The README's example of a recipe of one's own works as written: from a folder, and from a package of one's own."""
+"""The example of docs/extending.md works as written: from a folder, and from a package of one's own."""
 
 import json
 import re
@@ -10,17 +10,17 @@ from tests.integration.conftest import ROOT, built, installed, run
 
 
 def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    (found,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), flags=re.S)
     return found
 
 
 def write_example(code: Path, options: Path) -> None:
-    """The recipe and its YAML, in the folders and under the names that the README says."""
+    """The recipe and its YAML, in the folders and under the names that the page says."""
     recipe = block("python")
     assert recipe.startswith("# my_folder/cubic.py\n")
     (options / "recipe").mkdir(parents=True)
     (code / "cubic.py").write_text(recipe)
-    assert "`my_folder/recipe/cubic.yaml`" in (ROOT / "README.md").read_text()
+    assert "`my_folder/recipe/cubic.yaml`" in (ROOT / "docs" / "extending.md").read_text()
     (options / "recipe" / "cubic.yaml").write_text(block("yaml"))
 
 
@@ -34,7 +34,7 @@ SMOKE = ["experiment=smoke", "recipe=cubic", "sparsity=1:8", "train.updates=20"]
 
 
 @pytest.mark.slow
-def test_the_example_of_the_readme_works_in_a_folder_of_ones_own(plain, tmp_path):
+def test_the_example_works_in_a_folder_of_ones_own(plain, tmp_path):
     _, nmtrain, clean = plain
     write_example(tmp_path / "my_folder", tmp_path / "my_folder")
 
@@ -74,7 +74,7 @@ def test_the_example_of_the_readme_works_in_a_folder_of_ones_own(plain, tmp_path
 
 
 @pytest.mark.slow
-def test_the_example_of_the_readme_works_as_a_package_of_ones_own(wheel, tmp_path):
+def test_the_example_works_as_a_package_of_ones_own(wheel, tmp_path):
     package = tmp_path / "sources" / "my_sparse"
     write_example(package, package / "conf")
     (package / "__init__.py").touch()
