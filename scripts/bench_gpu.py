@@ -82,7 +82,7 @@ def allocated() -> int:
 
 
 def made(make: Callable[[], Variant], updates: int) -> Variant:
-    """A variant after its first block, in which graphs are compiled and kernels chosen; and the memory that it takes."""
+    """A variant after its first block, in which graphs are compiled and kernels chosen, and the memory it takes."""
     before = allocated()
     variant = make()
     first = variant.block(updates)
