@@ -52,9 +52,8 @@ def test_compiled_runs_make_a_graph_at_the_start_of_a_phase_and_learn_the_same(m
     made.clear()
     compiled = trained(make_config(*line, f"train.compile={mode}"))
     assert compiled == pytest.approx(eager, abs=1e-3)
-    assert made[0] == 1
-    assert made[1] <= (model != "vit")  # lengths, of which there is more than one
-    assert [number for number, graphs in enumerate(made) if graphs and number > 1] == [4]  # where weights are sparse
+    assert (made[0], made[4]) == (1, 1)  # at 4 weights become sparse
+    assert sum(made) <= (2 if model == "vit" else 4)  # of text a second one each, at the first other length
     assert not counters["inductor"]["cudagraph_skips"]
 
 
