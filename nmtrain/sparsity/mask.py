@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nmtrain.sparsity.compiled import compiled
 from nmtrain.sparsity.pattern import NMPattern
 
 Axis = Literal["input", "output"]
@@ -20,7 +21,7 @@ _CPU_PIECE = 2**19
 _DEVICE_PIECE = 2**26
 # Up to this size, calling an operation costs more than what it does to the entries.
 _SMALL = 2**17
-_DEVICE_SMALL = 2**24  # a GPU takes a few microseconds for each operation of its many, however little there is to do
+_COMPILED = 2**22  # from here on a GPU gains more than the seconds that a kernel takes to make
 _COUNTED = 2**24  # the largest number that float32 counts up to
 # Up to this M a selection network of element-wise maxima and minima beats torch.topk, whose cost per entry is high; for
 # N = 1 it beats torch.amax as long as a group is shorter than what amax vectorises. So do pools along rows.
@@ -73,11 +74,15 @@ def nm_mask(weight: Tensor, pattern: NMPattern | str, axis: Axis = "input") -> T
 
 
 def write_masks(pairs: Sequence[tuple[Tensor, Tensor]], pattern: NMPattern, axis: Axis) -> None:
-    """Of each (mask, weight), write `nm_mask` of the weight into the mask. Small ones are ranked as one matrix."""
+    """Of each (mask, weight), write `nm_mask` of the weight into the mask.
+
+    Small ones are ranked as one matrix, on a GPU all, since each operation takes microseconds there however little it
+    has to do.
+    """
     together: list[tuple[Tensor, Tensor]] = []
     size = 0
     for mask, weight in pairs:
-        if weight.numel() > (_SMALL if weight.device.type == "cpu" else _DEVICE_SMALL):
+        if weight.device.type == "cpu" and weight.numel() > _SMALL:
             mask.copy_(nm_mask(weight, pattern, axis))
             continue
         if size + weight.numel() > _DEVICE_PIECE:
@@ -92,9 +97,16 @@ def write_masks(pairs: Sequence[tuple[Tensor, Tensor]], pattern: NMPattern, axis
 def _write_together(pairs: Sequence[tuple[Tensor, Tensor]], pattern: NMPattern, axis: Axis) -> None:
     dim = group_dim(axis)
     grouped = [[whole.unflatten(dim, (-1, pattern.m)).movedim(dim + 1, -1) for whole in pair] for pair in pairs]
-    ranked = nm_mask(torch.cat([groups.reshape(-1, pattern.m) for _, groups in grouped]), pattern)
+    matrix = torch.cat([groups.reshape(-1, pattern.m) for _, groups in grouped])
+    rank = compiled(_rows_mask) if matrix.is_cuda and matrix.numel() >= _COMPILED else nm_mask
+    ranked = rank(matrix, pattern)
     for (mask, _), own in zip(grouped, ranked.split([mask.numel() // pattern.m for mask, _ in grouped]), strict=True):
         mask.copy_(own.view(mask.shape))
+
+
+def _rows_mask(matrix: Tensor, pattern: NMPattern) -> Tensor:
+    """`nm_mask` of [groups, M], however many."""
+    return _piece_mask(matrix, pattern, 1)
 
 
 def _piece_mask(weight: Tensor, pattern: NMPattern, dim: int) -> Tensor:

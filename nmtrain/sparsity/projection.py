@@ -73,8 +73,7 @@ def _largest(values: Tensor, count: int) -> Tensor:
     """Bool of the shape of ``values``: the ``count`` largest, the lower index first on a tie."""
     order = values.flatten().sort(descending=True, stable=True).indices
     chosen = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
-    chosen[order[:count]] = True
-    return chosen.view_as(values)
+    return chosen.index_fill_(0, order[:count], True).view_as(values)
 
 
 def regrown(weight: Tensor, gradient: Tensor, mask: Tensor, pattern: NMPattern, axis: Axis, share: float) -> Tensor:
