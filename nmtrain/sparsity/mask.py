@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, reduce
+from math import gcd
 from typing import Literal, get_args
 
 import torch
@@ -21,11 +22,13 @@ _DEVICE_PIECE = 2**26
 # Up to this size, calling an operation costs more than what it does to the entries.
 _SMALL = 2**17
 _COUNTED = 2**24  # the largest number that float32 counts up to
-# Up to this M a selection network of element-wise maxima and minima beats torch.topk, whose cost per entry is high; for
-# N = 1 it beats torch.amax as long as a group is shorter than what amax vectorises. So do pools along rows.
-_NETWORK_LIMIT = 32
+# A tournament of sorted lists beats torch.topk, whose cost per entry is high, up to this M, and on a CPU for wider groups
+# as long as few entries are looked for. For N = 1 amax beats it where a group fills what is vectorised, and so do pools
+# of consecutive entries on a CPU.
+_TOURNAMENT_M = 32
+_TOURNAMENT_N = 16
 _AMAX_START = 16
-_POOL_LIMIT = 16
+_BLOCK = 64  # groups that are transposed at once: they stay in the fastest cache
 
 
 def group_dim(axis: Axis) -> int:
@@ -89,15 +92,19 @@ def write_masks(pairs: Sequence[tuple[Tensor, Tensor]], pattern: NMPattern, axis
 def _piece_mask(weight: Tensor, pattern: NMPattern, dim: int) -> Tensor:
     groups = weight.abs().unflatten(dim, (-1, pattern.m))
     entries = dim + 1  # the dimension that holds the M entries of one group
-    threshold = _nth_largest(groups, pattern.n, entries)
-    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
-        # Comparisons that write floats are vectorised, those that write bools are not. Without ties the threshold alone
+    if _is_eager_cpu(weight):
+        # Comparisons that write floats are vectorised, those that write bools are not. Without ties a threshold alone
         # keeps exactly N; to count costs a hundredth of ranking the ties, but would make a device wait for its host.
-        kept = groups.ge_(threshold)
+        pruned = pattern.m - pattern.n
+        if pattern.n <= pruned:
+            kept = groups.ge_(_nth(groups, pattern.n, entries))
+        else:
+            kept = groups.gt_(_nth(groups, pruned, entries, largest=False))
         is_counted = kept.numel() <= _COUNTED
         if is_counted and int(kept.sum(dtype=torch.float32)) * pattern.m == kept.numel() * pattern.n:
             return kept.bool().flatten(dim, entries)
         groups = weight.abs().unflatten(dim, (-1, pattern.m))
+    threshold = _nth(groups, pattern.n, entries)
     above = groups > threshold
     level = groups == threshold
     room = pattern.n - above.sum(entries, keepdim=True, dtype=torch.int32)
@@ -105,52 +112,84 @@ def _piece_mask(weight: Tensor, pattern: NMPattern, dim: int) -> Tensor:
     return mask.flatten(dim, entries)
 
 
-def _nth_largest(groups: Tensor, n: int, dim: int) -> Tensor:
-    """The n-th largest entry of each group along ``dim``, which is kept with length 1."""
-    m = groups.shape[dim]
-    eager_cpu = groups.device.type == "cpu" and not torch.compiler.is_compiling()
-    if n == 1 and m <= _POOL_LIMIT and dim == groups.dim() - 1 and eager_cpu:
-        return F.max_pool1d(groups.flatten(1), m, m).unsqueeze(-1)
+def _is_eager_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _nth(groups: Tensor, n: int, dim: int, largest: bool = True) -> Tensor:
+    """The n-th largest (or smallest) entry of each group along ``dim``, which is kept with length 1."""
+    m, last = groups.shape[dim], dim == groups.dim() - 1
+    if n > m + 1 - n:  # fewer to look at from the other end
+        n, largest = m + 1 - n, not largest
     if n == 1 and m >= _AMAX_START:
-        return groups.amax(dim, keepdim=True)
-    if m > _NETWORK_LIMIT:
-        return groups.topk(n, dim, sorted=False).values.amin(dim, keepdim=True)
-    entries = list(groups.movedim(dim, 0).contiguous().unbind())  # what lies in one piece is vectorised
-    for i, j, larger, smaller in _selection_network(m, n):
-        a, b = entries[i], entries[j]
-        if larger:
-            entries[i] = torch.maximum(a, b)
-        if smaller:
-            entries[j] = torch.minimum(a, b)
-    return entries[n - 1].unsqueeze(dim)
+        return groups.amax(dim, keepdim=True) if largest else groups.amin(dim, keepdim=True)
+    if n == 1 and largest and last and _is_eager_cpu(groups):
+        return F.max_pool1d(groups.reshape(1, -1), m, m).view(*groups.shape[:-1], 1)
+    if m > _TOURNAMENT_M and not (n <= _TOURNAMENT_N and _is_eager_cpu(groups)):
+        values = groups.topk(n, dim, largest=largest, sorted=False).values
+        return values.amin(dim, keepdim=True) if largest else values.amax(dim, keepdim=True)
+    if not last:
+        return _tournament(groups.movedim(dim, 0).flatten(1).unsqueeze(0), n, largest).view_as(groups.narrow(dim, 0, 1))
+    count = groups.numel() // m
+    block = gcd(count, _BLOCK)
+    if block < _BLOCK // 4:
+        block = count
+    found = _tournament(groups.reshape(-1, block, m).transpose(1, 2), n, largest)
+    return found.view(*groups.shape[:-1], 1)
+
+
+def _tournament(groups: Tensor, n: int, largest: bool) -> Tensor:
+    """The n-th largest (or smallest) along dimension 1 of ``groups`` [blocks, m, inner]: [blocks, inner]; n < m.
+
+    The entries are dealt out to lists of a length of at least n, which are sorted. Of two sorted lists, one read
+    backwards, the larger of each two entries are the largest of both, and a bitonic sequence (Knuth, vol. 3, 5.3.4), so
+    that few comparisons sort it again. Lists meet in pairs until one is left.
+    """
+    length = _power_of_two(n)
+    lists = _power_of_two(-(-groups.shape[1] // length))
+    first, second = (torch.maximum, torch.minimum) if largest else (torch.minimum, torch.maximum)
+    if missing := length * lists - groups.shape[1]:
+        groups = F.pad(groups, (0, 0, 0, missing), value=-torch.inf if largest else torch.inf)
+    # What lies in one piece is vectorised.
+    ranked = list(groups.contiguous().unflatten(1, (length, lists)).unbind(1))  # of each place: [blocks, lists, inner]
+    for i, j in _sorting_network(length):
+        ranked[i], ranked[j] = first(ranked[i], ranked[j]), second(ranked[i], ranked[j])
+    while (lists := lists // 2) >= 1:
+        pairs = zip(ranked, reversed(ranked), strict=True)
+        ranked = [first(one[:, :lists], other[:, lists:]) for one, other in pairs]
+        if lists == 1 and n == length:
+            return reduce(second, ranked).squeeze(1)
+        step = length
+        while (step := step // 2) >= 1:
+            for i in range(length):
+                if not i & step:
+                    one, other = ranked[i], ranked[i + step]
+                    ranked[i], ranked[i + step] = first(one, other), second(one, other)
+    return ranked[n - 1].squeeze(1)
+
+
+def _power_of_two(number: int) -> int:
+    """The least power of two that is not below a positive number."""
+    return 1 << (number - 1).bit_length()
 
 
 @torch.compiler.assume_constant_result  # Dynamo would trace into it otherwise, with a warning about the cache
-def _selection_network(m: int, n: int) -> tuple[tuple[int, int, bool, bool], ...]:
-    return _batcher_network(m, n)
+def _sorting_network(length: int) -> tuple[tuple[int, int], ...]:
+    return _batcher_network(length)
 
 
 @cache
-def _batcher_network(m: int, n: int) -> tuple[tuple[int, int, bool, bool], ...]:
-    """Comparators ``(i, j, larger is used, smaller is used)`` that bring the n-th largest of m entries to place n - 1.
-
-    Batcher's odd-even merge sort (Knuth, vol. 3, 5.2.2M), without the outputs that the n-th place does not depend on.
-    """
+def _batcher_network(length: int) -> tuple[tuple[int, int], ...]:
+    """Comparators that sort ``length`` entries: Batcher's odd-even merge sort (Knuth, vol. 3, 5.2.2M)."""
     comparators = []
     size = 1
-    while size < m:
+    while size < length:
         step = size
         while step >= 1:
-            for start in range(step % size, m - step, 2 * step):
-                for i in range(start, min(start + step, m - step)):
+            for start in range(step % size, length - step, 2 * step):
+                for i in range(start, min(start + step, length - step)):
                     if i // (2 * size) == (i + step) // (2 * size):
                         comparators.append((i, i + step))
             step //= 2
         size *= 2
-    needed = {n - 1}
-    used = []
-    for i, j in reversed(comparators):
-        if i in needed or j in needed:
-            used.append((i, j, i in needed, j in needed))
-            needed |= {i, j}
-    return tuple(reversed(used))
+    return tuple(comparators)
