@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +22,9 @@ from nmtrain.sparsity.projection import (
     strongest_pruned,
     with_whole_groups,
 )
+from nmtrain.sparsity.readings import Multipliers, Readings
 from nmtrain.sparsity.rules import SparseTensor, SparsityRule, resolve_rules, stock_names
-from nmtrain.sparsity.sparsify import apply_mask, pruned_part
+from nmtrain.sparsity.sparsify import apply_mask, filled, pruned_part
 from nmtrain.sparsity.state import SparsityState
 
 
@@ -39,6 +38,7 @@ class _InForce:
         self.state = SparsityState(target)
         self.active = True
         self.reaches_all = True
+        self.share = 1.0
         self.decay = torch.zeros(())
         self.theta = torch.zeros(())
 
@@ -50,47 +50,13 @@ class _InForce:
         self.decay.fill_(state.decay)
         # An exchange needs the gradient of all entries, and cuts off afterwards what the new mask prunes. It goes by
         # the same graph as the updates around it.
-        self.theta.fill_(1.0 if state.ranking.regrow is not None else state.theta)
+        self.share = 1.0 if state.ranking.regrow is not None else state.theta
+        self.theta.fill_(self.share)
 
     @property
     def reached(self) -> Tensor | None:
         """The share of the gradient that reaches pruned entries; None is all."""
         return None if self.reaches_all else self.theta
-
-
-class _Readings:
-    """Lets a weight that one forward of the model reads several times be sparsified once.
-
-    What is kept is the value, without a graph: each reading has a gradient of its own, and under gradient checkpointing
-    saves the same tensors whether it is the first or not. A value is kept up to its last reading, as often as a forward
-    was seen to read it, and never past the forward's end. So it needs no memory that autograd does not need anyway, and
-    nothing that happens to weights or masks between two forwards can make it stale.
-    """
-
-    def __init__(self) -> None:
-        self._most: Counter[Any] = Counter()  # readings in one forward
-        self._seen: Counter[Any] | None = None  # readings in the forward that runs, if one does
-        self._values: dict[Any, Tensor] = {}
-
-    def begin(self, *_: Any) -> None:
-        if not torch.compiler.is_compiling():
-            self._seen = Counter()
-
-    def end(self, *_: Any) -> None:
-        if not torch.compiler.is_compiling():
-            self._most |= self._seen or Counter()
-            self._seen = None
-            self._values.clear()
-
-    def read(self, key: Any, sparsify: Callable[..., Tensor]) -> Tensor:
-        """What ``sparsify(value=None)`` gives; a compiled forward finds equal ones by itself."""
-        if torch.compiler.is_compiling() or (seen := self._seen) is None:
-            return sparsify()
-        seen[key] += 1
-        output = sparsify(value=self._values.pop(key, None))
-        if key not in self._most or seen[key] < self._most[key]:
-            self._values[key] = output.detach()
-        return output
 
 
 class SparseWeight(nn.Module):
@@ -105,7 +71,9 @@ class SparseWeight(nn.Module):
         self.tensors = tuple(sorted(tensors, key=lambda tensor: tensor.rows or (0, 0)))
         self.in_force = tuple(control.in_force(tensor.pattern) for tensor in self.tensors)
         self.control = control
+        self.multipliers: list[tuple[Multipliers, Multipliers]] = []  # of forward and backward
         for i, tensor in enumerate(self.tensors):
+            self.multipliers.append((Multipliers(), Multipliers()))
             self.register_buffer(f"mask_{i}", nm_mask(tensor.part_of(weight), tensor.pattern, tensor.axis))
 
     def mask(self, i: int) -> Tensor:
@@ -125,11 +93,20 @@ class SparseWeight(nn.Module):
         force = self.in_force[i]
         if not force.active:
             return part
-        flow, reached = force.state.flow, force.reached
-        if flow.contenders is not None or flow.wider is not None:
+        readings, state, mask, factor = self.control.readings, force.state, self.mask(i), self.factor(i)
+        decay, reached = force.decay, force.reached
+        if part.device.type == "cpu" and not torch.compiler.is_compiling():
+            forward, backward = self.multipliers[i]
+            if reached is not None:
+                one = forward if force.share == state.decay and factor is None else backward
+                reached = one.get(mask, force.share, None, part.dtype)
+            decay, factor = forward.get(mask, state.decay, factor, part.dtype), None
+        if state.flow.contenders is not None or state.flow.wider is not None:
             reached = self._derived("reached", i)
-        sparsify = partial(apply_mask, part, self.mask(i), force.decay, reached, factor=self.factor(i))
-        return self.control.readings.read((self, i), sparsify)
+        key = self, i
+        output = apply_mask(part, mask, decay, reached, factor=factor, value=readings.value(key))
+        readings.keep(key, output)
+        return output
 
     def factor(self, i: int) -> Tensor | None:
         """What kept entries are multiplied by, where the recipe shrinks or enlarges them."""
@@ -155,7 +132,7 @@ class SparsityControl:
         self._weights: list[tuple[SparseWeight, parametrize.ParametrizationList]] = []
         # What earlier updates have left, beside masks: scales and wider masks, by label. Part of a checkpoint.
         self.remembered: dict[str, Tensor] = {}
-        self.readings = _Readings()
+        self.readings = Readings()
         self.hooks: list[RemovableHandle] = []
 
     @property
@@ -258,12 +235,12 @@ class SparsityControl:
                 if tensor.label not in self.remembered:
                     self.remembered[tensor.label] = nearest_scale(part, part * factor * mask)
                 factor *= self.remembered[tensor.label]
-            weight.derive("factor", i, factor.masked_fill_(~mask, 1.0))
+            weight.derive("factor", i, filled(factor, ~mask, 1.0))
         elif projection.queried:
-            weight.derive("factor", i, queried(part, pattern).masked_fill_(~mask, 1.0))
+            weight.derive("factor", i, filled(queried(part, pattern), ~mask, 1.0))
         if flow.contenders is not None:
             shares = contending(part, strongest, flow.contenders).mul_(state.theta)
-            weight.derive("reached", i, shares.masked_fill_(mask, 1.0))
+            weight.derive("reached", i, filled(shares, mask, 1.0))
         elif flow.wider is not None:
             key = f"{tensor.label} reached"  # as old as the mask, which may be frozen
             if not state.freeze:

@@ -22,9 +22,8 @@ _DEVICE_PIECE = 2**26
 # Up to this size, calling an operation costs more than what it does to the entries.
 _SMALL = 2**17
 _COUNTED = 2**24  # the largest number that float32 counts up to
-# A tournament of sorted lists beats torch.topk, whose cost per entry is high, up to this M, and on a CPU for wider groups
-# as long as few entries are looked for. For N = 1 amax beats it where a group fills what is vectorised, and so do pools
-# of consecutive entries on a CPU.
+# A tournament of sorted lists beats torch.topk, whose cost per entry is high, up to this M, and on a CPU up to this N.
+# For N = 1 amax beats it where a group fills what is vectorised, and so do pools of consecutive entries on a CPU.
 _TOURNAMENT_M = 32
 _TOURNAMENT_N = 16
 _AMAX_START = 16
@@ -97,14 +96,14 @@ def _piece_mask(weight: Tensor, pattern: NMPattern, dim: int) -> Tensor:
         # keeps exactly N; to count costs a hundredth of ranking the ties, but would make a device wait for its host.
         pruned = pattern.m - pattern.n
         if pattern.n <= pruned:
-            kept = groups.ge_(_nth(groups, pattern.n, entries))
+            kept = groups.ge_(nth(groups, pattern.n, entries))
         else:
-            kept = groups.gt_(_nth(groups, pruned, entries, largest=False))
+            kept = groups.gt_(nth(groups, pruned, entries, largest=False))
         is_counted = kept.numel() <= _COUNTED
         if is_counted and int(kept.sum(dtype=torch.float32)) * pattern.m == kept.numel() * pattern.n:
             return kept.bool().flatten(dim, entries)
         groups = weight.abs().unflatten(dim, (-1, pattern.m))
-    threshold = _nth(groups, pattern.n, entries)
+    threshold = nth(groups, pattern.n, entries)
     above = groups > threshold
     level = groups == threshold
     room = pattern.n - above.sum(entries, keepdim=True, dtype=torch.int32)
@@ -116,7 +115,7 @@ def _is_eager_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _nth(groups: Tensor, n: int, dim: int, largest: bool = True) -> Tensor:
+def nth(groups: Tensor, n: int, dim: int, largest: bool = True) -> Tensor:
     """The n-th largest (or smallest) entry of each group along ``dim``, which is kept with length 1."""
     m, last = groups.shape[dim], dim == groups.dim() - 1
     if n > m + 1 - n:  # fewer to look at from the other end

@@ -312,16 +312,30 @@ def test_works_on_the_meta_device():
     assert (mask.shape, mask.dtype, mask.device.type) == ((8, 64), torch.bool, "meta")
 
 
-@pytest.mark.parametrize(("n", "m"), [(n, m) for n, m in [*ALL_UP_TO_16, *WIDER] if m <= 32])
-def test_selection_networks_find_the_nth_largest(n, m):
-    comparators = mask_module._selection_network(m, n)
-    assert all(0 <= i < j < m and (larger or smaller) for i, j, larger, smaller in comparators)
+@pytest.mark.parametrize("length", [1, 2, 4, 8, 16, 32])
+def test_sorting_networks_sort(length):
+    comparators = mask_module._sorting_network(length)
+    assert all(0 <= i < j < length for i, j in comparators)
+    # By the 0-1 principle a network is right for all inputs if it is right for all of 0 and 1; a sample of them here.
+    generator = torch.Generator().manual_seed(length)
+    inputs = (torch.rand(300, length, generator=generator) < torch.rand(300, 1, generator=generator)).float()
+    entries = list(inputs.unbind(1))
+    for i, j in comparators:
+        entries[i], entries[j] = torch.maximum(entries[i], entries[j]), torch.minimum(entries[i], entries[j])
+    assert torch.equal(torch.stack(entries, 1), inputs.sort(1, descending=True).values)
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize(("n", "m"), [(n, m) for n, m in [*ALL_UP_TO_16, *WIDER] if n < m])
+def test_the_nth_of_each_group_is_found_along_every_dimension(n, m, largest):
     generator = torch.Generator().manual_seed(m)
-    # By the 0-1 principle a network is right for all inputs if it is right for all of 0 and 1; a sample of them here,
-    # with every threshold.
-    inputs = (torch.rand(300, m, generator=generator) < torch.rand(300, 1, generator=generator)).float()
-    found = mask_module._nth_largest(inputs.T, n, 0).squeeze(0)
-    assert torch.equal(found, inputs.sort(1, descending=True).values[:, n - 1])
+    for rows in (3, 32, 64):  # transposed as a whole and in blocks
+        inputs = torch.randn(rows, 2, m, generator=generator)
+        inputs[::2] = inputs[::2].round()
+        expected = inputs.sort(-1, descending=largest).values[..., n - 1]
+        for dim in range(3):
+            found = mask_module.nth(inputs.movedim(-1, dim).contiguous(), n, dim, largest)
+            assert torch.equal(found, expected.unsqueeze(dim))
 
 
 @pytest.mark.parametrize("axis", ["input", "output"])
