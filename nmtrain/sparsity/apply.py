@@ -22,7 +22,7 @@ from nmtrain.sparsity.projection import (
     strongest_pruned,
     with_whole_groups,
 )
-from nmtrain.sparsity.readings import Multipliers, Readings
+from nmtrain.sparsity.readings import Readings
 from nmtrain.sparsity.rules import SparseTensor, SparsityRule, resolve_rules, stock_names
 from nmtrain.sparsity.sparsify import apply_mask, filled, pruned_part
 from nmtrain.sparsity.state import SparsityState
@@ -38,7 +38,6 @@ class _InForce:
         self.state = SparsityState(target)
         self.active = True
         self.reaches_all = True
-        self.share = 1.0
         self.decay = torch.zeros(())
         self.theta = torch.zeros(())
 
@@ -50,8 +49,7 @@ class _InForce:
         self.decay.fill_(state.decay)
         # An exchange needs the gradient of all entries, and cuts off afterwards what the new mask prunes. It goes by
         # the same graph as the updates around it.
-        self.share = 1.0 if state.ranking.regrow is not None else state.theta
-        self.theta.fill_(self.share)
+        self.theta.fill_(1.0 if state.ranking.regrow is not None else state.theta)
 
     @property
     def reached(self) -> Tensor | None:
@@ -71,9 +69,7 @@ class SparseWeight(nn.Module):
         self.tensors = tuple(sorted(tensors, key=lambda tensor: tensor.rows or (0, 0)))
         self.in_force = tuple(control.in_force(tensor.pattern) for tensor in self.tensors)
         self.control = control
-        self.multipliers: list[tuple[Multipliers, Multipliers]] = []  # of forward and backward
         for i, tensor in enumerate(self.tensors):
-            self.multipliers.append((Multipliers(), Multipliers()))
             self.register_buffer(f"mask_{i}", nm_mask(tensor.part_of(weight), tensor.pattern, tensor.axis))
 
     def mask(self, i: int) -> Tensor:
@@ -93,18 +89,12 @@ class SparseWeight(nn.Module):
         force = self.in_force[i]
         if not force.active:
             return part
-        readings, state, mask, factor = self.control.readings, force.state, self.mask(i), self.factor(i)
-        decay, reached = force.decay, force.reached
-        if part.device.type == "cpu" and not torch.compiler.is_compiling():
-            forward, backward = self.multipliers[i]
-            if reached is not None:
-                one = forward if force.share == state.decay and factor is None else backward
-                reached = one.get(mask, force.share, None, part.dtype)
-            decay, factor = forward.get(mask, state.decay, factor, part.dtype), None
-        if state.flow.contenders is not None or state.flow.wider is not None:
+        flow, reached = force.state.flow, force.reached
+        if flow.contenders is not None or flow.wider is not None:
             reached = self._derived("reached", i)
-        key = self, i
-        output = apply_mask(part, mask, decay, reached, factor=factor, value=readings.value(key))
+        readings, key = self.control.readings, (self, i)
+        value = readings.value(key)
+        output = apply_mask(part, self.mask(i), force.decay, reached, factor=self.factor(i), value=value)
         readings.keep(key, output)
         return output
 

@@ -19,8 +19,10 @@ Axis = Literal["input", "output"]
 # scripts/bench_step.py: 2**19 beats 2**17 and the whole tensor); elsewhere a piece only bounds the peak memory.
 _CPU_PIECE = 2**19
 _DEVICE_PIECE = 2**26
-# Up to this size, calling an operation costs more than what it does to the entries.
+# Up to this size, calling an operation costs more than what it does to the entries. From this number on the operations
+# of a tournament are so many that it pays to bring weights together.
 _SMALL = 2**17
+_MANY = 3
 _COUNTED = 2**24  # the largest number that float32 counts up to
 # A tournament of sorted lists beats torch.topk, whose cost per entry is high, up to this M, and on a CPU up to this N.
 # For N = 1 amax beats it where a group fills what is vectorised, and so do pools of consecutive entries on a CPU.
@@ -74,11 +76,11 @@ def nm_mask(weight: Tensor, pattern: NMPattern | str, axis: Axis = "input") -> T
 
 
 def write_masks(pairs: Sequence[tuple[Tensor, Tensor]], pattern: NMPattern, axis: Axis) -> None:
-    """Of each (mask, weight), write `nm_mask` of the weight into the mask. Small ones are ranked as one matrix."""
+    """Of each (mask, weight), write `nm_mask` of the weight into the mask. Small ones may be ranked as one matrix."""
     dim = group_dim(axis)
     small = []
     for mask, weight in pairs:
-        if weight.numel() > _SMALL:
+        if weight.numel() > _SMALL or min(pattern.n, pattern.m - pattern.n) < _MANY:
             mask.copy_(nm_mask(weight, pattern, axis))
         else:
             small.append([whole.unflatten(dim, (-1, pattern.m)).movedim(dim + 1, -1) for whole in (mask, weight)])

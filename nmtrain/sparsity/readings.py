@@ -1,13 +1,11 @@
-"""What a reading of a sparse weight keeps for the next: its value within a forward, multipliers up to a new mask."""
+"""What a reading of a sparse weight keeps for the next one of the same forward."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from nmtrain.sparsity.sparsify import multipliers
 
 
 class Readings:
@@ -46,26 +44,3 @@ class Readings:
         seen[key] = count = seen.get(key, 0) + 1
         if count < self._most.get(key, count + 1):
             self._values[key] = output.detach()
-
-
-class Multipliers:
-    """What `multipliers` gave of a sparse tensor, until something it follows from changes. A copy starts empty."""
-
-    def __init__(self) -> None:
-        self._mask: Tensor | None = None
-        self._factor: Tensor | None = None
-        self._stamp: Any = None
-        self._found: Any = None
-
-    def __reduce__(self) -> Any:
-        return type(self), ()
-
-    def get(self, mask: Tensor, decay: float, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
-        if mask.is_inference() or (factor is not None and factor.is_inference()):  # changes of such are not counted
-            return multipliers(mask, decay, factor, dtype)
-        stamp = mask._version, None if factor is None else factor._version, decay, dtype
-        if stamp != self._stamp or mask is not self._mask or factor is not self._factor:
-            with torch.inference_mode(False):  # a training step may use what an evaluation made
-                self._found = multipliers(mask, decay, factor, dtype)
-            self._mask, self._factor, self._stamp = mask, factor, stamp
-        return cast(Tensor, self._found)

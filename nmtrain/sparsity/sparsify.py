@@ -55,13 +55,12 @@ def apply_mask(
     factor: Tensor | None = None,
     value: Tensor | None = None,
 ) -> Tensor:
-    """`nm_sparsify` with a mask at hand: bool, of the weight's shape. A tensor for the penalty is 0-dim.
+    """`nm_sparsify` with a mask at hand: bool, of the weight's shape. Tensors for decay and penalty are 0-dim.
 
     Args:
-        decay: D, 0-dim; or what each entry is multiplied by, of the weight's shape (`multipliers`).
         reached: the share of the gradient that reaches a pruned entry, 0-dim; or that of each entry, of the weight's
             shape and 1 where the mask is. None is all.
-        factor: what each entry is multiplied by beside, of the weight's shape and 1 where nothing is kept; the gradient
+        factor: what each entry is multiplied by, of the weight's shape and 1 where nothing is kept; the gradient
             passes by it.
         value: what came out for these arguments before: it is returned, with a gradient of its own and no computing.
     """
@@ -91,14 +90,14 @@ class _ApplyMask(torch.autograd.Function):
             ctx.save_for_backward(mask, reached, penalty, None if penalty is None else weight)
         if value is not None:
             return value.detach()
-        factors = decay if decay.dim() else _factors(mask, decay)
+        factors = _factors(mask, decay)
         if factor is not None:
-            factors = factors * factor
+            factors.mul_(factor)
         # A product, so that NaN and infinity stay visible when pruned; adding zero turns -0.0 into 0.0.
         if torch.compiler.is_compiling():  # inductor leaves out such an addition
             output = weight * factors
             return torch.where(output == 0, 0.0, output)
-        return torch.addcmul(weight.new_zeros(()), weight, factors)
+        return torch.addcmul(weight.new_zeros(()), weight, factors, out=factors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -112,12 +111,6 @@ class _ApplyMask(torch.autograd.Function):
         if penalty is not None:
             own = torch.where(mask, own, torch.addcmul(own, weight, penalty))
         return own, None, None, None, None, None, None
-
-
-def multipliers(mask: Tensor, decay: float, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """``Phi + D * (1 - Phi)``, times the factor if there is one: what `apply_mask` takes for a decay."""
-    factors = _factors(mask, torch.tensor(decay).to(dtype))
-    return factors if factor is None else factors.mul_(factor)
 
 
 def pruned_part(weight: Tensor, mask: Tensor) -> Tensor:
