@@ -60,8 +60,8 @@ def apply_mask(
     Args:
         reached: the share of the gradient that reaches a pruned entry, 0-dim; or that of each entry, of the weight's
             shape and 1 where the mask is. None is all.
-        factor: what each entry is multiplied by, of the weight's shape and 1 where nothing is kept; the gradient
-            passes by it.
+        factor: what each entry is multiplied by, of the weight's shape and 1 where nothing is kept; the gradient passes
+            by it.
         value: what came out for these arguments before: it is returned, with a gradient of its own and no computing.
     """
     scalars = [_like(weight, number) for number in (decay, reached, penalty)]
@@ -69,8 +69,10 @@ def apply_mask(
 
 
 def _like(weight: Tensor, number: float | Tensor | None) -> Tensor | None:
-    if number is None or (isinstance(number, Tensor) and number.dtype == weight.dtype):
-        return number
+    if number is None:
+        return None
+    if isinstance(number, Tensor) and number.dtype == weight.dtype and number.device == weight.device:
+        return number  # to find that out costs less than a call
     return torch.as_tensor(number, dtype=weight.dtype, device=weight.device)
 
 
