@@ -260,7 +260,15 @@ class Trainer:
             return "projected model" if split == "final" else "validation"
         return f"projected model, {self.config.split}" if split == "final" else self.config.split
 
+    def share_damage(self) -> None:
+        """What other ranks could not read, and have named on the terminal, counts here too and is in the log."""
+        for theirs in self.ranks.gathered(dict(self.task.damaged)):
+            for name in theirs.keys() - self.task.damaged.keys():
+                self.task.damaged[name] = theirs[name]
+                logger.debug("%s cannot be read and is left out: %s", name, theirs[name])
+
     def record(self, split: str, **values: Any) -> None:
+        self.share_damage()
         record = {"update": self.done, "epoch": self.epoch(self.done), "split": split}
         phase, phase_flops = self.plan.curve.phase_flops(self.done)
         record |= {"flops": self.plan.curve.flops(self.done), "phase": phase, "phase_flops": phase_flops, **values}
@@ -279,6 +287,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint. A loss or weight that is not finite is raised instead: the last good one stays."""
         self.checked_loss()
+        self.share_damage()
         if broken := [name for name, p in self.model.named_parameters() if not p.isfinite().all()]:
             raise TrainingError(f"{len(broken)} weights are not finite after update {self.done}, first {broken[0]}")
         self.replicas.require_same(self.model.state_dict(), self.done)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from nmtrain.config.combinations import share_faults
 from nmtrain.config.schema import TrainConfig
-from nmtrain.errors import ConfigError, NmtrainError, TrainingError
+from nmtrain.errors import ConfigError, NmtrainError, Stopped, TrainingError
 from nmtrain.training.distribution.place import Place
-from nmtrain.training.distribution.watch import Failure, Watch
+from nmtrain.training.distribution.watch import Watch
 
 _T = TypeVar("_T")
 # Who waits for whom too long is the watch's to judge, which knows whether the others get on.
@@ -188,7 +188,7 @@ class ManyRanks(Ranks):
             raise ConfigError([f"{told}: {needed}, and torch finds {count}; start fewer, or train.device=cpu"])
 
     def blamed(self, error: Exception) -> NmtrainError | None:
-        if isinstance(error, NmtrainError):
+        if not isinstance(error, RuntimeError | OSError):  # as operations of several ranks fail
             return None
         failure = self._watch.verdict()
         return None if failure is None else failure.error()
@@ -203,7 +203,7 @@ class ManyRanks(Ranks):
 
     def failed(self, error: NmtrainError) -> None:
         """Tell the others that this rank ends by ``error``. Call before anything is torn down."""
-        self._watch.post(Failure.of(self.rank, error))
+        self._watch.fail(error)
 
     def end(self) -> None:
         """End the watch once the first rank has nothing more to say."""
@@ -216,6 +216,17 @@ def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{before}{key}.")
         else:
             yield f"{before}{key}", value
+
+
+def _as_ours(ranks: ManyRanks, error: BaseException) -> NmtrainError:
+    if isinstance(error, NmtrainError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Stopped(str(error) or "SIGINT")
+    blamed = ranks.blamed(error) if isinstance(error, Exception) else None
+    ours = blamed or TrainingError(f"{type(error).__name__}: {error}")
+    ours.__cause__ = error
+    return ours
 
 
 @contextmanager
@@ -237,7 +248,7 @@ def joined(place: Place, tell: Callable[[NmtrainError], None]) -> Iterator[ManyR
         ranks.mark("the end")
         dist.barrier()
     except BaseException as error:
-        ours = error if isinstance(error, NmtrainError) else TrainingError(f"{type(error).__name__}: {error}")
+        ours = _as_ours(ranks, error)
         ranks.failed(ours)
         if ranks.is_first:
             tell(ours)

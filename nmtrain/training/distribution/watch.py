@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import torch.distributed as dist
@@ -22,8 +23,9 @@ logger = logging.getLogger(__name__)
 _EVERY = 0.5  # seconds between two signs of life
 _DEAD = 25.0  # seconds without one; launchers kill what is left of a broken run after 30
 _DEAD_IF_BROKEN = 4.0  # where a connection has broken already
-_GRACE = 5.0  # seconds for what the rank itself has to say
-_VERDICT = 15.0  # seconds to wait for the reason of a broken connection
+_GRACE = 5.0  # seconds in which the rank itself may find out that it has to end
+_UNWINDING = 40.0  # seconds for it to end then, mirrors of its records among it
+_VERDICT = 8.0  # seconds to wait for the reason of a broken connection
 _TOLD = 30.0  # seconds to wait for the first rank to tell it
 _FAILURE, _OVER = "failure", "over"
 
@@ -67,7 +69,7 @@ class Watch:
         self.telling = [tell]  # the last added is told first
         self.timeout = float("inf")
         self.failure: Failure | None = None
-        self._dead = _DEAD
+        self._dead, self._unwinding = _DEAD, False
         self._count, self._signs, self._where = 0, 0, "the start"
         self._seen: list[tuple[str, float]] = [("", time.monotonic())] * world
         self._stands: list[tuple[list[int], float]] = [([0, 0], time.monotonic())] * world
@@ -87,14 +89,21 @@ class Watch:
         self._signs += 1
         self._where = where
 
-    def post(self, failure: Failure) -> None:
+    def fail(self, error: NmtrainError) -> None:
+        """The rank itself ends by ``error``."""
+        self._unwinding = True
+        self._post(Failure.of(self._rank, error))
+
+    def _post(self, failure: Failure) -> None:
         """Make a failure known to all; the first one counts."""
-        told = self._own.compare_set(_FAILURE, "", json.dumps(asdict(failure)))
-        self.failure = Failure(**json.loads(told))
+        self.failure = failure
+        with suppress(RuntimeError):  # the store is gone with who kept it
+            told = self._own.compare_set(_FAILURE, "", json.dumps(asdict(failure)))
+            self.failure = Failure(**json.loads(told))
 
     def verdict(self) -> Failure | None:
         """What another rank failed by, if one did: waits a little for word of it, or for a rank to stay silent."""
-        self._dead = _DEAD_IF_BROKEN
+        self._dead, self._unwinding = _DEAD_IF_BROKEN, True
         end = time.monotonic() + _VERDICT
         while time.monotonic() < end and not self._over.wait(_EVERY / 2):
             if self.failure is not None:
@@ -111,14 +120,18 @@ class Watch:
     def end(self) -> None:
         """Stop watching. Where the run failed, ranks wait for the first one to have told so: a launcher that sees one
         of them end sends signals to the rest."""
-        if self._rank == 0:
-            self._own.set(_OVER, "")
-        elif self.failure is not None:
-            last = time.monotonic() + _TOLD
-            while time.monotonic() < last and not self._own.check([_OVER]):
-                time.sleep(0.1)
+        with suppress(RuntimeError):
+            if self._rank == 0:
+                self._own.set(_OVER, "")
+            elif self.failure is not None:
+                self._wait_for_telling()
         self._over.set()
         self._thread.join()
+
+    def _wait_for_telling(self) -> None:
+        last = time.monotonic() + _TOLD
+        while time.monotonic() < last and not self._own.check([_OVER]):
+            time.sleep(0.1)
 
     def _run(self) -> None:
         beat = 0
@@ -133,7 +146,9 @@ class Watch:
                     self._look_around()
             except (dist.DistError, RuntimeError) as error:  # the store is gone, and who kept it
                 self.failure = Failure(0, "TrainingError", f"is gone, and with it what the ranks share ({error})", 1)
-            if self.failure is not None and not self._over.wait(_GRACE):
+            if self.failure is not None:
+                if self._over.wait(_GRACE) or (self._unwinding and self._over.wait(_UNWINDING)):
+                    return
                 self._end_process(self.failure)
 
     def _sign_of_life(self, beat: int) -> str:
@@ -156,13 +171,13 @@ class Watch:
         silent = [rank for rank in range(self._world) if now - self._seen[rank][1] > self._dead]
         if silent:
             told = "ended without a word, or its machine did: it was killed, or memory ran out"
-            self.post(Failure(silent[0], "TrainingError", f"{told} (last seen at {wheres[silent[0]]})", 1))
+            self._post(Failure(silent[0], "TrainingError", f"{told} (last seen at {wheres[silent[0]]})", 1))
             return
         furthest = max(stand[0] for stand, _ in self._stands)
         for rank, ((count, _), since) in enumerate(self._stands):
             if count < furthest and now - since > self.timeout:
                 told = f"launch.timeout={self.timeout:g}: has not come on from {wheres[rank]} for so many seconds,"
-                self.post(Failure(rank, "TrainingError", f"{told} and the others wait for it", 1))
+                self._post(Failure(rank, "TrainingError", f"{told} and the others wait for it", 1))
                 return
 
     def _end_process(self, failure: Failure) -> None:
@@ -173,8 +188,8 @@ class Watch:
                 for tell in reversed(self.telling):
                     tell(failure.error())
                 self._own.set(_OVER, "")
-            elif failure.rank == self._rank:
-                time.sleep(_GRACE)  # the first rank has the word
+            else:
+                self._wait_for_telling()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
