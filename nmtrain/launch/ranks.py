@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from nmtrain.training.distribution.ranks import Ranks
 
 _NODES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 JOB, OUTCOME = "job.json", "outcome.json"  # of a folder that the processes started here share with who started them
 
 
@@ -64,12 +67,27 @@ def start_ranks(config: Config) -> None:
     with tempfile.TemporaryDirectory(prefix="nmtrain-job-") as folder:
         job = {"values": config.values, "plugins": plugin_folders(), "command": sys.argv}
         (Path(folder) / JOB).write_text(json.dumps(job))
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // config.launch.local_world)))
         logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the ranks say themselves what ends them
         try:
-            elastic_launch(_launch_config(config), sys.executable)("-m", "nmtrain.launch.rank", folder)
+            with _as_before(config):
+                elastic_launch(_launch_config(config), sys.executable)("-m", "nmtrain.launch.rank", folder)
         except (ChildFailedError, SignalException) as error:
             raise _outcome(Path(folder), error) from error
+
+
+@contextmanager
+def _as_before(config: Config) -> Iterator[None]:
+    """What is set here for the processes, and the handlers that torch sets to end them, are gone afterwards."""
+    environment, handlers = dict(os.environ), {number: signal.getsignal(number) for number in _ENDING}
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // config.launch.local_world)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(round(config.launch.timeout)))  # for a last checkpoint
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _require_gpus(config: Config) -> None:
@@ -83,7 +101,6 @@ def _launch_config(config: Config) -> Any:
     from torch.distributed.launcher.api import LaunchConfig
 
     launch = config.launch
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(round(launch.timeout)))  # for a last checkpoint
     common: dict[str, Any] = {
         "min_nodes": launch.nodes,
         "max_nodes": launch.nodes,

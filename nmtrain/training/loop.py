@@ -68,7 +68,7 @@ class Trainer:
             self.control.remembered = {label: left.to(self.device) for label, left in remembered.items()}
         self.normalizing = recompute_blocks(model) if plan.config.train.gradient_checkpointing else []
         self.forward = compiled(model, plan.config.train.compile)
-        self.replicas = replicas(ranks, self.forward, model)
+        self.replicas = replicas(ranks, self.forward, model, self.config)
         self.optimizer = build_optimizer(model, plan.config.optim)
         self.loss_scale = LossScale(self.device, plan.config.train.precision)
         ema = plan.config.train.ema

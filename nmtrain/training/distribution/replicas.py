@@ -13,10 +13,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nmtrain.config.check import Config
 from nmtrain.config.schema import TrainConfig
 from nmtrain.errors import ConfigError, TrainingError
 from nmtrain.sparsity.rules import stock_name
 from nmtrain.training.distribution.ranks import ManyRanks, Ranks
+from nmtrain.training.plan import has_idle_weights
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class DataParallelReplicas(Replicas):
     rank's own in the forward, and averaged after each update, so that all evaluate, average and save the same ones.
     """
 
-    def __init__(self, ranks: ManyRanks, model: nn.Module, stock: nn.Module) -> None:
+    def __init__(self, ranks: ManyRanks, model: nn.Module, stock: nn.Module, config: Config) -> None:
         self._ranks, self._stock, self._group = ranks, stock, ranks.gradients
         device = next(stock.parameters()).device
         self._statistics = [
@@ -69,9 +71,10 @@ class DataParallelReplicas(Replicas):
             device_ids=[device] if device.type == "cuda" else None,
             process_group=self._group,
             gradient_as_bucket_view=True,
+            find_unused_parameters=has_idle_weights(config),
             **_LEAVE_BUFFERS,
         )
-        self._settled = False
+        self._settled = self._wrapped.find_unused_parameters
         self.forward = self._wrapped
 
     @contextmanager
@@ -93,12 +96,12 @@ class DataParallelReplicas(Replicas):
                 statistic.copy_(mean.view_as(statistic))
 
     def _require_gradients(self) -> None:
-        """Of the first update: DDP averages nothing of a bucket in which a gradient is missing."""
+        """Of the first update: unless it expects that, DDP averages nothing of a bucket with a gradient missing."""
         named = self._stock.named_parameters()
         if bare := [stock_name(name) for name, p in named if p.requires_grad and p.grad is None]:
             raise TrainingError(
-                f"{len(bare)} weights have no gradient, first {bare[0]}: {self._ranks.world} ranks train models of"
-                " which every weight takes part in every update"
+                f"{len(bare)} weights have no gradient, first {bare[0]}; {self._ranks.world} processes train models"
+                " whose forward always uses the same weights"
             )
         self._settled = True
 
@@ -119,9 +122,9 @@ class DataParallelReplicas(Replicas):
         )
 
 
-def replicas(ranks: Ranks, model: nn.Module, stock: nn.Module) -> Replicas:
+def replicas(ranks: Ranks, model: nn.Module, stock: nn.Module, config: Config) -> Replicas:
     """How ``ranks`` train ``model``; ``stock`` is the same one, not compiled."""
-    return DataParallelReplicas(ranks, model, stock) if isinstance(ranks, ManyRanks) else Replicas(model)
+    return DataParallelReplicas(ranks, model, stock, config) if isinstance(ranks, ManyRanks) else Replicas(model)
 
 
 def with_batch_norm(ranks: Ranks, model: nn.Module, train: TrainConfig, device: torch.device) -> nn.Module:

@@ -34,7 +34,7 @@ class Pair:
             for rank in range(2)
         ]
 
-    def ended(self, timeout: float = 300) -> tuple[list[int], list[str]]:
+    def ended(self, timeout: float = 1800) -> tuple[list[int], list[str]]:
         """Exit status and standard error of both."""
         try:
             errors = [process.communicate(timeout=timeout)[1] for process in self.processes]

@@ -14,9 +14,9 @@ import pytest
 import torch
 import yaml
 
-from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import NmtrainError
+from nmtrain.launch.job import checked
 from nmtrain.training.distribution.place import place_among_ranks
 from nmtrain.training.distribution.ranks import joined
 from nmtrain.training.run import run
@@ -29,7 +29,7 @@ if __name__ == "__main__":
             with pytest.MonkeyPatch.context() as patch:
                 exec(job.get("before", ""), {"ranks": ranks, "patch": patch})
                 try:
-                    config = check_config(compose_values(prepare_overrides(job["overrides"])))
+                    config = checked(compose_values(prepare_overrides(job["overrides"])))
                     outcome = {"summary": run(config, ranks)}
                 except NmtrainError as error:
                     if not job.get("fails"):

@@ -2,17 +2,17 @@
 on from its last checkpoint."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 
-from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.launch.job import checked
 from nmtrain.training.run import run
 
 LINE = ["experiment=smoke", "sparsity=1:8", "train.updates=8", "train.batch_size=32", "train.log_every=1"]
 LINE += ["model.options.depth=1", "model.options.embed_dim=64", "train.checkpoint_every=2", "measure=off"]
+RESNET = ["data=digits", "model=resnet", "sparsity=1:8", "train.updates=2", "train.sync_batchnorm=true"]
 # Something that happens to the second rank in the update with index 5.
 AT_UPDATE = """
 import os, signal, time
@@ -32,7 +32,7 @@ def alone(tmp_path):
 
     def train(*overrides):
         line = [*LINE, *overrides]
-        config = check_config(compose_values(prepare_overrides(line)))
+        config = checked(compose_values(prepare_overrides(line)))
         return config, run(config), losses(config.run_folder)
 
     return train
@@ -50,10 +50,10 @@ def status(folder: Path) -> dict:
 def broken(pair, results: Path, happens: str, *overrides: str):
     """Two processes of which the second meets with something: exit status and standard error of both, the folder."""
     overrides = [*LINE, f"results_dir={results}", *overrides]
-    started = time.monotonic()
-    ended = pair({"overrides": overrides, "before": AT_UPDATE.format(happens)}).ended(timeout=120)
-    assert time.monotonic() - started < 100  # a minute, and the start
+    ended = pair({"overrides": overrides, "before": AT_UPDATE.format(happens)}).ended()
     (folder,) = results.glob("*-*")
+    written = [(folder / name).stat().st_mtime for name in ("metrics.jsonl", "status.json")]
+    assert written[1] - written[0] < 60  # seconds from the last update that went well
     return *ended, folder
 
 
@@ -113,10 +113,11 @@ def test_what_all_ranks_see_ends_them_alike_and_is_told_once(pair, tmp_path):
         "shares": ("", ["train.batch_size=33"]),
         "mixed": ("", ["train.batch_size=30", "train.mixup=0.2"]),
         "code": (other, []),
-        "norm": ("", ["model=resnet", "model.options={}", "train.sync_batchnorm=true"]),
+        "norm": ("", RESNET),
     }
     jobs = [
-        {"overrides": [*LINE, f"results_dir={tmp_path}/{name}", *overrides], "before": before, "fails": True}
+        {"overrides": [*(LINE if overrides is not RESNET else []), *overrides, f"results_dir={tmp_path}/{name}"]}
+        | {"before": before, "fails": True}
         for name, (before, overrides) in cases.items()
     ]
     outcomes = pair(*jobs).outcomes()

@@ -3,17 +3,26 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.launch.job import checked
 from nmtrain.recipes import list_recipes
 from nmtrain.training.run import run
 
 # A gradient's last bits depend on the order of its sum. A larger eps keeps Adam from dividing them by nothing.
-COMMON = ["sparsity=1:8", "train.log_every=1", "train.eval_every=0.4", "train.batch_size=32", "optim.eps=1e-4"]
+COMMON = [
+    "sparsity=1:8",
+    "optim.lr=1e-4",
+    "train.log_every=1",
+    "train.eval_every=0.4",
+    "train.batch_size=32",
+    "optim.eps=1e-4",
+]
 COMMON += ["train.eval_batch_size=100", "launch.compare_every=5", "measure.every=10"]
 VIT = ["data=digits", "model=vit", "model.options.depth=1", "model.options.embed_dim=64", *COMMON]
 RESNET = ["data=digits", "model=resnet", *COMMON]
@@ -53,7 +62,7 @@ def compare(pair, folder: Path, jobs: dict[str, list[str]], alone: list[str]) ->
     both = pair(*({"overrides": [*line, f"results_dir={folder}/two/{name}"]} for name, line in jobs.items()))
     for number, ((name, line), (first, second)) in enumerate(zip(jobs.items(), both.outcomes(), strict=True)):
         overrides = [*line, *alone, f"results_dir={folder}/one/{name}"]
-        config = check_config(compose_values(prepare_overrides(overrides)))
+        config = checked(compose_values(prepare_overrides(overrides)))
         summary, theirs = run(config), first["summary"]
         assert first == second, (number, name)  # all ranks are told the same
         assert theirs["metrics"] == pytest.approx(summary["metrics"], abs=1e-5, rel=1e-5), name
@@ -63,6 +72,38 @@ def compare(pair, folder: Path, jobs: dict[str, list[str]], alone: list[str]) ->
         (run_folder,) = (folder / "two" / name).glob("*-*")
         assert alone or run_folder.name == config.run_name
         assert_same_training(config.run_folder, run_folder)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of small images of two brightnesses; one of train and one of val are damaged."""
+    root, generator = tmp_path / "my photos", np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 9)):
+        for name, brightness in (("dark", 80), ("light", 170)):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.normal(brightness, 50, (40, 30, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{number:02}.png")
+        (root / split / "dark" / "03.png").write_text("no image at all")
+    return root
+
+
+def test_of_what_a_run_may_do_besides(pair, photos, tmp_path):
+    """Averages, best weights, micro-batches, clipping, penalty and exchange; images from files, of which each process
+    reads its own and draws what they are drawn alone, mixed and erased; batch norm; text."""
+    files = ["data=folder", f"data.path={photos}", "data.image_size=16", "data.workers=0", "data.erase=0.9"]
+    files += ["data.auto_augment=rand-m5", "train.mixup=0.5", "train.cutmix=1.0", "train.eval_batch_size=4"]
+    vit = [*VIT, "train.micro_batches=2", "train.ema=0.9", "train.keep_best=true", "optim.clip_norm=0.1"]
+    jobs = {
+        "penalty": [*vit, "recipe=sr_ste", "train.updates=6", "train.eval_every=0.1"],
+        "exchange": [*vit, "recipe=rigl", "recipe.every=3", "train.updates=6"],
+        "files": [*VIT, *files, "recipe=ste", "train.updates=4", "train.batch_size=16"],
+        "text": [*T5, "recipe=mdgf", "train.updates=4", "train.micro_batches=2"],
+    }
+    compare(pair, tmp_path, jobs, [])
+    ((folder,),) = [list((tmp_path / "two" / "files").glob("*-*"))]
+    log = (folder / "train.log").read_text()
+    assert [log.count(f"{split}/dark/03.png) cannot be read") for split in ("train", "val")] == [1, 1]
 
 
 @pytest.mark.slow
