@@ -67,7 +67,8 @@ def start_ranks(config: Config) -> None:
     with tempfile.TemporaryDirectory(prefix="nmtrain-job-") as folder:
         job = {"values": config.values, "plugins": plugin_folders(), "command": sys.argv}
         (Path(folder) / JOB).write_text(json.dumps(job))
-        logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the ranks say themselves what ends them
+        for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the ranks say themselves what ends them
         try:
             with _as_before(config):
                 elastic_launch(_launch_config(config), sys.executable)("-m", "nmtrain.launch.rank", folder)

@@ -149,11 +149,14 @@ class StreamedImages:
         """All validation images once, in a fixed order; batches are smaller by the images that cannot be read."""
         rows = range(len(self._val))
         keys = (list(rows[start : start + batch_size]) for start in rows[first * batch_size :: step * batch_size])
-        size = batch_size * self._bytes_per_image
+        size, scored = batch_size * self._bytes_per_image, 0
         for batch in self._val_ahead.start(keys, size, self.device.type == "cuda"):
             self._note(batch.damages)
             if len(batch.labels):
+                scored += len(batch.labels)
                 yield self._on_device(batch)
+        if not scored and step == 1:  # those of another share may be well
+            raise TrainingError(f"data={self.name}: none of the {len(self._val)} images to evaluate on can be read")
 
     def close(self) -> None:
         self._train_ahead.close()
