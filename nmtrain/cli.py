@@ -34,7 +34,7 @@ nmtrain: train N:M structured-sparse networks
   nmtrain list [GROUP]                               what there is to choose
   nmtrain --cfg job                                  print the whole configuration
   nmtrain --config-dir DIR experiment=NAME           use DIR/experiment/NAME.yaml of your own
-  nmtrain --plugins DIR ...                          recipes, models and data of your own, with any command (README)
+  nmtrain --plugins DIR ...                          recipes, models and data of your own, with any command
 
 Settings are key=value; every key stands with its comment in conf/ (nmtrain --cfg job prints them all):
   model=vit data=glyphs recipe=sdgf optim=adamw experiment=smoke

@@ -20,6 +20,7 @@ _CPU_PIECE = 2**19
 _DEVICE_PIECE = 2**26
 # Up to this size, calling an operation costs more than what it does to the entries.
 _SMALL = 2**17
+_DEVICE_SMALL = 2**24  # a GPU takes a few microseconds for each operation of its many, however little there is to do
 _COUNTED = 2**24  # the largest number that float32 counts up to
 # Up to this M a selection network of element-wise maxima and minima beats torch.topk, whose cost per entry is high; for
 # N = 1 it beats torch.amax as long as a group is shorter than what amax vectorises. So do pools along rows.
@@ -73,17 +74,27 @@ def nm_mask(weight: Tensor, pattern: NMPattern | str, axis: Axis = "input") -> T
 
 def write_masks(pairs: Sequence[tuple[Tensor, Tensor]], pattern: NMPattern, axis: Axis) -> None:
     """Of each (mask, weight), write `nm_mask` of the weight into the mask. Small ones are ranked as one matrix."""
-    dim = group_dim(axis)
-    small = []
+    together: list[tuple[Tensor, Tensor]] = []
+    size = 0
     for mask, weight in pairs:
-        if weight.numel() > _SMALL:
+        if weight.numel() > (_SMALL if weight.device.type == "cpu" else _DEVICE_SMALL):
             mask.copy_(nm_mask(weight, pattern, axis))
-        else:
-            small.append([whole.unflatten(dim, (-1, pattern.m)).movedim(dim + 1, -1) for whole in (mask, weight)])
-    if small:
-        ranked = nm_mask(torch.cat([groups.reshape(-1, pattern.m) for _, groups in small]), pattern)
-        for (mask, _), own in zip(small, ranked.split([mask.numel() // pattern.m for mask, _ in small]), strict=True):
-            mask.copy_(own.view(mask.shape))
+            continue
+        if size + weight.numel() > _DEVICE_PIECE:
+            _write_together(together, pattern, axis)
+            together, size = [], 0
+        together.append((mask, weight))
+        size += weight.numel()
+    if together:
+        _write_together(together, pattern, axis)
+
+
+def _write_together(pairs: Sequence[tuple[Tensor, Tensor]], pattern: NMPattern, axis: Axis) -> None:
+    dim = group_dim(axis)
+    grouped = [[whole.unflatten(dim, (-1, pattern.m)).movedim(dim + 1, -1) for whole in pair] for pair in pairs]
+    ranked = nm_mask(torch.cat([groups.reshape(-1, pattern.m) for _, groups in grouped]), pattern)
+    for (mask, _), own in zip(grouped, ranked.split([mask.numel() // pattern.m for mask, _ in grouped]), strict=True):
+        mask.copy_(own.view(mask.shape))
 
 
 def _piece_mask(weight: Tensor, pattern: NMPattern, dim: int) -> Tensor:

@@ -25,7 +25,8 @@ class WandbMirror(Mirror):
     """One wandb run per run folder: its id is kept there, so that a resumed run goes on in the same one."""
 
     name = "wandb"
-    failures = (OSError, wandb.Error, HandleAbandonedError, MailboxClosedError)
+    # ValueError: of its settings, which it also reads from variables such as WANDB_MODE.
+    failures = (OSError, ValueError, wandb.Error, HandleAbandonedError, MailboxClosedError)
 
     def start(self) -> None:
         tracking = self.config.tracking

@@ -87,15 +87,14 @@ class ImageClassification:
         batches = self.data.val_batches(batch_size, **self.ranks.turns)
         for inputs, targets in self.ranks.marked(batches, "evaluating"):
             logits = model(self._laid_out(inputs)).float()
-            loss = loss + F.cross_entropy(logits, targets, reduction="sum").cpu()
-            correct = correct + (logits.argmax(1) == targets).sum().cpu()
+            loss = loss + F.cross_entropy(logits, targets, reduction="sum")
+            correct = correct + (logits.argmax(1) == targets).sum()
             count += len(targets)
             if has_top:
-                among_five = among_five + (logits.topk(_TOP).indices == targets[:, None]).sum().cpu()
+                among_five = among_five + (logits.topk(_TOP).indices == targets[:, None]).sum()
         model.train()
-        sums = self.ranks.summed(torch.stack([loss, correct, among_five, torch.tensor(count).double()]))
-        total_loss, right, near, count = sums.tolist()
-        if not count:
+        total, right, near, scored = self.ranks.summed(loss, correct, among_five, torch.tensor(count))
+        if not scored:
             told = f"none of the {self.data.shape.val_size} images to evaluate on can be read"
             raise TrainingError(f"data={self.data.name}: {told}")
-        return {"loss": total_loss / count, "accuracy": right / count} | ({"top5": near / count} if has_top else {})
+        return {"loss": total / scored, "accuracy": right / scored} | ({"top5": near / scored} if has_top else {})

@@ -13,6 +13,7 @@ from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, Traini
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.loaded import in_plugin
 from nmtrain.training.distribution.ranks import ALONE, Ranks
+from nmtrain.training.memory import full_memory
 
 logger = logging.getLogger(__name__)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -38,7 +39,7 @@ def status_kept(folder: RunFolder, ranks: Ranks = ALONE) -> Iterator[None]:
             )
         elif isinstance(error, TrainingError | DataError | ConfigError):
             failure = error
-        elif (told := worker_fault(error)) is not None:
+        elif (told := worker_fault(error) or full_memory(error)) is not None:
             failure = TrainingError(told)
         else:
             failure = TrainingError(

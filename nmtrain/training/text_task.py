@@ -69,8 +69,8 @@ class _TextTask:
         return Work("tokens", tokens, 1 - tokens / given)
 
     def _parts(self, batch: TextBatch, count: Tensor) -> Iterator[_Part]:
-        """Equal parts of this rank's share of an update's batch. Each is moved to the device when its turn comes, which
-        waits for the device and so is no time spent on data."""
+        """Equal parts of this rank's share of an update's batch. Each is moved to the device when its turn
+        comes."""
         if (world := self.ranks.world) > 1:
             batch, count = batch.at(share(self.train, self.ranks.rank, world)), count / world
         size = self.train.batch_size // self.train.micro_batches // world
@@ -141,12 +141,12 @@ class TextToText(_TextTask):
         for val in self.data.val_sets.values():
             for batch in self._val_batches(val, batch_size):
                 logits = self._logits(model, batch)
-                loss = loss + _summed_over_tokens(logits, batch.labels, 0.0).double().cpu()
-                correct = correct + (logits.argmax(-1) == batch.labels).sum().cpu()
-                count = count + (batch.labels != IGNORED).sum().cpu()
-        loss, correct, count = self.ranks.summed(torch.stack([loss, correct, count]))
-        mean = float(loss / count)
-        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "token_accuracy": float(correct / count)}
+                loss = loss + _summed_over_tokens(logits, batch.labels, 0.0).double()
+                correct = correct + (logits.argmax(-1) == batch.labels).sum()
+                count = count + (batch.labels != IGNORED).sum()
+        total, right, tokens = self.ranks.summed(loss, correct, count)
+        mean = total / tokens
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "token_accuracy": right / tokens}
 
     def _logits(self, model: nn.Module | Teacher, batch: TextBatch) -> Tensor:
         """``[batch, length, vocabulary]``."""
@@ -230,7 +230,7 @@ class TextClassification(_TextTask):
 
         scores = _scores(self.data, predictions)
         model.train()
-        return {"loss": float(self.ranks.summed(loss)) / self.data.shape.val_size, **scores}
+        return {"loss": self.ranks.summed(loss)[0] / self.data.shape.val_size, **scores}
 
     def _logits(self, model: nn.Module | Teacher, batch: TextBatch) -> Tensor:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

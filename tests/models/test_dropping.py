@@ -1,4 +1,4 @@
-"""``drop_path_rate`` and ``drop_rate`` reach every image model that README names, and draw by the seed alone."""
+"""``drop_path_rate`` and ``drop_rate`` reach every image model that the docs name, and draw by the seed alone."""
 
 import pytest
 import torch

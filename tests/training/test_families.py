@@ -1,4 +1,4 @@
-"""One tiny checkpoint of every family of language models that README names, from the plan to the export."""
+"""One tiny checkpoint of every family of language models that the docs name, from the plan to the export."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from nmtrain.training.run import run
 
 LISTOPS = ["data=listops", "data.train_size=64", "data.val_size=12", "data.test_size=1", "data.max_length=24"]
 SHORT = ["train=text", "train.updates=2", "train.batch_size=8", "train.eval_every=1", "measure=off", "sparsity=1:4"]
-# Which tiny checkpoints stand for a name in README.
+# Which tiny checkpoints stand for a name in docs/choosing.md.
 NAMED = {
     "T5": ["t5", "t5_v1_1"],
     "mT5": ["mt5"],
@@ -35,9 +35,9 @@ NAMED = {
 OF_ANOTHER_TASK = {"min_length": 15, "num_beams": 2, "repetition_penalty": 5.0, "suppress_tokens": [2, 7]}
 
 
-def test_every_family_that_readme_names_has_a_checkpoint_here():
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    families = re.search(r"another encoder-decoder \(([^)]*)\) or classifier \(([^)]*)\)", readme).groups()
+def test_every_family_that_the_page_names_has_a_checkpoint_here():
+    page = (Path(__file__).parents[2] / "docs" / "choosing.md").read_text()
+    families = re.search(r"another encoder-decoder \(([^)]*)\) or classifier \(([^)]*)\)", page).groups()
     named = [name for group in families for name in re.split(r", | and its kin", group) if name]
     assert set(named) <= NAMED.keys()
     assert set(NAMED) <= set(named)

@@ -53,13 +53,13 @@ class Ranks:
         """What ``make`` gives on the first rank, which alone calls it."""
         return make()
 
-    def summed(self, values: Tensor) -> Tensor:
-        """The sum over ranks, the same bits on each. ``values`` lies on the CPU."""
-        return values
+    def summed(self, *values: Tensor) -> list[float]:
+        """The sum over ranks of each value (0-dim, on any device), the same bits on each rank."""
+        return [float(value) for value in values]
 
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean over ranks of what lies on any device; on the CPU where there are several."""
-        return values
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over ranks of a 0-dim value on any device; on the CPU where there are several."""
+        return value
 
     def most(self, number: int) -> int:
         """The largest number of any rank."""
@@ -125,13 +125,16 @@ class ManyRanks(Ranks):
         dist.broadcast_object_list(told, src=0)
         return told[0]  # type: ignore[return-value]
 
-    def summed(self, values: Tensor) -> Tensor:
+    def summed(self, *values: Tensor) -> list[float]:
+        own = torch.tensor(super().summed(*values), dtype=torch.float64)
         self.mark("adding up")
-        dist.all_reduce(values := values.clone())
-        return values
+        dist.all_reduce(own)
+        found: list[float] = own.tolist()
+        return found
 
-    def mean(self, values: Tensor) -> Tensor:
-        return self.summed(values.detach().cpu()) / self.world
+    def mean(self, value: Tensor) -> Tensor:
+        (total,) = self.summed(value)
+        return torch.tensor(total / self.world, dtype=value.dtype)
 
     def most(self, number: int) -> int:
         self.mark("the end of an update")
