@@ -156,6 +156,7 @@ class Trainer:
                 with nullcontext() if last else self.replicas.adding_up():
                     with self.autocast():
                         loss = self.task.loss(self.replicas.forward, batch)
+                    self.ranks.mark(f"the backward of update {number + 1}, part {part}")
                     with statistics_kept(self.normalizing):
                         self.loss_scale.scaled(loss).backward()
                 self.loss_sum += loss.detach()
@@ -310,8 +311,7 @@ class Trainer:
             "best": self.best.state_dict() if self.best else None,
             "lengths": {"metrics": self.metrics.sync(), "noise": self.noise.sync()},
         }
-        if self.ranks.is_first:
-            save_checkpoint(self.folder / "checkpoints", self.done, content)
+        self.ranks.of_first(lambda: save_checkpoint(self.folder / "checkpoints", self.done, content))
 
     def close(self, summary: dict[str, Any] | None) -> None:
         """End what reads ahead, the records and their mirror; ``summary`` is that of a finished run."""

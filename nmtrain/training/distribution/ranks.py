@@ -76,13 +76,8 @@ class Ranks:
     def mark(self, where: str) -> None:
         """Note that this rank gets on, and where it is now. Ranks pass the same places in the same order."""
 
-    def require_same(self, what: dict[str, Any], hint: str = "") -> None:
-        """Raise ConfigError where a rank has something else than the first one.
-
-        Args:
-            what: by name, small; sections are compared key by key.
-            hint: what to do about it.
-        """
+    def require_same(self, what: dict[str, Any]) -> None:
+        """Raise ConfigError where a rank has something else than the first one. Sections are compared key by key."""
 
     def blamed(self, error: Exception) -> NmtrainError | None:
         """The failure of another rank that ``error`` is but a consequence of; None where it is this rank's own."""
@@ -120,8 +115,8 @@ class ManyRanks(Ranks):
         return found
 
     def of_first(self, make: Callable[[], _T]) -> _T:
-        self.mark("waiting for rank 0")
         told = [make() if self.is_first else None]
+        self.mark("waiting for rank 0")
         dist.broadcast_object_list(told, src=0)
         return told[0]  # type: ignore[return-value]
 
@@ -154,12 +149,12 @@ class ManyRanks(Ranks):
     def mark(self, where: str) -> None:
         self._watch.mark(where)
 
-    def require_same(self, what: dict[str, Any], hint: str = "") -> None:
+    def require_same(self, what: dict[str, Any]) -> None:
         first, *others = self.gathered(dict(_flat(what)))
         faults = []
         for rank, other in enumerate(others, start=1):
             keys = [key for key in {**first, **other} if first.get(key) != other.get(key)]
-            faults += [f"rank {rank}: {key}={other.get(key)}, and {first.get(key)} on rank 0{hint}" for key in keys]
+            faults += [f"rank {rank}: {key}={other.get(key)}, and {first.get(key)} on rank 0" for key in keys]
         if faults:
             raise ConfigError(faults)
 
@@ -250,6 +245,8 @@ def joined(place: Place, tell: Callable[[NmtrainError], None]) -> Iterator[ManyR
         yield ranks
         ranks.mark("the end")
         dist.barrier()
+    except SystemExit:  # of Hydra, which has shown something
+        raise
     except BaseException as error:
         ours = _as_ours(ranks, error)
         ranks.failed(ours)
