@@ -17,6 +17,7 @@ from nmtrain.sparsity import (
     sparsity_control,
     verify_sparsity,
 )
+from nmtrain.sparsity import mask as mask_module
 from nmtrain.sparsity.mask import write_masks
 from nmtrain.training.optim import take_step
 
@@ -81,6 +82,17 @@ def test_small_weights_that_are_ranked_together_get_the_masks_of_each(pattern, a
     with waits_refused():
         write_masks(list(zip(masks, weights, strict=True)), NMPattern.parse(pattern), axis)
     assert all(mask.cpu().equal(nm_mask(w.cpu(), pattern, axis)) for mask, w in zip(masks, weights, strict=True))
+
+
+@pytest.mark.parametrize("pattern", ["1:32", "16:32", "31:32", "2:4", "4:8", "8:64", "3:128"])
+def test_large_models_are_ranked_by_a_kernel_to_the_same_bits(pattern, monkeypatch):
+    monkeypatch.setattr(mask_module, "_COMPILED", 0)
+    for rows in (256, 384):  # two sizes
+        weights = [weight_of(kind, (rows, 128)).to(DEVICE) for kind in ("ties", "random", "zeros")]
+        masks = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
+        with waits_refused():
+            write_masks(list(zip(masks, weights, strict=True)), NMPattern.parse(pattern), "input")
+        assert all(mask.cpu().equal(nm_mask(w.cpu(), pattern)) for mask, w in zip(masks, weights, strict=True))
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 1.0])
@@ -149,7 +161,7 @@ def trained(recipe, device, total=30, strictly=False):
         else:
             losses.append(update(number))
     control.update({TARGET: recipe.at(total, total)})
-    masks = [mask.cpu() for _, _, mask, _ in control.sparse_tensors()]
+    masks = [mask.cpu().clone() for _, _, mask, _ in control.sparse_tensors()]
     remove_sparsity(model)
     if recipe.name != "dense":
         verify_sparsity(model, RULES)

