@@ -57,6 +57,7 @@ def broken(pair, results: Path, happens: str, *overrides: str):
     return *ended, folder
 
 
+@pytest.mark.slow
 def test_an_error_of_one_rank_is_told_by_the_first_and_the_run_goes_on(pair, alone, tmp_path):
     codes, (told, silent), folder = broken(pair, tmp_path / "two", "raise KeyError('lost')")
     assert codes == [1, 1]
