@@ -6,13 +6,17 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nmtrain.config.check import Config, check_config
 from nmtrain.config.faults import written
 from nmtrain.data import options_of_model
 from nmtrain.errors import ConfigError, RunFolderError
-from nmtrain.runs.folder import why_not_writable
+from nmtrain.launch.ranks import require_started, start_ranks
+from nmtrain.runs.folder import RunFolder, why_not_writable
+
+if TYPE_CHECKING:
+    from nmtrain.training.distribution.ranks import Ranks
 
 
 def checked(values: dict[str, Any]) -> Config:
@@ -61,18 +65,39 @@ def require_measured(configs: Sequence[Config]) -> None:
 
 def run_job(config: Config) -> None:
     """One run, or its dry run, and what the terminal shows of it. Raises ConfigError for what only sweeps can do."""
+    if config.launch.world > 1 and not config.dry_run and not _is_finished(config):
+        start_ranks(config)
+    else:
+        _run(config, None)
+
+
+def run_as_rank(config: Config, ranks: Ranks) -> None:
+    """`run_job` by one of several processes that do it together."""
+    require_started(config, ranks.world)
+    _run(config, ranks)
+
+
+def _is_finished(config: Config) -> bool:
+    return not config.force and RunFolder(config.run_folder).state == "finished"
+
+
+def _run(config: Config, ranks: Ranks | None) -> None:
     if (tune := config.values.get("tune")) is not None:
         raise ConfigError([f"tune={written(tune)}: is done by a sweep; add -m"])
     if config.dry_run:
         from nmtrain.launch.terminal import show_plan
         from nmtrain.training.plan import make_plan
 
-        show_plan(make_plan(config))
+        plan = make_plan(config)
+        if ranks is None or ranks.is_first:
+            show_plan(plan)
         return
     from nmtrain.launch.terminal import show_summary, show_waiting
     from nmtrain.training.run import run
 
-    summary = run(config)
+    summary = run(config) if ranks is None else run(config, ranks)
+    if ranks is not None and not ranks.is_first:
+        return
     try:
         show_summary(summary, config.run_folder, config.split)
         show_waiting(summary["seconds"], config.data)
@@ -88,9 +113,11 @@ class _Terminal(logging.Handler):
         print(self.format(record), flush=True)
 
 
-def log_to_terminal() -> None:
-    """Show what is logged; a launcher's worker process starts without it."""
+def log_to_terminal(rank: int = 0) -> None:
+    """Show what is logged; a launcher's worker process starts without it. Ranks but the first show warnings alone."""
     logger = logging.getLogger("nmtrain")
     logger.setLevel(logging.DEBUG)
     if not any(isinstance(handler, _Terminal) for handler in logger.handlers):
-        logger.addHandler(_Terminal(logging.INFO))
+        terminal = _Terminal(logging.WARNING if rank else logging.INFO)
+        terminal.setFormatter(logging.Formatter(f"rank {rank}: %(message)s" if rank else "%(message)s"))
+        logger.addHandler(terminal)

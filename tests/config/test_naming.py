@@ -29,6 +29,11 @@ CHANGES_NOTHING = {
     "train.checkpoint_every",
     "train.eval_batch_size",
     "train.gradient_checkpointing",
+    "launch.gpus",
+    "launch.processes",
+    "launch.nodes",
+    "launch.timeout",
+    "launch.compare_every",
     "measure.patterns",
 }
 
