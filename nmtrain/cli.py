@@ -26,6 +26,7 @@ nmtrain: train N:M structured-sparse networks
   nmtrain export RUN [--out DIR]                     write its model for plain timm or transformers
   nmtrain eval|export RUN --ema | --best             averaged weights, or the best (train.ema, train.keep_best)
   nmtrain report [FOLDERS] [--out DIR]               tables, plots and a page from run folders
+  nmtrain status [FOLDERS] [--watch]                 a line a run: how far, how fast, where, what is planned
   nmtrain list [GROUP]                               what there is to choose
   nmtrain --cfg job                                  print the whole configuration
   nmtrain --config-dir DIR experiment=NAME           use DIR/experiment/NAME.yaml of your own
@@ -51,7 +52,7 @@ def main() -> None:
 
 def _main(arguments: list[str]) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure while working, 2 for wrong input."""
-    commands = {"eval": _eval, "export": _export, "list": _list, "report": _report, "train": _train}
+    commands = {"eval": _eval, "export": _export, "list": _list, "report": _report, "status": _status, "train": _train}
     try:
         arguments, plugins = _take("--plugins", arguments)
         first = arguments[0] if arguments else "train"
@@ -212,6 +213,15 @@ def _report(arguments: list[str]) -> None:
     )
     print(result.table)
     print(f"\nreport: {result.paths[0]}")
+
+
+def _status(arguments: list[str]) -> None:
+    paths = [argument for argument in arguments if argument != "--watch"]
+    if any(path.startswith("-") for path in paths):
+        raise UsageError("usage: nmtrain status [FOLDERS] [--watch]")
+    from nmtrain.launch.status import show_status
+
+    show_status([Path(path).expanduser() for path in paths or ["results/runs"]], watch="--watch" in arguments)
 
 
 def _take(option: str, arguments: list[str]) -> tuple[list[str], list[str]]:

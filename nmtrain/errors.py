@@ -41,6 +41,14 @@ class RunFolderError(NmtrainError):
     """A run folder that cannot be used as asked; the message says why and what to do."""
 
 
+class RunHeld(RunFolderError):
+    """A run that another process trains right now."""
+
+
+class TakenOver(RunFolderError):
+    """A run that another process took over while this one did not show itself: its folder is not ours to write."""
+
+
 class ReportError(NmtrainError, ValueError):
     """Run folders that no report can be made of."""
 

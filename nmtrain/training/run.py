@@ -15,6 +15,7 @@ from nmtrain.config.check import Config
 from nmtrain.data.images.batches import ImageBatches
 from nmtrain.errors import ConfigError, DataError
 from nmtrain.runs.folder import RunFolder, write_whole
+from nmtrain.runs.starts import Owner
 from nmtrain.runs.weights import BEST, EMA, LAST
 from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, stock_state_dict, verify_sparsity
 from nmtrain.training.checkpoint import load_checkpoint
@@ -45,7 +46,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
         ConfigError: for what only shapes can show.
-        RunFolderError: if the folder cannot be written or another process holds it.
+        RunFolderError: if the folder cannot be written; RunHeld if another process trains the run.
         TrainingError: if training fails; the folder says ``failed`` and keeps what was made.
         Stopped: after Ctrl-C or SIGTERM; the folder says ``preempted`` and the same command goes on.
     """
@@ -53,17 +54,27 @@ def run(config: Config) -> dict[str, Any]:
     plan = make_plan(config)
     folder = RunFolder(config.run_folder)
     folder.prepare()
-    with folder.locked():
-        if config.force:
-            folder.clear()
-        elif folder.state == "finished":
-            logger.info("%s is finished already; force=true repeats it", folder.path)
-            if missing := _not_measured(config, folder):
-                logger.warning("its gradient noise was not measured by the masks of %s", ", ".join(missing))
-            summary: dict[str, Any] = folder.read_json("summary.json")
+    if summary := _finished_before(config, folder):
+        return summary
+    with folder.locked() as owner:
+        if summary := _finished_before(config, folder):  # by another process meanwhile
             return summary
+        if config.force:
+            owner.forget_before()
+            folder.clear()
         with logged_to(folder / "train.log"), status_kept(folder), without_accelerate_variables():
-            return _train(plan, folder)
+            return _train(plan, folder, owner)
+
+
+def _finished_before(config: Config, folder: RunFolder) -> dict[str, Any] | None:
+    """The summary of a run that is finished and not to be repeated."""
+    if config.force or folder.state != "finished":
+        return None
+    logger.info("%s is finished already; force=true repeats it", folder.path)
+    if missing := _not_measured(config, folder):
+        logger.warning("its gradient noise was not measured by the masks of %s", ", ".join(missing))
+    summary: dict[str, Any] = folder.read_json("summary.json")
+    return summary
 
 
 def _not_measured(config: Config, folder: RunFolder) -> list[str]:
@@ -74,17 +85,19 @@ def _not_measured(config: Config, folder: RunFolder) -> list[str]:
     return [str(pattern) for pattern in asked if pattern not in measured]
 
 
-def _train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
+def _train(plan: Plan, folder: RunFolder, owner: Owner) -> dict[str, Any]:
     started = time.perf_counter()
     folder.set_status("running")
     for warning in plan.warnings:
         logger.warning(warning)
     trainer = _start(plan, folder)
+    owner.begins(trainer.done, trainer.total)
     before = sum(trainer.seconds.values())
     summary = None
     try:
         with stop_requests() as stop, progress(trainer.total, trainer.done) as advance:
             for done in trainer.train(stop):
+                owner.reached(done)
                 advance(done)
         metrics, zeros = _finish(trainer)
         seconds = {"total": before + time.perf_counter() - started, **trainer.seconds}

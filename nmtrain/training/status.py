@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nmtrain.data.images.files.ahead import worker_fault
-from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TrainingError
+from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TakenOver, TrainingError
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.loaded import in_plugin
 
@@ -22,6 +22,8 @@ def status_kept(folder: RunFolder) -> Iterator[None]:
     """Whatever ends the run, its folder says so, with the reason; the traceback goes to its log."""
     try:
         yield
+    except TakenOver:  # the folder is another's
+        raise
     except Stopped as stopped:
         folder.set_status("preempted", str(stopped))
         raise
