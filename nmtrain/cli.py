@@ -100,7 +100,7 @@ def _train(arguments: list[str]) -> None:
         search_path_override,
         with_axes,
     )
-    from nmtrain.launch.job import checked, log_to_terminal, require_measured, run_job
+    from nmtrain.launch.job import checked, log_to_terminal, require_measured, require_single, run_job
 
     settings, folders, flags, shown = _split(arguments)
     show_config = bool(flags & {"--cfg", "-c"})
@@ -126,6 +126,7 @@ def _train(arguments: list[str]) -> None:
         require_no_axes(overrides)
         log_to_terminal()
         config = checked(compose_values(overrides))
+        require_single(config)
         require_measured([config])
         run_job(config)
 
@@ -162,7 +163,7 @@ def _show(arguments: list[str]) -> None:
     from nmtrain.config.compose import run_hydra
 
     try:
-        run_hydra(arguments, lambda values, number: None)
+        run_hydra(arguments)
     except ValueError as error:  # flags that do not go together
         raise UsageError(str(error)) from error
 

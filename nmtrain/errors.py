@@ -68,7 +68,15 @@ class SweepError(NmtrainError):
 
 
 class Stopped(NmtrainError):
-    """Training that was asked to stop, and saved where it was."""
+    """Training that was asked to stop, and saved where it was.
+
+    Attributes:
+        by: the name of the signal that asked, or "time limit".
+    """
 
     exit_status = 130
     telling = "stopped: {}; the same command resumes"
+
+    def __init__(self, message: str, by: str = "") -> None:
+        super().__init__(message)
+        self.by = by

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nmtrain.config.check import Config, check_config
 from nmtrain.config.faults import written
 from nmtrain.data import options_of_model
-from nmtrain.errors import ConfigError, RunFolderError
+from nmtrain.errors import ConfigError, RunFolderError, Stopped
+from nmtrain.launch.requeue import put_back_in_line
 from nmtrain.runs.folder import why_not_writable
+from nmtrain.runs.starts import this_process
 
 
 def checked(values: dict[str, Any]) -> Config:
@@ -59,10 +62,19 @@ def require_measured(configs: Sequence[Config]) -> None:
         )
 
 
-def run_job(config: Config) -> None:
-    """One run, or its dry run, and what the terminal shows of it. Raises ConfigError for what only sweeps can do."""
+def require_single(config: Config) -> None:
+    """Raises ConfigError, listing what only sweeps can do."""
+    faults = []
     if (tune := config.values.get("tune")) is not None:
-        raise ConfigError([f"tune={written(tune)}: is done by a sweep; add -m"])
+        faults.append(f"tune={written(tune)}: is done by a sweep; add -m")
+    if config.cluster.name != "none":
+        faults.append(f"cluster={config.cluster.name}: is for sweeps; add -m")
+    if faults:
+        raise ConfigError(faults)
+
+
+def run_job(config: Config) -> None:
+    """One run, or its dry run, and what the terminal shows of it."""
     if config.dry_run:
         from nmtrain.launch.terminal import show_plan
         from nmtrain.training.plan import make_plan
@@ -72,7 +84,13 @@ def run_job(config: Config) -> None:
     from nmtrain.launch.terminal import show_summary, show_waiting
     from nmtrain.training.run import run
 
-    summary = run(config)
+    if this_process().restart:  # a job that was put back in line goes on with what it repeated before
+        config = replace(config, force=False)
+    try:
+        summary = run(config)
+    except Stopped as stopped:
+        put_back_in_line(stopped)
+        raise
     try:
         show_summary(summary, config.run_folder, config.split)
         show_waiting(summary["seconds"], config.data)

@@ -114,6 +114,14 @@ class RunFolder:
         return state
 
     @property
+    def state_or_none(self) -> State | None:
+        """The state, None also where it cannot be read."""
+        try:
+            return self.state
+        except RunFolderError:
+            return None
+
+    @property
     def diverged(self) -> bool:
         """Whether the run failed because its loss or weights were no longer finite: repeated, it would again."""
         return self.state == "failed" and bool(NOT_FINITE.search(self.read_json("status.json").get("reason") or ""))

@@ -28,6 +28,7 @@ from nmtrain.runs.whole import write_whole
 FOLDER = "starts"
 BEAT = 15.0  # seconds between two touches by the owner
 GONE_AFTER = 300.0  # seconds without one; file systems of networks may show one a minute late
+_KILLED_WITHIN = 120.0  # seconds that a cluster takes to kill what is left of a job on a machine
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,7 @@ def is_alive(file: Path, now: float) -> bool:
     if start is None:
         return True
     me = this_process()
-    if start.machine == me.machine and not _runs(start):
-        return False
-    return start.job is None or start.job != me.job or start.restart == me.restart  # else the job was put back in line
+    return _runs(start) if start.machine == me.machine else not _is_before(start, me)
 
 
 class Owner:
@@ -109,7 +108,7 @@ class Owner:
         self._run = run
         (run / FOLDER).mkdir(exist_ok=True)
         files = start_files(run)
-        if files and is_alive(files[-1], _clock_of(run / FOLDER)):
+        if files and _stays_alive(files[-1]):
             raise _held(run, files[-1])
         self.file = run / FOLDER / f"{int(files[-1].stem) + 1 if files else 1:04d}.json"
         self._start = this_process()
@@ -166,6 +165,22 @@ class Owner:
 
     def _content(self) -> bytes:
         return json.dumps(asdict(self._start)).encode() + b"\n"
+
+
+def _stays_alive(file: Path) -> bool:
+    """Whether an owner is there, and is not this very job before it was put back in line, which is being killed."""
+    until = time.monotonic() + _KILLED_WITHIN
+    while is_alive(file, _clock_of(file.parent)):
+        start = read_start(file)
+        if start is None or not _is_before(start, this_process()) or time.monotonic() > until:
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def _is_before(start: Start, me: Start) -> bool:
+    """Whether a start is of this process's job, before that was put back in line."""
+    return start.job is not None and start.job == me.job and start.restart != me.restart
 
 
 def _held(run: Path, file: Path) -> RunHeld:

@@ -131,9 +131,9 @@ class Trainer:
             if last or (evaluate if train.checkpoint_every is None else self.done % train.checkpoint_every == 0):
                 self.save()
             yield self.done
-            if stop.signal is not None and not last:
+            if (by := stop.by) is not None and not last:
                 self.save()
-                raise Stopped(f"{stop.signal.name} after update {self.done} of {self.total}")
+                raise Stopped(f"{by} after update {self.done} of {self.total}", by)
 
     def update(self, number: int) -> tuple[torch.Tensor | None, float]:
         """One optimizer update: masks, forward and backward over the micro-batches, step."""
@@ -293,7 +293,7 @@ class Trainer:
             "best": self.best.state_dict() if self.best else None,
             "lengths": {"metrics": self.metrics.sync(), "noise": self.noise.sync()},
         }
-        save_checkpoint(self.folder / "checkpoints", self.done, content)
+        save_checkpoint(self.folder / "checkpoints", self.done, content, self.config.train.keep)
 
     def close(self, summary: dict[str, Any] | None) -> None:
         """End what reads ahead, the records and their mirror; ``summary`` is that of a finished run."""

@@ -18,7 +18,7 @@ from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.runs.starts import Owner
 from nmtrain.runs.weights import BEST, EMA, LAST
 from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, stock_state_dict, verify_sparsity
-from nmtrain.training.checkpoint import load_checkpoint
+from nmtrain.training.checkpoint import drop_checkpoints, load_checkpoint
 from nmtrain.training.environment import (
     describe_environment,
     environments_before,
@@ -32,7 +32,7 @@ from nmtrain.training.loading import load_same_task
 from nmtrain.training.loop import Trainer, final_states
 from nmtrain.training.plan import Plan, make_plan
 from nmtrain.training.progress import progress
-from nmtrain.training.signals import stop_requests
+from nmtrain.training.signals import end_of_job, stop_requests
 from nmtrain.training.start import start_digest, starting_model
 from nmtrain.training.status import logged_to, status_kept
 from nmtrain.training.summary import summarize
@@ -54,10 +54,10 @@ def run(config: Config) -> dict[str, Any]:
     plan = make_plan(config)
     folder = RunFolder(config.run_folder)
     folder.prepare()
-    if summary := _finished_before(config, folder):
+    if summary := finished_before(config, folder):
         return summary
     with folder.locked() as owner:
-        if summary := _finished_before(config, folder):  # by another process meanwhile
+        if summary := finished_before(config, folder):  # by another process meanwhile
             return summary
         if config.force:
             owner.forget_before()
@@ -66,7 +66,7 @@ def run(config: Config) -> dict[str, Any]:
             return _train(plan, folder, owner)
 
 
-def _finished_before(config: Config, folder: RunFolder) -> dict[str, Any] | None:
+def finished_before(config: Config, folder: RunFolder) -> dict[str, Any] | None:
     """The summary of a run that is finished and not to be repeated."""
     if config.force or folder.state != "finished":
         return None
@@ -95,7 +95,7 @@ def _train(plan: Plan, folder: RunFolder, owner: Owner) -> dict[str, Any]:
     before = sum(trainer.seconds.values())
     summary = None
     try:
-        with stop_requests() as stop, progress(trainer.total, trainer.done) as advance:
+        with stop_requests(end_of_job()) as stop, progress(trainer.total, trainer.done) as advance:
             for done in trainer.train(stop):
                 owner.reached(done)
                 advance(done)
@@ -104,6 +104,8 @@ def _train(plan: Plan, folder: RunFolder, owner: Owner) -> dict[str, Any]:
         summary = summarize(trainer, metrics, seconds) | {"kept_zeros": zeros}
         folder.write_json("summary.json", summary)
         folder.set_status("finished")
+        if not plan.config.train.keep_after:
+            drop_checkpoints(folder / "checkpoints")
     finally:
         trainer.close(summary)
     return summary

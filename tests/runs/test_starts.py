@@ -66,6 +66,21 @@ def test_a_job_that_was_put_back_in_line_is_not_held_by_its_earlier_self(tmp_pat
     assert (start.job, start.restart, start.ended) == ("97_3", 1, True)
 
 
+def test_a_job_that_was_put_back_in_line_waits_for_its_earlier_self_to_be_killed(tmp_path, monkeypatch):
+    """On the machine where the daemon of the cluster died and came back."""
+    earlier = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    leave(tmp_path, pid=earlier.pid, clock=starts._clock(earlier.pid), job="97_3")
+    monkeypatch.setenv("SLURM_JOB_ID", "97_3")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(starts, "_KILLED_WITHIN", 0)
+    with pytest.raises(RunHeld):
+        Owner(tmp_path)
+    monkeypatch.setattr(starts, "_KILLED_WITHIN", 60)
+    threading.Timer(0.2, earlier.kill).start()
+    Owner(tmp_path).release()
+    earlier.communicate()
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"pid": 3}'])
 def test_a_start_that_was_just_made_or_is_damaged_holds_until_it_is_old(tmp_path, content):
     file = tmp_path / "starts" / "0001.json"
