@@ -27,6 +27,7 @@ nmtrain: train N:M structured-sparse networks
   nmtrain eval|export RUN --ema | --best             averaged weights, or the best (train.ema, train.keep_best)
   nmtrain report [FOLDERS] [--out DIR]               tables, plots and a page from run folders
   nmtrain status [FOLDERS] [--watch]                 a line a run: how far, how fast, where, what is planned
+  nmtrain clean [FOLDERS] [--dry-run]                remove the checkpoints of finished runs
   nmtrain list [GROUP]                               what there is to choose
   nmtrain --cfg job                                  print the whole configuration
   nmtrain --config-dir DIR experiment=NAME           use DIR/experiment/NAME.yaml of your own
@@ -52,7 +53,15 @@ def main() -> None:
 
 def _main(arguments: list[str]) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure while working, 2 for wrong input."""
-    commands = {"eval": _eval, "export": _export, "list": _list, "report": _report, "status": _status, "train": _train}
+    commands = {
+        "clean": _clean,
+        "eval": _eval,
+        "export": _export,
+        "list": _list,
+        "report": _report,
+        "status": _status,
+        "train": _train,
+    }
     try:
         arguments, plugins = _take("--plugins", arguments)
         first = arguments[0] if arguments else "train"
@@ -214,6 +223,15 @@ def _report(arguments: list[str]) -> None:
     )
     print(result.table)
     print(f"\nreport: {result.paths[0]}")
+
+
+def _clean(arguments: list[str]) -> None:
+    paths = [argument for argument in arguments if argument != "--dry-run"]
+    if any(path.startswith("-") for path in paths):
+        raise UsageError("usage: nmtrain clean [FOLDERS] [--dry-run]")
+    from nmtrain.launch.clean import clean
+
+    clean([Path(path).expanduser() for path in paths or ["results/runs"]], dry_run="--dry-run" in arguments)
 
 
 def _status(arguments: list[str]) -> None:

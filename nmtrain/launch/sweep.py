@@ -12,7 +12,7 @@ from nmtrain.config.compose import compose_values, key_of, settings_of_all, swee
 from nmtrain.errors import ConfigError, SweepError
 from nmtrain.launch.cluster import launcher_overrides
 from nmtrain.launch.grid import Job, in_order, keep_sweep
-from nmtrain.launch.job import checked, require_measured, run_job
+from nmtrain.launch.job import checked, require_measured
 from nmtrain.launch.running import train_jobs
 from nmtrain.launch.tuning import (
     COMPARED,
@@ -110,8 +110,9 @@ def _run_all(overrides: list[str], combinations: list[Job], tuning: bool = False
     jobs, config = in_order(list(first.values())), combinations[0].config
     keep_sweep(overrides, jobs, part)
     if config.dry_run:  # nothing to hand to a launcher
-        for job in jobs:
-            run_job(job.config)
+        from nmtrain.launch.costs import show_costs
+
+        show_costs(jobs, len(combinations))
         return
     fixed = settings_of_all(overrides)
     fixed += launcher_overrides(config.cluster, fixed, config.results_dir)

@@ -19,6 +19,7 @@ from nmtrain.runs.starts import Owner
 from nmtrain.runs.weights import BEST, EMA, LAST
 from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, stock_state_dict, verify_sparsity
 from nmtrain.training.checkpoint import drop_checkpoints, load_checkpoint
+from nmtrain.training.disk import require_space
 from nmtrain.training.environment import (
     describe_environment,
     environments_before,
@@ -53,6 +54,7 @@ def run(config: Config) -> dict[str, Any]:
     require_device(config.train.device)
     plan = make_plan(config)
     folder = RunFolder(config.run_folder)
+    require_space(plan)
     folder.prepare()
     if summary := finished_before(config, folder):
         return summary

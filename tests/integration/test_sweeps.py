@@ -205,16 +205,26 @@ def test_a_bad_combination_anywhere_is_refused_before_the_first_run(sweep, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_dry_run_of_a_sweep_shows_every_run_once_and_starts_no_launcher(sweep, tmp_path):
-    status, out, err = sweep("-m", "--dry-run", "recipe=dense,ste", "sparsity=1:8,2:4", "hydra/launcher=joblib")
+def test_a_dry_run_of_a_sweep_is_one_table_of_what_all_runs_cost(sweep, tmp_path):
+    line = ["-m", "recipe=dense,ste", "sparsity=1:8,2:4", "cluster=local", "cluster.jobs=2"]
+    status, out, err = sweep(*line, "--dry-run")
     assert (status, err) == (0, "")
-    shown = [line for line in out.splitlines() if line.startswith(str(tmp_path))]
-    assert [readable(Path(line).name) for line in shown] == [
+    rows = [line for line in out.splitlines() if "vit-digits" in line]
+    assert [readable(row.split("│")[1].strip()) for row in rows] == [
         "vit-digits-dense-s0",
         "vit-digits-1of8-ste-s0",
         "vit-digits-2of4-ste-s0",
     ]
+    assert [row.split("│")[2].strip() for row in rows] == ["planned"] * 3
+    assert next(row.split("│")[5].strip() for row in rows) == "1.000"
+    assert "\n3 runs (4 combinations)\nto train: 3 runs, " in out
     assert not (tmp_path / "runs").exists()
+
+    assert sweep("recipe=dense")[0] == 0
+    _, out, _ = sweep(*line, "--dry-run")
+    assert "│ finished │" in out
+    assert "\nto train: 2 runs, " in out
+    assert "by runs that finished here" not in out  # of another recipe
 
 
 def test_a_run_that_another_process_leaves_is_trained_after_the_others(sweep, runs, make_config, monkeypatch):
