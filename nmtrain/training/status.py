@@ -27,6 +27,9 @@ def status_kept(folder: RunFolder) -> Iterator[None]:
     except Stopped as stopped:
         folder.set_status("preempted", str(stopped))
         raise
+    except KeyboardInterrupt:  # a second one, which waits for no checkpoint
+        folder.set_status("preempted", "SIGINT, at once; the last checkpoint is what is left")
+        raise
     except Exception as error:
         failure: NmtrainError
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
