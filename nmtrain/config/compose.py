@@ -22,6 +22,7 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers.oc import env
 
 from nmtrain.config.choices import CLAIMS, groups, near
 from nmtrain.config.faults import written
@@ -151,6 +152,19 @@ def search_in_everything(folders: list[Path]) -> None:
                 search_path.append("nmtrain-plugins", f"file://{folder}")
 
     Plugins.instance().register(Folders)
+
+
+_CREDENTIAL = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
+
+
+def _env(name: str, *default: Any) -> Any:
+    """OmegaConf's ``${oc.env:NAME}``, but for credentials: a config is kept in its run's folder."""
+    if _CREDENTIAL.search(name):
+        raise ValueError(f"{name}: is a credential, which no config may hold")
+    return env(name, *default)
+
+
+OmegaConf.register_new_resolver("oc.env", _env, replace=True)
 
 
 @contextmanager
