@@ -41,6 +41,7 @@ def _of_slurm(cluster: SlurmCluster) -> dict[str, Any]:
         "partition": cluster.partition,
         "account": cluster.account,
         "timeout_min": cluster.time,
+        "signal_delay_s": min(120, 15 * cluster.time),  # a quarter of the time at most
         "gpus_per_node": cluster.gpus,
         "cpus_per_task": cluster.cpus,
         "mem_gb": cluster.memory,

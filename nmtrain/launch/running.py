@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from nmtrain.launch.cluster import at_once, take_share
 from nmtrain.launch.grid import Job
 from nmtrain.launch.job import checked, log_to_terminal, run_job
 from nmtrain.launch.plugins import load_plugins, plugin_folders
+from nmtrain.launch.progress import progress_told
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.starts import is_alive, read_start, start_files
 from nmtrain.training.run import finished_before
@@ -39,9 +40,11 @@ def train_jobs(jobs: Sequence[Job], fixed: list[str], group: str, tuning: bool) 
     log_to_terminal()
     left = [job for job in jobs if not _is_done(job.config, tuning)]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # the exception itself instead of Hydra's report of it
+    elsewhere = jobs[0].config.cluster.name != "none"
     while left:
         tried, before = left, _come_to(left)
-        error = _launch(left, [job.config.run_name for job in jobs], fixed, group)
+        with progress_told(jobs) if elsewhere else nullcontext():
+            error = _launch(left, [job.config.run_name for job in jobs], fixed, group)
         left = [job for job in left if job.folder.state_or_none not in ("finished", "failed")]
         held = [job for job in left if _is_held(job)]
         if left and len(held) == len(left):

@@ -84,7 +84,9 @@ def test_a_tar_of_images_runs_no_pickle_in_it_and_writes_nothing_outside(tmp_pat
                     info.size = len(content)
                     archive.addfile(info, io.BytesIO(content))
     cache = tmp_path / "cache"
-    data = load_data("imagenet", path=str(inside), cache_dir=str(cache), image_size=16, seed=0, workers=0)
+    data = load_data(
+        "imagenet", path=str(inside), cache_dir=str(cache), image_size=16, interpolation="bicubic", seed=0, workers=0
+    )
     assert data.shape.train_size == 4
     assert not list(tmp_path.rglob("outside*"))
 

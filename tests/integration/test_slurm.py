@@ -28,9 +28,8 @@ pytestmark = [
 ]
 
 LINE = ["experiment=smoke", "sparsity=1:8", "train.batch_size=32", "model.options.depth=1"]
-LINE += ["model.options.embed_dim=64", "train.eval_every=0.5", "measure=off"]
+LINE += ["model.options.embed_dim=64", "train.updates=500", "train.eval_every=2", "train.log_every=5", "measure=off"]
 SWEEP = ["-m", "recipe=ste,sdgf,mdgf", "seed=0,1,2,3"]
-UPDATES = "train.updates=1500"
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +54,6 @@ def slurm_says(variables, *command):
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60).stdout.strip()
 
 
-def running(variables):
-    return slurm_says(variables, "squeue", "-h", "-r", "-t", "RUNNING", "-o", "%i").split()
-
-
 def wait_for(condition, process, seconds=600):
     until = time.monotonic() + seconds
     while not condition():
@@ -67,14 +62,15 @@ def wait_for(condition, process, seconds=600):
         time.sleep(0.5)
 
 
+def starts(folder):
+    return [json.loads(file.read_text() or "{}") for file in sorted((folder / "starts").glob("*.json"))]
+
+
 def training(results):
-    """The run folders that are between two updates right now."""
-    found = []
-    for file in results.glob("*/starts/*.json"):
-        start = json.loads(file.read_text() or "{}")
-        if start.get("done", 0) > start.get("first", 0) and not start["ended"]:
-            found.append(file.parent.parent)
-    return found
+    """The run folders that have come to some updates, and in which a process goes on."""
+    begun = [file.parent for file in sorted(results.glob("*/metrics.jsonl")) if file.stat().st_size]
+    states = {folder: json.loads((folder / "status.json").read_text())["state"] for folder in begun}
+    return [folder for folder in begun if states[folder] == "running" and starts(folder)[-1].get("ended") is False]
 
 
 def content(folder):
@@ -92,44 +88,66 @@ def assert_equal_sweeps(one, other):
         assert records == lines, folder
 
 
-def job_of(folder):
-    starts = sorted((folder / "starts").glob("*.json"))
-    return json.loads(starts[-1].read_text())["job"]
-
-
 def test_a_sweep_through_everything_that_a_cluster_does_ends_as_an_undisturbed_one(slurm, tmp_path):
     variables, folder = slurm
     results = tmp_path / "runs"
-    cluster = ["cluster=slurm", "cluster.partition=debug", "cluster.gpus=null", "cluster.jobs=3", "cluster.time=2"]
-    sweep = nmtrain(variables, *LINE, *SWEEP, UPDATES, f"results_dir={results}", *cluster, cwd=tmp_path)
-    done = []
+    cluster = ["cluster=slurm", "cluster.partition=debug", "cluster.jobs=3", "cluster.time=4"]
+    sweep = nmtrain(variables, *LINE, *SWEEP, f"results_dir={results}", *cluster, cwd=tmp_path)
 
-    def disturb(what, *command):
+    def victim():
         wait_for(lambda: training(results), sweep)
-        job = job_of(training(results)[0])
-        slurm_says(variables, *(job if part == "JOB" else part for part in command))
-        done.append(what)
-        wait_for(lambda: len(running(variables)) < 3, sweep)  # it had an effect
-        wait_for(lambda: len(running(variables)) >= 2, sweep)
+        run = training(results)[0]
+        return run, starts(run)[-1]["job"], len(starts(run))
 
-    disturb("requeue", "scontrol", "requeue", "JOB")
-    disturb("USR2", "scancel", "--signal=USR2", "JOB")
-    wait_for(lambda: training(results), sweep)
-    slurm_says(variables, "sbatch", "-W", "-p", "hi", "-n", "8", "--wrap", "sleep 3", "-o", "/dev/null")  # all cores
-    done.append("preemption of all")
-    wait_for(lambda: training(results), sweep)
-    node = slurm_says(variables, "sinfo", "-h", "-N", "-p", "debug", "-o", "%n")
-    os.kill(int((folder / "slurmd.pid").read_text()), signal.SIGKILL)
-    slurm_says(variables, "scontrol", "update", f"nodename={node}", "state=down", "reason=shot")
-    slurm_says(variables, "slurmd", "-f", folder / "slurm.conf", "-N", node)
-    slurm_says(variables, "scontrol", "update", f"nodename={node}", "state=resume")
-    done.append("node daemon killed")
-    out, _ = sweep.communicate(timeout=1500)
+    for command in (
+        ["scontrol", "requeue", "JOB"],
+        ["scancel", "--signal=USR2", "JOB"],
+        ["scontrol", "update", "JobId=JOB", "TimeLimit=1"],
+        ["sbatch", "-W", "-p", "hi", "-n", "8", "--wrap", "sleep 1", "-o", "/dev/null"],  # all cores: it preempts
+        ["node daemon"],
+    ):
+        run, job, begun = victim()
+        if command == ["node daemon"]:
+            node = slurm_says(variables, "sinfo", "-h", "-N", "-p", "debug", "-o", "%n")
+            os.kill(int((folder / "slurmd.pid").read_text()), signal.SIGKILL)
+            slurm_says(variables, "scontrol", "update", f"nodename={node}", "state=down", "reason=shot")
+            slurm_says(variables, "slurmd", "-f", folder / "slurm.conf", "-N", node)
+            slurm_says(variables, "scontrol", "update", f"nodename={node}", "state=resume")
+        else:
+            slurm_says(variables, *(part.replace("JOB", job) for part in command))
+        wait_for(lambda run=run, begun=begun: run not in training(results) or len(starts(run)) > begun, sweep)
+        state = json.loads((run / "status.json").read_text())
+        print(time.strftime("%H:%M:%S"), " ".join(command), run.name, state, flush=True)
+    out, _ = sweep.communicate(timeout=2400)
     assert sweep.returncode == 0, out
-    restarts = {file.name: len(list((file / "starts").iterdir())) - 1 for file in results.glob("vit-*")}
-    print(done, restarts)
-    assert len(restarts) == 12
-    undisturbed = nmtrain(variables, *LINE, *SWEEP, UPDATES, f"results_dir={tmp_path}/alone", cwd=tmp_path)
-    undisturbed.communicate(timeout=1500)
+    assert "12 of 12 runs are finished and counted." in out
+    print({run.name: len(starts(run)) for run in sorted(results.glob("vit-*"))})
+    undisturbed = nmtrain(variables, *LINE, *SWEEP, f"results_dir={tmp_path}/alone", cwd=tmp_path)
+    undisturbed.communicate(timeout=2400)
     assert undisturbed.returncode == 0
     assert_equal_sweeps(tmp_path / "alone", results)
+
+
+def test_the_chapter_of_the_readme_can_be_followed_command_by_command(slurm, tmp_path):
+    """But for the set-up and its end, which are those of these tests."""
+    variables, _ = slurm
+    root = Path(__file__).parents[2]
+    chapter = (root / "README.md").read_text().partition("A SLURM of one machine")[2].partition("\n## ")[0]
+    commands = [line.strip() for line in chapter.splitlines() if line.startswith("    ")]
+    assert [command.split()[0] for command in commands] == [
+        *("apt-get", "tests/integration/slurm/up.sh", "export", "nmtrain", "nmtrain", "tests/integration/slurm/down.sh")
+    ]
+    assert all((root / command.split()[0]).is_file() for command in (commands[1], commands[-1]))
+    sweep, status = (
+        subprocess.run(
+            [sys.executable, "-m", "nmtrain.cli", *command.split()[1:]],
+            env=variables,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        for command in commands[3:5]
+    )
+    assert sweep.returncode == 0, sweep.stdout + sweep.stderr
+    assert status.stdout.splitlines()[-1] == "4 of 4 runs finished"

@@ -46,6 +46,7 @@ def test_slurm_has_what_sbatch_is_to_be_told(tiny, tmp_path, monkeypatch):
     assert set(given[3:]) == {
         '++hydra.launcher.partition="gpu"',
         "++hydra.launcher.timeout_min=1440",
+        "++hydra.launcher.signal_delay_s=120",
         "++hydra.launcher.gpus_per_node=1",
         '++hydra.launcher.constraint="a100&nvlink"',
         "++hydra.launcher.array_parallelism=256",
