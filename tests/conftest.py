@@ -25,6 +25,14 @@ TINY = [
 ]
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> list[str]:
     """Command-line overrides of a run of a second, in a results folder of its own."""

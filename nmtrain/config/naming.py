@@ -85,6 +85,10 @@ def result_values(values: dict[str, Any], is_dense: bool) -> dict[str, Any]:
     }
     if "init_from" in kept:
         kept["init_from"] = Path(str(kept["init_from"])).name  # wherever it lies
+    for part in ("data", "model"):
+        for key in ("path", "pretrained", "tokenizer"):
+            if isinstance(place := kept[part].get(key), str):
+                kept[part] = kept[part] | {key: str(PurePath(place))}  # a folder with and without a slash at its end
     if "teacher" in kept["train"]:
         kept["train"]["teacher"] = teacher_name(str(kept["train"]["teacher"]))
     if kept["model"].get("kind") == "image_classifier" and kept["model"].get("pretrained") is None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +22,9 @@ from nmtrain.sparsity.projection import (
     strongest_pruned,
     with_whole_groups,
 )
+from nmtrain.sparsity.readings import Readings
 from nmtrain.sparsity.rules import SparseTensor, SparsityRule, resolve_rules, stock_names
-from nmtrain.sparsity.sparsify import apply_mask, pruned_part
+from nmtrain.sparsity.sparsify import apply_mask, filled, pruned_part
 from nmtrain.sparsity.state import SparsityState
 
 
@@ -56,41 +55,6 @@ class _InForce:
     def reached(self) -> Tensor | None:
         """The share of the gradient that reaches pruned entries; None is all."""
         return None if self.reaches_all else self.theta
-
-
-class _Readings:
-    """Lets a weight that one forward of the model reads several times be sparsified once.
-
-    What is kept is the value, without a graph: each reading has a gradient of its own, and under gradient checkpointing
-    saves the same tensors whether it is the first or not. A value is kept up to its last reading, as often as a forward
-    was seen to read it, and never past the forward's end. So it needs no memory that autograd does not need anyway, and
-    nothing that happens to weights or masks between two forwards can make it stale.
-    """
-
-    def __init__(self) -> None:
-        self._most: Counter[Any] = Counter()  # readings in one forward
-        self._seen: Counter[Any] | None = None  # readings in the forward that runs, if one does
-        self._values: dict[Any, Tensor] = {}
-
-    def begin(self, *_: Any) -> None:
-        if not torch.compiler.is_compiling():
-            self._seen = Counter()
-
-    def end(self, *_: Any) -> None:
-        if not torch.compiler.is_compiling():
-            self._most |= self._seen or Counter()
-            self._seen = None
-            self._values.clear()
-
-    def read(self, key: Any, sparsify: Callable[..., Tensor]) -> Tensor:
-        """What ``sparsify(value=None)`` gives; a compiled forward finds equal ones by itself."""
-        if torch.compiler.is_compiling() or (seen := self._seen) is None:
-            return sparsify()
-        seen[key] += 1
-        output = sparsify(value=self._values.pop(key, None))
-        if key not in self._most or seen[key] < self._most[key]:
-            self._values[key] = output.detach()
-        return output
 
 
 class SparseWeight(nn.Module):
@@ -128,8 +92,11 @@ class SparseWeight(nn.Module):
         flow, reached = force.state.flow, force.reached
         if flow.contenders is not None or flow.wider is not None:
             reached = self._derived("reached", i)
-        sparsify = partial(apply_mask, part, self.mask(i), force.decay, reached, factor=self.factor(i))
-        return self.control.readings.read((self, i), sparsify)
+        readings, key = self.control.readings, (self, i)
+        value = readings.value(key)
+        output = apply_mask(part, self.mask(i), force.decay, reached, factor=self.factor(i), value=value)
+        readings.keep(key, output)
+        return output
 
     def factor(self, i: int) -> Tensor | None:
         """What kept entries are multiplied by, where the recipe shrinks or enlarges them."""
@@ -155,7 +122,7 @@ class SparsityControl:
         self._weights: list[tuple[SparseWeight, parametrize.ParametrizationList]] = []
         # What earlier updates have left, beside masks: scales and wider masks, by label. Part of a checkpoint.
         self.remembered: dict[str, Tensor] = {}
-        self.readings = _Readings()
+        self.readings = Readings()
         self.hooks: list[RemovableHandle] = []
 
     @property
@@ -258,12 +225,12 @@ class SparsityControl:
                 if tensor.label not in self.remembered:
                     self.remembered[tensor.label] = nearest_scale(part, part * factor * mask)
                 factor *= self.remembered[tensor.label]
-            weight.derive("factor", i, factor.masked_fill_(~mask, 1.0))
+            weight.derive("factor", i, filled(factor, ~mask, 1.0))
         elif projection.queried:
-            weight.derive("factor", i, queried(part, pattern).masked_fill_(~mask, 1.0))
+            weight.derive("factor", i, filled(queried(part, pattern), ~mask, 1.0))
         if flow.contenders is not None:
             shares = contending(part, strongest, flow.contenders).mul_(state.theta)
-            weight.derive("reached", i, shares.masked_fill_(mask, 1.0))
+            weight.derive("reached", i, filled(shares, mask, 1.0))
         elif flow.wider is not None:
             key = f"{tensor.label} reached"  # as old as the mask, which may be frozen
             if not state.freeze:

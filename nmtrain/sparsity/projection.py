@@ -7,6 +7,8 @@ from torch import Tensor
 
 from nmtrain.sparsity.mask import Axis, group_dim
 from nmtrain.sparsity.pattern import NMPattern
+from nmtrain.sparsity.selection import nth
+from nmtrain.sparsity.sparsify import filled
 
 _SOFTNESS = 0.01  # of MaxQ's soft masks, in units of the weights
 
@@ -14,8 +16,8 @@ _SOFTNESS = 0.01  # of MaxQ's soft masks, in units of the weights
 def strongest_pruned(weight: Tensor, mask: Tensor, m: int, axis: Axis) -> Tensor:
     """The largest magnitude that the mask prunes in each group of ``m``, for every entry: the weight's shape."""
     dim = group_dim(axis)
-    pruned = weight.detach().abs().masked_fill(mask, 0.0).unflatten(dim, (-1, m))
-    return pruned.amax(dim + 1, keepdim=True).expand_as(pruned).flatten(dim, dim + 1)
+    pruned = filled(weight.detach().abs(), mask, 0.0).unflatten(dim, (-1, m))
+    return nth(pruned, 1, dim + 1).expand_as(pruned).flatten(dim, dim + 1)
 
 
 def shrunk(weight: Tensor, strongest: Tensor, power: float, threshold: float) -> Tensor:
@@ -73,8 +75,7 @@ def _largest(values: Tensor, count: int) -> Tensor:
     """Bool of the shape of ``values``: the ``count`` largest, the lower index first on a tie."""
     order = values.flatten().sort(descending=True, stable=True).indices
     chosen = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
-    chosen[order[:count]] = True
-    return chosen.view_as(values)
+    return chosen.index_fill_(0, order[:count], True).view_as(values)
 
 
 def regrown(weight: Tensor, gradient: Tensor, mask: Tensor, pattern: NMPattern, axis: Axis, share: float) -> Tensor:

@@ -64,11 +64,16 @@ def apply_mask(
             by it.
         value: what came out for these arguments before: it is returned, with a gradient of its own and no computing.
     """
-    scalars = [
-        None if number is None else torch.as_tensor(number, dtype=weight.dtype, device=weight.device)
-        for number in (decay, reached, penalty)
-    ]
+    scalars = [_like(weight, number) for number in (decay, reached, penalty)]
     return _ApplyMask.apply(weight, mask, *scalars, factor, value)
+
+
+def _like(weight: Tensor, number: float | Tensor | None) -> Tensor | None:
+    if number is None:
+        return None
+    if isinstance(number, Tensor) and number.dtype == weight.dtype and number.device == weight.device:
+        return number  # to find that out costs less than a call
+    return torch.as_tensor(number, dtype=weight.dtype, device=weight.device)
 
 
 class _ApplyMask(torch.autograd.Function):
@@ -83,20 +88,25 @@ class _ApplyMask(torch.autograd.Function):
         factor: Tensor | None,
         value: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(mask, reached, penalty, None if penalty is None else weight)
+        if reached is not None or penalty is not None:
+            ctx.save_for_backward(mask, reached, penalty, None if penalty is None else weight)
         if value is not None:
             return value.detach()
-        output = _factors(mask, decay).mul_(weight)  # a product, so that NaN and infinity stay visible when pruned
+        factors = _factors(mask, decay)
         if factor is not None:
-            output.mul_(factor)
-        if torch.compiler.is_compiling():
-            return torch.where(output == 0, 0.0, output)  # inductor leaves out the addition below
-        return output.add_(0.0)  # -0.0 becomes 0.0
+            factors.mul_(factor)
+        # A product, so that NaN and infinity stay visible when pruned; adding zero turns -0.0 into 0.0.
+        if torch.compiler.is_compiling():  # inductor leaves out such an addition
+            output = weight * factors
+            return torch.where(output == 0, 0.0, output)
+        return torch.addcmul(weight.new_zeros(()), weight, factors, out=factors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        mask, reached, penalty, weight = ctx.saved_tensors
         (grad,) = grads
+        if not (saved := ctx.saved_tensors):  # straight-through
+            return grad, None, None, None, None, None, None
+        mask, reached, penalty, weight = saved
         own = grad
         if reached is not None:
             own = grad * reached if reached.dim() else _factors(mask, reached).mul_(grad)
@@ -109,14 +119,25 @@ def pruned_part(weight: Tensor, mask: Tensor) -> Tensor:
     """``(1 - Phi) * W`` of finite W, without a gradient."""
     if weight.device.type != "cpu":
         return weight.masked_fill(mask, 0.0)
-    kept = _factors(mask, weight.new_zeros(())).mul_(weight)
-    return torch.sub(weight, kept, out=kept)
+    return _numbers(~mask, weight.dtype).mul_(weight)
+
+
+def filled(values: Tensor, where: Tensor, number: float) -> Tensor:
+    """`masked_fill_` of finite values, by what is vectorised on a CPU."""
+    if values.device.type != "cpu":
+        return values.masked_fill_(where, number)
+    values.mul_(_numbers(~where, values.dtype))
+    return values.add_(_numbers(where, values.dtype), alpha=number) if number else values
+
+
+def _numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 and 0; neither what reads bools nor `torch.where` is vectorised on a CPU."""
+    return mask.view(torch.uint8).to(dtype)
 
 
 def _factors(mask: Tensor, decay: Tensor) -> Tensor:
     """``Phi + D * (1 - Phi)``: exactly 1 where the mask is, exactly D elsewhere."""
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
         return torch.where(mask, torch.ones_like(decay), decay)
-    # Neither torch.where nor what reads bools is vectorised on a CPU. (1 - D) + D rounds to 1 for every D in [0, 1].
-    factors = mask.view(torch.uint8).to(decay.dtype)
+    factors = _numbers(mask, decay.dtype)  # (1 - D) + D rounds to 1 for every D in [0, 1]
     return factors.mul_(1 - decay).add_(decay) if decay else factors

@@ -62,8 +62,6 @@ def describe_environment(device: torch.device, compiled: bool) -> dict[str, Any]
     Args:
         compiled: whether the run uses torch.compile, whose variables then count.
     """
-    source = Path(__file__).parent
-    git = subprocess.run(["git", "-C", str(source), "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {
         "versions": package_versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
@@ -71,12 +69,21 @@ def describe_environment(device: torch.device, compiled: bool) -> dict[str, Any]
         "threads": torch.get_num_threads(),
         "cpu_count": os.cpu_count(),
         "variables": _set(*_CHANGING, *(_CHANGING_COMPILED if compiled else ())),
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": _git_commit(),
         "code": code_digest(),
         "plugins": [plugin.record() for plugin in LOADED],
         "fixes": FIXES,
         "command": sys.argv[1:],
     }
+
+
+def _git_commit() -> str | None:
+    """Of our source; None where that is no working tree of git, or there is no git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    except OSError:
+        return None
 
 
 def require_device(device: str) -> None:

@@ -27,7 +27,7 @@ from nmtrain.data import (
     options_of_model,
 )
 from nmtrain.data.digest import EXAMPLES, foreign_files
-from nmtrain.errors import ConfigError, DataError, RunFolderError
+from nmtrain.errors import ConfigError, DataError, RunFolderError, TrainingError
 from nmtrain.models import build_model
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.weights import LAST, Weights
@@ -35,6 +35,7 @@ from nmtrain.training.environment import FIXES, package_versions, require_device
 from nmtrain.training.export import load_model, origin_told, saved_values
 from nmtrain.training.kept import kept_images, kept_model, kept_shape, other_classes
 from nmtrain.training.loading import input_digests, load_task, other_examples, other_files
+from nmtrain.training.memory import full_memory
 from nmtrain.training.precision import autocast
 from nmtrain.training.task import Task
 
@@ -76,6 +77,8 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), weights: Weights = L
     try:
         with autocast(device, config.train.precision):
             metrics = task.evaluate(model, config.train.eval_batch_size)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(f"{path}: {full_memory(error)}") from error
     finally:
         task.close()
     split = config.split

@@ -82,11 +82,11 @@ class ImageClassification:
         has_top = self.data.shape.num_classes > _TOP
         for inputs, targets in self.data.val_batches(batch_size):
             logits = model(self._laid_out(inputs)).float()
-            loss = loss + F.cross_entropy(logits, targets, reduction="sum").cpu()
-            correct = correct + (logits.argmax(1) == targets).sum().cpu()
+            loss = loss + F.cross_entropy(logits, targets, reduction="sum")
+            correct = correct + (logits.argmax(1) == targets).sum()
             count += len(targets)
             if has_top:
-                among_five = among_five + (logits.topk(_TOP).indices == targets[:, None]).sum().cpu()
+                among_five = among_five + (logits.topk(_TOP).indices == targets[:, None]).sum()
         model.train()
         metrics = {"loss": float(loss) / count, "accuracy": float(correct) / count}
         return metrics | ({"top5": float(among_five) / count} if has_top else {})

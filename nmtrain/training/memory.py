@@ -48,6 +48,20 @@ def training_memory(
     }, spared
 
 
+def full_memory(error: Exception) -> str | None:
+    """What torch says when the memory of a GPU is full, in plain words and with what to do; None of another error."""
+    if not isinstance(error, torch.OutOfMemoryError):
+        return None
+    told = "; ".join(
+        str(error).split(". ")[:3]
+    )  # what it tried to take, and what the device has; no allocator's figures
+    return (
+        f"the memory of the GPU is full ({told}): raise train.micro_batches (the same update from smaller parts), lower"
+        " train.eval_batch_size if it was full in an evaluation, or set train.precision=bf16 or"
+        " train.gradient_checkpointing=true; --dry-run tells what training needs"
+    )
+
+
 def parameter_bytes(model: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters())
 

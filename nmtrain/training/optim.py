@@ -105,17 +105,22 @@ def take_step(optimizer: torch.optim.Optimizer, held: Sequence[nn.Parameter]) ->
     for weight in held:
         weight.grad = None  # the optimizer leaves out what has no gradient
     optimizer.step()
+    if not held:
+        return
     groups = {id(weight): group for group in optimizer.param_groups for weight in group["params"]}
-    for weight, gradient in zip(held, gradients, strict=True):
+    for weight in held:
+        optimizer.state[weight].setdefault("held_at", optimizer.state[weight]["step"].clone())
+        optimizer.state[weight]["step"] += 1
+    # The one wait for the device.
+    unbiased = torch.stack([1 - groups[id(weight)]["betas"][0] ** optimizer.state[weight]["step"] for weight in held])
+    for weight, gradient, correction in zip(held, gradients, unbiased.tolist(), strict=True):
         weight.grad = gradient
         state, group = optimizer.state[weight], groups[id(weight)]
         (beta1, beta2), rate = group["betas"], group["lr"]
-        state.setdefault("held_at", state["step"].clone())
-        state["step"] += 1
         state["exp_avg"].lerp_(gradient, 1 - beta1)
         size = (state["exp_avg_sq"] / (1 - beta2 ** state["held_at"])).sqrt_().add_(group["eps"])
         weight.mul_(1 - rate * group["weight_decay"])
-        weight.addcdiv_(state["exp_avg"], size, value=-rate / float(1 - beta1 ** state["step"]))
+        weight.addcdiv_(state["exp_avg"], size, value=-rate / correction)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -12,6 +12,7 @@ from nmtrain.data.images.files.ahead import worker_fault
 from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TakenOver, TrainingError
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.loaded import in_plugin
+from nmtrain.training.memory import full_memory
 
 logger = logging.getLogger(__name__)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -39,7 +40,7 @@ def status_kept(folder: RunFolder) -> Iterator[None]:
             )
         elif isinstance(error, TrainingError | DataError | ConfigError):
             failure = error
-        elif (told := worker_fault(error)) is not None:
+        elif (told := worker_fault(error) or full_memory(error)) is not None:
             failure = TrainingError(told)
         else:
             failure = TrainingError(

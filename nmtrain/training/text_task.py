@@ -67,8 +67,7 @@ class _TextTask:
         return Work("tokens", tokens, 1 - tokens / given)
 
     def _parts(self, batch: TextBatch, count: Tensor) -> Iterator[_Part]:
-        """Equal parts of an update's batch. Each is moved to the device when its turn comes, which waits for the device
-        and so is no time spent on data."""
+        """Equal parts of an update's batch. Each is moved to the device when its turn comes."""
         size = self.train.batch_size // self.train.micro_batches
         for start in range(0, self.train.batch_size, size):
             yield _Part(batch.part(start, start + size).to(self.model.device), count)
@@ -133,9 +132,9 @@ class TextToText(_TextTask):
             for batch in val.batches(batch_size):
                 batch = batch.to(self.model.device)
                 logits = self._logits(model, batch)
-                loss = loss + _summed_over_tokens(logits, batch.labels, 0.0).double().cpu()
-                correct = correct + (logits.argmax(-1) == batch.labels).sum().cpu()
-                count = count + (batch.labels != IGNORED).sum().cpu()
+                loss = loss + _summed_over_tokens(logits, batch.labels, 0.0).double()
+                correct = correct + (logits.argmax(-1) == batch.labels).sum()
+                count = count + (batch.labels != IGNORED).sum()
         mean = float(loss / count)
         return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "token_accuracy": float(correct / count)}
 

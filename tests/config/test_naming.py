@@ -8,6 +8,7 @@ import pytest
 
 from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.config.naming import result_digest
 from tests.config.conftest import put
 
 
@@ -163,6 +164,19 @@ def test_the_name_does_not_depend_on_the_order_of_keys(shipped):
 def test_two_ways_to_ask_for_one_run_name_the_same_folder(one, another):
     first, second = (compose_values(prepare_overrides(overrides.split())) for overrides in (one, another))
     assert name(first) == name(second)
+
+
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        ("data=folder data.path=photos/", "data=folder data.path=./photos"),
+        ("data=wmt data.path=/my//pairs data.tokenizer=tokens/", "data=wmt data.path=/my/pairs/ data.tokenizer=tokens"),
+        ("model=vit_base model.pretrained=weights/vit/", "model=vit_base model.pretrained=weights/vit"),
+    ],
+)
+def test_a_folder_is_the_same_with_and_without_a_slash_at_its_end(one, another):
+    first, second = (compose_values(prepare_overrides(overrides.split())) for overrides in (one, another))
+    assert result_digest(first, is_dense=False) == result_digest(second, is_dense=False)
 
 
 def test_the_parts_of_a_name_can_be_read_and_hold_no_colon(shipped):

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from nmtrain.sparsity import NMPattern, nm_mask
 from nmtrain.sparsity import mask as mask_module
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-DEVICES = ["cpu", pytest.param("cuda", marks=cuda)]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ALL_UP_TO_16 = [(n, m) for m in range(1, 17) for n in range(1, m + 1)]
 # Networks of odd sizes, both sides of the step from networks to topk (32), all kinds of N.
@@ -246,7 +245,7 @@ class TestPieces:
         assert weight.numel() > 2**20
         assert torch.equal(nm_mask(weight, pattern, axis), sorted_mask(weight, n, m, 1 if axis == "input" else 0))
 
-    @cuda
+    @pytest.mark.cuda
     def test_a_large_tensor_on_the_gpu_equals_a_stable_sort(self):
         weight = torch.randn(2**14, 2**13, device="cuda").bfloat16()  # two pieces of 2**26 entries
         for n, m in ((1, 32), (2, 4), (16, 64)):
@@ -312,21 +311,11 @@ def test_works_on_the_meta_device():
     assert (mask.shape, mask.dtype, mask.device.type) == ((8, 64), torch.bool, "meta")
 
 
-@pytest.mark.parametrize(("n", "m"), [(n, m) for n, m in [*ALL_UP_TO_16, *WIDER] if m <= 32])
-def test_selection_networks_find_the_nth_largest(n, m):
-    comparators = mask_module._selection_network(m, n)
-    assert all(0 <= i < j < m and (larger or smaller) for i, j, larger, smaller in comparators)
-    generator = torch.Generator().manual_seed(m)
-    # By the 0-1 principle a network is right for all inputs if it is right for all of 0 and 1; a sample of them here,
-    # with every threshold.
-    inputs = (torch.rand(300, m, generator=generator) < torch.rand(300, 1, generator=generator)).float()
-    found = mask_module._nth_largest(inputs.T, n, 0).squeeze(0)
-    assert torch.equal(found, inputs.sort(1, descending=True).values[:, n - 1])
-
-
 @pytest.mark.parametrize("axis", ["input", "output"])
 @pytest.mark.parametrize("pattern", ["1:8", "2:4", "5:8", "1:32", "16:32"])
-def test_weights_ranked_together_get_the_masks_that_each_gets_alone(pattern, axis):
+@pytest.mark.parametrize("most", [2**26, 2**13])
+def test_weights_ranked_together_get_the_masks_that_each_gets_alone(most, pattern, axis, monkeypatch):
+    monkeypatch.setattr(mask_module, "_DEVICE_PIECE", most)  # that are ranked at once
     generator = torch.Generator().manual_seed(0)
     shapes = [(64, 96), (32, 32), (512, 512), (32, 64, 3, 3), (96, 64)]  # the third is ranked by itself
     weights = [torch.randn(shape, generator=generator) for shape in shapes]

@@ -222,7 +222,7 @@ class TestCopiesAndCasts:
         output.sum().backward()
         assert model[0].parametrizations.weight.original.grad.dtype == torch.float32
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    @pytest.mark.cuda
     def test_a_move_to_the_gpu_goes_on(self, block, block_rules, block_strict, images):
         model = block().to("cuda")
         state = SparsityState(P("1:8"), decay=0.5, penalty=0.25)

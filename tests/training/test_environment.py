@@ -78,3 +78,8 @@ def test_a_resume_under_other_variables_keeps_those_before(monkeypatch):
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     (before,) = environments_before(dict(first), describe_environment(cpu, compiled=False))
     assert before == first
+
+
+def test_where_git_is_not_installed_there_is_no_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert describe_environment(torch.device("cpu"), compiled=False)["git_commit"] is None

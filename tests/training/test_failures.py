@@ -115,3 +115,34 @@ def test_write_whole_leaves_the_old_file_when_writing_fails(tmp_path):
 def test_reading_a_folder_that_is_no_run_says_so(tmp_path):
     with pytest.raises(RunFolderError, match=r"is .* a run folder"):
         RunFolder(tmp_path / "nothing").read_json("summary.json")
+
+
+def test_a_full_gpu_says_what_to_lower_and_the_run_resumes(make_config, monkeypatch):
+    """With the error as torch raises it; the folder keeps its checkpoints."""
+    from nmtrain.training.loop import Trainer
+
+    config = make_config("train.checkpoint_every=3")
+    original = Trainer.update
+
+    def full(self, number):
+        if number == 7:
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of 79.11 GiB of which 0.70"
+                " GiB is free. Including non-PyTorch memory, this process has 78.40 GiB memory in use. Of the allocated"
+                " memory 76.00 GiB is allocated by PyTorch"
+            )
+        return original(self, number)
+
+    monkeypatch.setattr(Trainer, "update", full)
+    with pytest.raises(TrainingError) as failure:
+        run(config)
+    assert str(failure.value) == (
+        "the memory of the GPU is full (CUDA out of memory; Tried to allocate 1.50 GiB; GPU 0 has a total capacity of"
+        " 79.11 GiB of which 0.70 GiB is free): raise train.micro_batches (the same update from smaller parts), lower"
+        " train.eval_batch_size if it was full in an evaluation, or set train.precision=bf16 or"
+        " train.gradient_checkpointing=true; --dry-run tells what training needs"
+    )
+    assert status(config) == {"state": "failed", "reason": str(failure.value)}
+    monkeypatch.setattr(Trainer, "update", original)
+    assert load_checkpoint(config.run_folder / "checkpoints")["done"] == 6
+    assert run(config)["status"] == "finished"

@@ -39,7 +39,9 @@ class TextBatch:
     token_types: Tensor | None = None  # int64 [B, L_in], 0 at padding; None where the tokenizer gives none
 
     def to(self, device: torch.device | str) -> TextBatch:
-        """The same batch on ``device``."""
+        """The same batch on ``device``; a GPU copies it when its work so far is done, and nobody waits for that."""
+        if torch.device(device).type == "cuda":
+            return self._each(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
         return self._each(lambda tensor: tensor.to(device))
 
     def part(self, first: int, end: int) -> TextBatch:

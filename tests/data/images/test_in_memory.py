@@ -130,7 +130,7 @@ def test_moving_returns_the_same_data():
     assert data.device == torch.device("cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_on_a_gpu_order_is_the_same_and_batches_stay_there():
     on_cpu, on_gpu = make_data(), make_data().to("cuda")
     state = torch.cuda.get_rng_state()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -96,7 +97,7 @@ class Ahead:
             prefetch_factor=self.prefetch if self.workers else None,
             persistent_workers=self.workers > 0,
             multiprocessing_context=_START if self.workers else None,
-            worker_init_fn=_leave_signals_to_training,
+            worker_init_fn=_begin_worker,
             collate_fn=self.gather,
             pin_memory=pin,
             generator=torch.Generator(),  # from which, in place of the global one, torch draws seeds of no use here
@@ -135,8 +136,13 @@ class _Keys:
         return iter(self.lists)
 
 
-def _leave_signals_to_training(worker: int) -> None:
-    """Training saves and ends its workers; should it die instead, they notice that their parent is another."""
+def _begin_worker(worker: int) -> None:
+    """Leave to training what is training's: its signals, and what it holds on a GPU.
+
+    Training saves and ends its workers; should it die instead, they notice that their parent is another. And a fork
+    that collected garbage of its parent would free pinned memory by calls of CUDA, which abort it.
+    """
+    gc.freeze()
     for number in _FOR_TRAINING:
         signal.signal(number, signal.SIG_IGN)
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ class Transforms:
 
     def normalized(self, images: Tensor) -> Tensor:
         """uint8 ``[B, channels, H, W]`` as float32, by the operations of torchvision's ToTensor and Normalize."""
-        mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (_levels(tuple(values), images.device) for values in (self.mean, self.std))
         return images.float().div_(255).sub_(mean).div_(std)
 
     def erased(self, images: Tensor, seed: int) -> Tensor:
@@ -101,6 +102,11 @@ class Transforms:
             with seeded(seed):
                 RandomErasing(self.erase, mode="pixel", device="cpu")(images)
         return images
+
+
+@cache  # what is copied to a GPU at each batch would wait for it
+def _levels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 def read_image(cell: Mapping[str, Any], channels: int) -> Image.Image:
