@@ -11,6 +11,7 @@ import nmtrain
 from nmtrain.config.choices import described, near
 from nmtrain.errors import NmtrainError, PluginError, UsageError
 from nmtrain.launch.plugins import conf_folders, load_plugins, origin, without_yaml
+from nmtrain.launch.requeue import heed_outside_training
 from nmtrain.runs.loaded import place
 from nmtrain.runs.weights import BEST, EMA, LAST, Weights
 
@@ -111,6 +112,7 @@ def _train(arguments: list[str]) -> None:
     )
     from nmtrain.launch.job import checked, log_to_terminal, require_measured, require_single, run_job
 
+    heed_outside_training()
     settings, folders, flags, shown = _split(arguments)
     show_config = bool(flags & {"--cfg", "-c"})
     if flags & set(_SHOWING) and not show_config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from types import FrameType
 
 from nmtrain.errors import Stopped
 from nmtrain.runs.starts import this_process
@@ -25,6 +26,17 @@ def put_back_in_line(stopped: Stopped) -> None:
         of_submitit(signal.SIGUSR2, None)
     elif stopped.by != "SIGTERM":
         subprocess.run(["scontrol", "requeue", job], timeout=60, check=False)
+
+
+def heed_outside_training() -> None:
+    """In a job of SLURM, let SIGUSR2 put it back in line also while no run is trained, where it would kill else."""
+    if "SLURM_JOB_ID" in os.environ and signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:
+        signal.signal(signal.SIGUSR2, _outside_training)
+
+
+def _outside_training(number: int, frame: FrameType | None) -> None:
+    put_back_in_line(Stopped("", "SIGUSR2"))
+    raise KeyboardInterrupt("SIGUSR2")  # which nothing takes for one run's failure
 
 
 def _is_cancelled(job: str) -> bool:

@@ -51,7 +51,7 @@ def nmtrain(variables, *arguments, **options):
 
 
 def slurm_says(variables, *command):
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60).stdout.strip()
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300).stdout.strip()
 
 
 def wait_for(condition, process, seconds=600):

@@ -55,7 +55,7 @@ def stopped() -> Callable:
     def leave(config):
         from nmtrain.training.run import run
 
-        summary = run(replace(config, train=config.train.model_copy(update={"keep_after": True})))
+        summary = run(replace(config, train=config.train.model_copy(update={"keep": 1000, "keep_after": True})))
         for path in (config.run_folder / "checkpoints").iterdir():
             if int(path.name.split("-")[0]) > 2:
                 path.unlink()

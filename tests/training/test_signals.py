@@ -9,7 +9,7 @@ import pytest
 
 from nmtrain.errors import Stopped
 from nmtrain.launch import requeue
-from nmtrain.launch.requeue import put_back_in_line
+from nmtrain.launch.requeue import heed_outside_training, put_back_in_line
 from nmtrain.training import run as run_module
 from nmtrain.training import signals
 from nmtrain.training.loop import Trainer
@@ -128,6 +128,19 @@ def test_submitits_own_handler_has_the_last_word_unless_the_job_was_cancelled(st
     monkeypatch.setattr(requeue.signal, "getsignal", lambda number: lambda number, frame: calls.append(number))
     put_back_in_line(Stopped("", "SIGTERM"))
     assert calls == called
+
+
+def test_sigusr2_between_two_runs_puts_the_job_back_in_line_too(tmp_path, monkeypatch):
+    earlier = signal.getsignal(signal.SIGUSR2)
+    monkeypatch.setenv("SLURM_JOB_ID", "99")
+    asked = answer(tmp_path, monkeypatch, "scontrol", "")
+    try:
+        heed_outside_training()
+        with pytest.raises(KeyboardInterrupt, match="SIGUSR2"):
+            signal.raise_signal(signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, earlier)
+    assert asked.read_text() == "requeue 99\n"
 
 
 def test_outside_of_a_cluster_nothing_is_asked(monkeypatch):
