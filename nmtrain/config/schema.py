@@ -236,5 +236,5 @@ class Root(Section):
     tune: dict[str, Any] | None = None  # of a sweep, which takes it out of its runs' configs
     force: bool
     dry_run: bool
-    retry: bool = True
+    retry: Annotated[bool, BeforeValidator(lambda given: bool(given) if given in (0, 1) else given)] = True
     allow_changed: bool = False

@@ -27,7 +27,7 @@ def clean(folders: Sequence[Path], dry_run: bool) -> None:
         print(f"{path}: {len(found)} checkpoints, {size / 1e6:.1f} MB")
         for file in [] if dry_run else found:
             file.unlink()
-    print(f"{'would free' if dry_run else 'freed'} {freed / 1e6:.1f} MB of {runs} finished runs")
+    print(f"{'would free' if dry_run else 'freed'} {freed / 1e6:.1f} MB (finished runs: {runs})")
 
 
 def _unneeded(run: RunFolder) -> list[Path]:

@@ -150,7 +150,7 @@ def _other_code(jobs: Sequence[Job]) -> list[str]:
         return []
     commits = ", ".join(dict.fromkeys(str(commit) for _, commit in others if commit)) or "no commit known"
     names = ", ".join(_some([name for name, _ in others]))
-    return [f"{len(others)} finished runs of this sweep were trained by other code ({commits}): {names}"]
+    return [f"code: finished runs of this sweep were trained by another version ({commits}): {names}"]
 
 
 def _other_data(jobs: Sequence[Job], now: dict[str, str]) -> list[str]:

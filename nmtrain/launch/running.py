@@ -19,10 +19,11 @@ from nmtrain.launch.job import checked, log_to_terminal, run_job
 from nmtrain.launch.plugins import load_plugins, plugin_folders
 from nmtrain.launch.progress import progress_told
 from nmtrain.runs.folder import RunFolder
-from nmtrain.runs.starts import is_alive, read_start, start_files
+from nmtrain.runs.starts import is_alive, start_files
 from nmtrain.training.run import finished_before
 
 logger = logging.getLogger(__name__)
+_TRIES = 3  # passes of a launcher, one after the other, that bring no run on
 _LOOK = 2.0  # seconds between two looks at runs that other processes train
 
 
@@ -41,6 +42,7 @@ def train_jobs(jobs: Sequence[Job], fixed: list[str], group: str, tuning: bool) 
     left = [job for job in jobs if not _is_done(job.config, tuning)]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # the exception itself instead of Hydra's report of it
     elsewhere = jobs[0].config.cluster.name != "none"
+    fruitless = 0
     while left:
         tried, before = left, _come_to(left)
         with progress_told(jobs) if elsewhere else nullcontext():
@@ -51,9 +53,12 @@ def train_jobs(jobs: Sequence[Job], fixed: list[str], group: str, tuning: bool) 
             if not left[0].config.cluster.wait:
                 break
             left = _wait(left)
-        elif left and _come_to(tried) == before:
-            logger.error("the launcher ended: %s", error or "some runs were not begun")
-            break
+        elif left:
+            if error:
+                logger.warning("the launcher ended early: %s", error)
+            fruitless = fruitless + 1 if _come_to(tried) == before else 0
+            if fruitless == _TRIES:
+                break
     return [line for job in jobs for line in _why_unfinished(job, tuning)]
 
 
@@ -141,15 +146,16 @@ def _is_held(job: Job) -> bool:
 
 def _wait(held: Sequence[Job]) -> list[Job]:
     """Wait until a run that others train is finished or left; returns those that are still to be trained."""
-    logger.info("\nwaiting for %d runs that other processes train", len(held))
+    logger.info("\nwaiting for %s that other processes train", ", ".join(job.folder.name for job in held))
     while all(map(_is_held, held)):
         time.sleep(_LOOK)
     return [job for job in held if job.folder.state_or_none not in ("finished", "failed")]
 
 
 def _come_to(jobs: Sequence[Job]) -> list[Any]:
-    """What a pass of the launcher changes if it does anything at all."""
-    return [(job.folder.state_or_none, *map(read_start, start_files(job.config.run_folder)[-1:])) for job in jobs]
+    """How far the runs are: what is finished, and the newest checkpoint of what is not."""
+    checkpoints = [max((job.folder / "checkpoints").glob("*.pt"), default=None) for job in jobs]
+    return [(job.folder.state_or_none == "finished", last) for job, last in zip(jobs, checkpoints, strict=True)]
 
 
 def _why_unfinished(job: Job, tuning: bool) -> list[str]:

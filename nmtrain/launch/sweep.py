@@ -108,14 +108,15 @@ def _run_all(overrides: list[str], combinations: list[Job], tuning: bool = False
     for job in combinations:
         first.setdefault(job.config.run_folder, job)
     jobs, config = in_order(list(first.values())), combinations[0].config
-    keep_sweep(overrides, jobs, part)
     if config.dry_run:  # nothing to hand to a launcher
         from nmtrain.launch.costs import show_costs
 
+        keep_sweep(overrides, jobs, part)
         show_costs(jobs, len(combinations))
         return
     fixed = settings_of_all(overrides)
     fixed += launcher_overrides(config.cluster, fixed, config.results_dir)
+    keep_sweep(overrides, jobs, part)
     count = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}"
     print(count + (f" ({len(combinations)} combinations)" if len(combinations) > len(jobs) else ""))
     unfinished = train_jobs(jobs, fixed, _sweep_name(overrides, list(first)), tuning)

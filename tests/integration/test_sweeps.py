@@ -246,7 +246,7 @@ def test_a_run_that_another_process_leaves_is_trained_after_the_others(sweep, ru
         monkeypatch.setattr(running.time, "sleep", lambda seconds: holding.close())
         status, out, _ = sweep("-m", "seed=1,2")
     assert status == 0
-    assert "waiting for 1 runs that other processes train" in out
+    assert f"waiting for {folder.name} that other processes train" in out
     assert list(runs().values()) == ["finished"] * 3
 
 

@@ -31,14 +31,14 @@ def test_checkpoints_of_finished_runs_go_and_how_much_that_frees_is_said(nm, tmp
     runs = {name: leave(tmp_path, name, name) for name in ("finished", "running", "failed", "preempted")}
     kept = leave(tmp_path, "kept", "finished", "train:\n  keep_after: true\n")
     status, out, _ = nm("clean", "--dry-run", str(tmp_path))
-    assert (status, out.splitlines()[-1]) == (0, "would free 2.0 MB of 1 finished runs")
+    assert (status, out.splitlines()[-1]) == (0, "would free 2.0 MB (finished runs: 1)")
     assert len(left(runs["finished"])) == 3
     status, out, _ = nm("clean", f"{tmp_path}/")
-    assert out.splitlines() == [f"{tmp_path}/finished: 2 checkpoints, 2.0 MB", "freed 2.0 MB of 1 finished runs"]
+    assert out.splitlines() == [f"{tmp_path}/finished: 2 checkpoints, 2.0 MB", "freed 2.0 MB (finished runs: 1)"]
     assert left(runs["finished"]) == ["mine.pt"]
     assert all(len(left(folder)) == 3 for name, folder in runs.items() if name != "finished")
     assert len(left(kept)) == 3
-    assert nm("clean", str(tmp_path))[1] == "freed 0.0 MB of 0 finished runs\n"
+    assert nm("clean", str(tmp_path))[1] == "freed 0.0 MB (finished runs: 0)\n"
 
 
 def test_a_link_in_a_strangers_run_leads_nowhere(nm, tmp_path):

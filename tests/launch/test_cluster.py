@@ -76,4 +76,5 @@ def test_a_single_run_has_no_cluster_and_values_are_checked(refused, tiny):
 
 
 def test_the_cluster_is_no_part_of_a_runs_name(tiny):
-    assert chosen(tiny, "cluster=local", "retry=false").run_name == chosen(tiny).run_name
+    assert chosen(tiny, "cluster=local", "retry=0").run_name == chosen(tiny).run_name
+    assert chosen(tiny, "retry=0").retry is False

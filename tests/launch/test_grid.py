@@ -101,7 +101,7 @@ def test_other_code_is_told_and_a_run_of_a_version_that_did_not_say_is_taken(job
     with pytest.raises(ConfigError) as refusal:
         keep_sweep(overrides, jobs)
     name = jobs[0].config.run_name
-    told = f"1 finished runs of this sweep were trained by other code (0123abc): {name}"
+    told = f"code: finished runs of this sweep were trained by another version (0123abc): {name}"
     assert refusal.value.faults[0] == told
     environment = jobs[0].config.run_folder / "environment.json"
     environment.write_text(json.dumps({"git_commit": "0123abc"}))
