@@ -20,7 +20,6 @@ from nmtrain.launch.plugins import load_plugins, plugin_folders
 from nmtrain.launch.progress import progress_told
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.starts import is_alive, start_files
-from nmtrain.training.run import finished_before
 
 logger = logging.getLogger(__name__)
 _TRIES = 3  # passes of a launcher, one after the other, that bring no run on
@@ -69,6 +68,8 @@ def _is_done(config: Config, tuning: bool) -> bool:
     if config.force:
         return False
     if state == "finished":
+        from nmtrain.training.run import finished_before
+
         return finished_before(config, folder) is not None
     return state == "failed" and (not config.retry or (tuning and folder.diverged))
 

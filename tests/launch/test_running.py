@@ -70,7 +70,7 @@ def test_a_failed_run_is_not_tried_again_by_the_sweep_it_failed_in_but_by_the_ne
     assert unfinished == [f"  {tmp_path}/{name}: failed, out of luck" for name in "ab"]
     assert done == [["a", "b"]]
     RunFolder(tmp_path / "b").set_status("finished")
-    monkeypatch.setattr(running, "finished_before", lambda config, folder: {})
+    monkeypatch.setattr("nmtrain.training.run.finished_before", lambda config, folder: {})
     running.train_jobs(jobs, [], "", tuning=False)
     assert done == [["a", "b"], ["a"]]
     for job in jobs:
