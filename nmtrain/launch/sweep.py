@@ -62,7 +62,7 @@ def _run_tuned(overrides: list[str], tune: Tune) -> None:
     cells = in_parts(trials, len(tune.points) * len(tune.seeds))
     check_effect(tune, cells)
     check_seeds(tune, finals)
-    print("tuning on validation: ", end="", flush=True)
+    print("tuning on validation:", end="\n" if trials[0].dry_run else " ", flush=True)
     _run_all(trying, _jobs(sweep_combinations(trying), trials), tuning=True, part="tuning")
     seeds = len(finals) // len(cells)
     if trials[0].dry_run:
