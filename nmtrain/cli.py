@@ -12,6 +12,7 @@ import nmtrain
 from nmtrain.config.choices import described, near
 from nmtrain.errors import NmtrainError, PluginError, UsageError
 from nmtrain.launch.plugins import conf_folders, load_plugins, origin, without_yaml
+from nmtrain.launch.requeue import heed_outside_training
 from nmtrain.runs.loaded import place
 from nmtrain.runs.weights import BEST, EMA, LAST, Weights
 from nmtrain.training.distribution.place import Place, place_among_ranks
@@ -31,6 +32,8 @@ nmtrain: train N:M structured-sparse networks
   nmtrain export RUN [--out DIR]                     write its model for plain timm or transformers
   nmtrain eval|export RUN --ema | --best             averaged weights, or the best (train.ema, train.keep_best)
   nmtrain report [FOLDERS] [--out DIR]               tables, plots and a page from run folders
+  nmtrain status [FOLDERS] [--watch]                 a line a run: how far, how fast, where, what is planned
+  nmtrain clean [FOLDERS] [--dry-run]                remove the checkpoints of finished runs
   nmtrain list [GROUP]                               what there is to choose
   nmtrain --cfg job                                  print the whole configuration
   nmtrain --config-dir DIR experiment=NAME           use DIR/experiment/NAME.yaml of your own
@@ -56,7 +59,15 @@ def main() -> None:
 
 def _main(arguments: list[str]) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure while working, 2 for wrong input."""
-    commands = {"eval": _eval, "export": _export, "list": _list, "report": _report, "train": _train}
+    commands = {
+        "clean": _clean,
+        "eval": _eval,
+        "export": _export,
+        "list": _list,
+        "report": _report,
+        "status": _status,
+        "train": _train,
+    }
     try:
         arguments, plugins = _take("--plugins", arguments)
         first = arguments[0] if arguments else "train"
@@ -127,8 +138,16 @@ def _train(arguments: list[str], ranks: Ranks | None = None) -> None:
         search_path_override,
         with_axes,
     )
-    from nmtrain.launch.job import checked, log_to_terminal, require_measured, run_as_rank, run_job
+    from nmtrain.launch.job import (
+        checked,
+        log_to_terminal,
+        require_measured,
+        require_single,
+        run_as_rank,
+        run_job,
+    )
 
+    heed_outside_training()
     settings, folders, flags, shown = _split(arguments)
     show_config = bool(flags & {"--cfg", "-c"})
     if flags & set(_SHOWING) and not show_config:
@@ -157,6 +176,7 @@ def _train(arguments: list[str], ranks: Ranks | None = None) -> None:
         if ranks is None:
             log_to_terminal()
         config = checked(compose_values(overrides))
+        require_single(config)
         require_measured([config])
         if ranks is None:
             run_job(config)
@@ -196,7 +216,7 @@ def _show(arguments: list[str]) -> None:
     from nmtrain.config.compose import run_hydra
 
     try:
-        run_hydra(arguments, lambda values, number: None)
+        run_hydra(arguments)
     except ValueError as error:  # flags that do not go together
         raise UsageError(str(error)) from error
 
@@ -247,6 +267,24 @@ def _report(arguments: list[str]) -> None:
     )
     print(result.table)
     print(f"\nreport: {result.paths[0]}")
+
+
+def _clean(arguments: list[str]) -> None:
+    paths = [argument for argument in arguments if argument != "--dry-run"]
+    if any(path.startswith("-") for path in paths):
+        raise UsageError("usage: nmtrain clean [FOLDERS] [--dry-run]")
+    from nmtrain.launch.clean import clean
+
+    clean([Path(path).expanduser() for path in paths or ["results/runs"]], dry_run="--dry-run" in arguments)
+
+
+def _status(arguments: list[str]) -> None:
+    paths = [argument for argument in arguments if argument != "--watch"]
+    if any(path.startswith("-") for path in paths):
+        raise UsageError("usage: nmtrain status [FOLDERS] [--watch]")
+    from nmtrain.launch.status import show_status
+
+    show_status([Path(path).expanduser() for path in paths or ["results/runs"]], watch="--watch" in arguments)
 
 
 def _take(option: str, arguments: list[str]) -> tuple[list[str], list[str]]:

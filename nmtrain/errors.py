@@ -41,6 +41,14 @@ class RunFolderError(NmtrainError):
     """A run folder that cannot be used as asked; the message says why and what to do."""
 
 
+class RunHeld(RunFolderError):
+    """A run that another process trains right now."""
+
+
+class TakenOver(RunFolderError):
+    """A run that another process took over while this one did not show itself: its folder is not ours to write."""
+
+
 class ReportError(NmtrainError, ValueError):
     """Run folders that no report can be made of."""
 
@@ -60,7 +68,15 @@ class SweepError(NmtrainError):
 
 
 class Stopped(NmtrainError):
-    """Training that was asked to stop, and saved where it was."""
+    """Training that was asked to stop, and saved where it was.
+
+    Attributes:
+        by: the name of the signal that asked, or "time limit".
+    """
 
     exit_status = 130
     telling = "stopped: {}; the same command resumes"
+
+    def __init__(self, message: str, by: str = "") -> None:
+        super().__init__(message)
+        self.by = by

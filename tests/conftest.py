@@ -18,6 +18,7 @@ TINY = [
     "train.updates=12",
     "train.batch_size=32",
     "train.log_every=5",
+    "train.keep_after=true",  # tests go on from the checkpoints of a finished run
     "train.eval_every=0.12",  # every fourth update
     "model.options.depth=1",
     "model.options.embed_dim=64",

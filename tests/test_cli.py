@@ -12,7 +12,7 @@ import nmtrain
 from nmtrain.config.check import check_config
 
 CONF = Path(__file__).parents[1] / "conf"
-COMMANDS = "Commands: ['eval', 'export', 'list', 'report', 'train']"
+COMMANDS = "Commands: ['clean', 'eval', 'export', 'list', 'report', 'status', 'train']"
 
 
 # Help, lists, and what they cost
@@ -56,7 +56,7 @@ def test_list_of_one_group_and_of_none_such(nm, refused):
     assert status == 0
     assert [line.split()[0] for line in out.splitlines()] == ["optim", "adafactor", "adamw", "sgd"]
     message = refused("list", "recipes")
-    assert message.startswith("list recipes: there is no such group. Available: ['data', 'experiment', ")
+    assert message.startswith("list recipes: there is no such group. Available: ['cluster', 'data', 'experiment', ")
     assert message.endswith("; did you mean recipe?")
 
 
@@ -109,7 +109,10 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
         ("--config-dir=/nope seed=1", "--config-dir=/nope: there is no such folder"),
         ("--resolve", "The --resolve flag can only be used in conjunction with --cfg or --help"),
         ("--cfg job -m", "--cfg shows one configuration: leave -m out"),
-        ("--cfg job trian.x=3", "trian.x=3: there is no such key. Available: ['data', 'dry_run', "),
+        (
+            "--cfg job trian.x=3",
+            "trian.x=3: there is no such key. Available: ['allow_changed', 'cluster', 'data', 'dry_run', ",
+        ),
         ("eval", "usage: nmtrain eval RUN [data.KEY=VALUE ...]"),
         ("eval a b", "usage: nmtrain eval RUN [data.KEY=VALUE ...]"),
         ("export", "usage: nmtrain export RUN [--out DIR]"),
@@ -122,7 +125,10 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
         ("report", "no such folder: results/runs"),
         ("eval nowhere", "nowhere: is not a run folder; it has no status.json"),
         ("export nowhere", "nowhere: is not a run folder; it has no status.json"),
-        ("experiment.train=3", "experiment.train=3: there is no such key. Available: ['data', "),
+        (
+            "experiment.train=3",
+            "experiment.train=3: there is no such key. Available: ['allow_changed', 'cluster', 'data', ",
+        ),
         (
             "recipe=step recipe.dense_fraction=auto optim=sgd",
             "recipe=step: holds moments of Adam; allowed: optim=adamw",
@@ -151,7 +157,7 @@ def test_all_faults_of_a_command_line_come_at_once_the_results_folder_among_them
         "train.epochs=abc: should be a number",
         "train.log_every: is missing",
         "seed=-1: should be greater than or equal to 0",
-        "trian.x=1: there is no such key. Available: ['data', 'dry_run', ",
+        "trian.x=1: there is no such key. Available: ['allow_changed', 'cluster', 'data', 'dry_run', ",
         "data.1=3: data=glyphs has no such option. Available: [evaluate, classes, ",
         "data.classes: 1 is not allowed; allowed: whole numbers from 2 to 320",
         "recipe.k=3: 3 has no effect with structure stepwise; only geometric reads it",
@@ -274,7 +280,7 @@ def test_an_experiment_of_one_s_own_is_found_listed_and_swept(nm, refused, own):
     assert yaml.safe_load(out)["train"]["epochs"] == 2.0
     status, out, _ = nm(f"--config-dir={folder}", "experiment=mine,smoke", "-m", "--dry-run")
     assert status == 0
-    assert [line.split("-")[2] for line in out.splitlines() if line.startswith("results/runs/")] == ["1of16", "1of32"]
+    assert [line.split("-")[2] for line in out.splitlines() if line.startswith("│ ")] == ["1of16", "1of32"]
     message = refused("--config-dir", str(folder), "experiment=main")
     assert message.startswith("experiment=main: there is no such experiment. Available: ['mine', 'paper/")
     assert message.endswith("]; did you mean mine?")

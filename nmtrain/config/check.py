@@ -15,6 +15,7 @@ from nmtrain.config.combinations import combination_faults
 from nmtrain.config.faults import describe, no_such_name, written
 from nmtrain.config.naming import result_digest
 from nmtrain.config.schema import (
+    ClusterConfig,
     LaunchConfig,
     MaskConfig,
     MeasureConfig,
@@ -50,11 +51,14 @@ class Config:
     measure: MeasureConfig
     tracking: TrackingConfig
     launch: LaunchConfig
+    cluster: ClusterConfig
     seed: int
     results_dir: Path
     init_from: Path | None  # the folder of the run whose final weights this one starts from
     force: bool
     dry_run: bool
+    retry: bool
+    allow_changed: bool
     data_shape: DataShape | TextShape
     recipes: Mapping[NMPattern, Recipe]  # one per target pattern: that of `sparsity` first
     values: dict[str, Any] = field(repr=False)
@@ -141,11 +145,14 @@ def check_config(values: dict[str, Any], data_shape: DataShape | TextShape | Non
         root.measure,
         root.tracking,
         root.launch,
+        root.cluster,
         root.seed,
         Path(os.path.expanduser(root.results_dir)),
         None if root.init_from is None else Path(root.init_from),
         root.force,
         root.dry_run,
+        root.retry,
+        root.allow_changed,
         shape,
         recipes,
         values,

@@ -15,7 +15,6 @@ from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -23,6 +22,7 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers.oc import env
 
 from nmtrain.config.choices import CLAIMS, groups, near
 from nmtrain.config.faults import written
@@ -32,6 +32,7 @@ from nmtrain.runs.loaded import provider
 EVALUATION_KEYS = ("train.eval_batch_size", "train.device")  # beside those of data, what `nmtrain eval` may be told
 _OF_HYDRA = re.compile(r"hydra([./]|$)")
 _SEARCH_PATH = "hydra.searchpath"
+RUN_NUMBER = "run_number"  # the one axis that Hydra's launchers see of a sweep
 _AXES = "hydra.sweeper.params"
 # What overrides and YAML files can make Hydra, OmegaConf and PyYAML raise.
 _REFUSALS = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError)
@@ -151,6 +152,19 @@ def search_in_everything(folders: list[Path]) -> None:
                 search_path.append("nmtrain-plugins", f"file://{folder}")
 
     Plugins.instance().register(Folders)
+
+
+_CREDENTIAL = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
+
+
+def _env(name: str, *default: Any) -> Any:
+    """OmegaConf's ``${oc.env:NAME}``, but for credentials: a config is kept in its run's folder."""
+    if _CREDENTIAL.search(name):
+        raise ValueError(f"{name}: is a credential, which no config may hold")
+    return env(name, *default)
+
+
+OmegaConf.register_new_resolver("oc.env", _env, replace=True)
 
 
 @contextmanager
@@ -352,16 +366,23 @@ def varied_settings(overrides: list[str]) -> list[str]:
     return sorted(str(override.input_line).lstrip("+") for override in parsed if override.is_sweep_override())
 
 
-def run_hydra(arguments: list[str], task: Callable[[dict[str, Any], int | None], Any]) -> None:
-    """Hand the command line to Hydra: sweeps, launchers, --cfg and completion are its own.
+def settings_of_all(overrides: list[str]) -> list[str]:
+    """The overrides of a sweep that hold for all its runs, Hydra's own among them."""
+    varied = {key_of(setting) for setting in varied_settings(overrides)}
+    return [override for override in overrides if key_of(override) not in varied]
 
-    ``task`` runs each job; it gets the job's values and its number in the sweep.
+
+def run_hydra(arguments: list[str], task: Callable[[int], Any] | None = None) -> None:
+    """Hand the command line to Hydra: launchers, --cfg and completion are its own.
+
+    Args:
+        task: runs each job of a sweep over `RUN_NUMBER`, and gets that number.
     """
 
     @hydra.main(version_base="1.3", config_path="pkg://nmtrain.conf", config_name="config")
     def job(config: DictConfig) -> None:
-        own: Any = HydraConfig.get()
-        task(plain(config), OmegaConf.select(own, "job.num", default=None))
+        if task is not None:
+            task(config[RUN_NUMBER])
 
     before, sys.argv = sys.argv, ["nmtrain", *arguments]
     try:

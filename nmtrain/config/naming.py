@@ -16,6 +16,9 @@ NOT_RESULT = {
     ("results_dir",),
     ("force",),
     ("dry_run",),
+    ("retry",),
+    ("allow_changed",),
+    ("cluster",),
     ("tune",),
     ("model", "roles"),  # the default of mask.roles, no more
     ("tracking",),
@@ -28,6 +31,8 @@ NOT_RESULT = {
     ("data", "download"),
     ("train", "log_every"),
     ("train", "checkpoint_every"),
+    ("train", "keep"),
+    ("train", "keep_after"),
     ("train", "eval_batch_size"),
     ("train", "gradient_checkpointing"),
 }

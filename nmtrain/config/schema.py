@@ -127,6 +127,8 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"]
     eval_every: Positive
     checkpoint_every: Count | None
+    keep: Count = 2  # runs made before have neither this key nor the next
+    keep_after: bool = False
     log_every: Count
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # runs made before have no such key, nor those below
     keep_best: bool = False
@@ -198,6 +200,44 @@ class WandbConfig(Section):
 TrackingConfig = Annotated[NoTracking | TensorBoardConfig | WandbConfig, Field(discriminator="name")]
 
 
+class _Cluster(Section):
+    order: Literal["seed", "cost"] | None = None
+    wait: bool = True
+
+
+class NoCluster(_Cluster):
+    name: Literal["none"]
+
+
+class LocalCluster(_Cluster):
+    name: Literal["local"]
+    jobs: Count | None
+    per_gpu: Count
+
+
+class SubmititCluster(_Cluster):
+    name: Literal["submitit_local"]
+    time: Count
+
+
+class SlurmCluster(_Cluster):
+    name: Literal["slurm"]
+    partition: str | None
+    account: str | None
+    time: Count
+    gpus: Count | None
+    cpus: Count | None
+    memory: Count | None
+    constraint: str | None
+    jobs: Count
+    requeues: Annotated[int, Field(ge=0)]
+    options: dict[str, Any]
+    setup: list[str]
+
+
+ClusterConfig = Annotated[NoCluster | LocalCluster | SubmititCluster | SlurmCluster, Field(discriminator="name")]
+
+
 class Root(Section):
     model: ModelConfig
     data: dict[str, Any]
@@ -209,9 +249,12 @@ class Root(Section):
     measure: MeasureConfig
     tracking: TrackingConfig
     launch: LaunchConfig = LaunchConfig()  # runs made before have no such section
+    cluster: ClusterConfig = NoCluster(name="none")  # runs made before have no such key, nor retry and allow_changed
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     results_dir: Annotated[str, Field(min_length=1)]
     init_from: Annotated[str, Field(min_length=1)] | None = None  # runs made before have no such key
     tune: dict[str, Any] | None = None  # of a sweep, which takes it out of its runs' configs
     force: bool
     dry_run: bool
+    retry: Annotated[bool, BeforeValidator(lambda given: bool(given) if given in (0, 1) else given)] = True
+    allow_changed: bool = False

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmtrain.config.check import Config, check_config
 from nmtrain.config.faults import written
 from nmtrain.data import options_of_model
-from nmtrain.errors import ConfigError, RunFolderError
+from nmtrain.errors import ConfigError, RunFolderError, Stopped
 from nmtrain.launch.ranks import require_started, start_ranks
+from nmtrain.launch.requeue import put_back_in_line
 from nmtrain.runs.folder import RunFolder, why_not_writable
+from nmtrain.runs.starts import this_process
 
 if TYPE_CHECKING:
     from nmtrain.training.distribution.ranks import Ranks
@@ -63,12 +66,29 @@ def require_measured(configs: Sequence[Config]) -> None:
         )
 
 
+def require_single(config: Config) -> None:
+    """Raises ConfigError, listing what only sweeps can do."""
+    faults = []
+    if (tune := config.values.get("tune")) is not None:
+        faults.append(f"tune={written(tune)}: is done by a sweep; add -m")
+    if config.cluster.name != "none":
+        faults.append(f"cluster={config.cluster.name}: is for sweeps; add -m")
+    if faults:
+        raise ConfigError(faults)
+
+
 def run_job(config: Config) -> None:
-    """One run, or its dry run, and what the terminal shows of it. Raises ConfigError for what only sweeps can do."""
-    if config.launch.world > 1 and not config.dry_run and not _is_finished(config):
-        start_ranks(config)
-    else:
-        _run(config, None)
+    """One run, or its dry run, and what the terminal shows of it."""
+    if this_process().restart:  # a job that was put back in line goes on with what it repeated before
+        config = replace(config, force=False)
+    try:
+        if config.launch.world > 1 and not config.dry_run and not _is_finished(config):
+            start_ranks(config)
+        else:
+            _run(config, None)
+    except Stopped as stopped:
+        put_back_in_line(stopped)
+        raise
 
 
 def run_as_rank(config: Config, ranks: Ranks) -> None:
@@ -82,8 +102,6 @@ def _is_finished(config: Config) -> bool:
 
 
 def _run(config: Config, ranks: Ranks | None) -> None:
-    if (tune := config.values.get("tune")) is not None:
-        raise ConfigError([f"tune={written(tune)}: is done by a sweep; add -m"])
     if config.dry_run:
         from nmtrain.launch.terminal import show_plan
         from nmtrain.training.plan import make_plan

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from nmtrain.errors import NmtrainError
+from nmtrain.errors import NmtrainError, Stopped
 from nmtrain.launch.job import checked, log_to_terminal, run_as_rank
 from nmtrain.launch.plugins import load_plugins
 from nmtrain.launch.ranks import JOB, OUTCOME, together
@@ -18,7 +18,8 @@ def main(folder: Path) -> None:
     """Train the run that ``folder`` holds; what ends it goes there too."""
 
     def tell(error: NmtrainError) -> None:
-        content = json.dumps({"kind": type(error).__name__, "message": str(error)}).encode()
+        by = error.by if isinstance(error, Stopped) else None
+        content = json.dumps({"kind": type(error).__name__, "message": str(error), "by": by}).encode()
         write_whole(folder / OUTCOME, lambda file: file.write(content))
 
     job = json.loads((folder / JOB).read_text())

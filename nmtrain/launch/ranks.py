@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nmtrain import errors
 from nmtrain.config.check import Config
-from nmtrain.errors import ConfigError, NmtrainError, TrainingError
+from nmtrain.errors import ConfigError, NmtrainError, Stopped, TrainingError
 from nmtrain.launch.plugins import plugin_folders
 from nmtrain.training.distribution.place import Place, whole_number
 
@@ -124,6 +124,8 @@ def _outcome(folder: Path, error: Exception) -> NmtrainError:
     if (folder / OUTCOME).exists():
         told = json.loads((folder / OUTCOME).read_text())
         kind = getattr(errors, told["kind"])
+        if kind is Stopped:
+            return Stopped(told["message"], told["by"])
         return kind(told["message"].splitlines()) if kind is ConfigError else kind(told["message"])
     failures = getattr(error, "failures", {})
     ended = [

@@ -41,19 +41,19 @@ def show_summary(summary: dict[str, Any], folder: Path, split: str) -> None:
     for what, value in scored.items():
         table.add_row(f"{WORDS[split]} {headline.label}, {what}", headline.text(value) + headline.unit)
     table.add_row("density of the sparse tensors", f"{summary['density']:.4f}")
-    table.add_row("training FLOPs", _beside_dense(flops["training"], flops["training_dense"], _si))
+    table.add_row("training FLOPs", _beside_dense(flops["training"], flops["training_dense"], si))
     if "teacher" in flops:
-        table.add_row(TEACHER, _si(flops["teacher"]))
+        table.add_row(TEACHER, si(flops["teacher"]))
     if "active_share" in summary:  # not in that of an earlier version
         table.add_row(ACTIVE, f"{summary['active_share']:.4f}")
-    table.add_row("inference FLOPs per sample", _beside_dense(flops["inference"], flops["inference_dense"], _si))
-    table.add_row("bytes of the model", _beside_dense(size["sparse"], size["dense"], _si))
+    table.add_row("inference FLOPs per sample", _beside_dense(flops["inference"], flops["inference_dense"], si))
+    table.add_row("bytes of the model", _beside_dense(size["sparse"], size["dense"], si))
     table.add_row(
         "seconds", f"{seconds['total']:.1f} (training {seconds['train']:.1f}, waiting for data {seconds['data']:.1f})"
     )
     if throughput := summary.get("throughput"):
         table.add_row("throughput", rate(throughput["per_second"], throughput["unit"]))
-    console = _console()
+    console = terminal()
     console.print(table)
     console.print(COST_NOTE, style="dim", soft_wrap=True)
     console.print(f"report: {report_command(folder)}", soft_wrap=True, markup=False)
@@ -72,7 +72,7 @@ def show_waiting(seconds: dict[str, float], data: dict[str, Any]) -> None:
         told += f"; raise data.workers: {workers} now, and {most} cores are here"
     else:
         told += f", though {workers} processes read it on {most} cores (data.workers); smaller files are read sooner"
-    _console().print(told, soft_wrap=True, markup=False)
+    terminal().print(told, soft_wrap=True, markup=False)
 
 
 def report_command(run: Path) -> str:
@@ -83,7 +83,7 @@ def report_command(run: Path) -> str:
 def show_plan(plan: Plan) -> None:
     """What --dry-run prints: phases, sparse tensors, cost, memory."""
     config = plan.config
-    console = _console()
+    console = terminal()
     console.print(f"{config.run_folder}", style="bold", soft_wrap=True, markup=False)
     paid = "at least " if config.train.flops is not None and plan.by_length is not None else ""
     console.print(
@@ -107,17 +107,17 @@ def show_plan(plan: Plan) -> None:
     table = Table(show_header=False)
     table.add_row("density of the sparse tensors", f"{plan.density:.4f}")
     for amount, flops in _training_flops(plan).items():
-        table.add_row(amount, _beside_dense(flops["training"], flops["training_dense"], _si))
+        table.add_row(amount, _beside_dense(flops["training"], flops["training_dense"], si))
     if "teacher" in plan.flops:
-        table.add_row(TEACHER, _si(plan.flops["teacher"]))
+        table.add_row(TEACHER, si(plan.flops["teacher"]))
     table.add_row(ACTIVE, _active_share(plan))
-    inference = _beside_dense(plan.flops["inference"], plan.flops["inference_dense"], _si)
+    inference = _beside_dense(plan.flops["inference"], plan.flops["inference_dense"], si)
     table.add_row("inference FLOPs per sample", inference)
-    table.add_row("bytes of the model", _beside_dense(plan.bytes["sparse"], plan.bytes["dense"], _si))
-    parts = ", ".join(f"{name} {_si(size)}" for name, size in plan.memory.items())
-    table.add_row("memory while training, bytes", f"about {_si(sum(plan.memory.values()))} ({parts})")
+    table.add_row("bytes of the model", _beside_dense(plan.bytes["sparse"], plan.bytes["dense"], si))
+    parts = ", ".join(f"{name} {si(size)}" for name, size in plan.memory.items())
+    table.add_row("memory while training, bytes", f"about {si(sum(plan.memory.values()))} ({parts})")
     if plan.config.train.gradient_checkpointing:
-        table.add_row("spared by gradient checkpointing", f"{_si(plan.spared)} of activations")
+        table.add_row("spared by gradient checkpointing", f"{si(plan.spared)} of activations")
     console.print(table)
     console.print(COST_NOTE, style="dim", soft_wrap=True)
     if plan.by_length is not None:
@@ -157,7 +157,7 @@ def _active_share(plan: Plan) -> str:
     return f"{least}{plan.active_share:.4f}"
 
 
-def _console() -> Console:
+def terminal() -> Console:
     """As wide as the terminal; a pipe or a file has no width, and gets rows that are not broken."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
@@ -166,7 +166,7 @@ def _beside_dense(value: float, dense: float, write: Any) -> str:
     return f"{write(value)} of {write(dense)} dense ({value / dense:.3f})"
 
 
-def _si(value: float) -> str:
+def si(value: float) -> str:
     """Three digits and the SI prefix."""
     for prefix in ("", "k", "M", "G", "T", "P", "E"):
         if value < 999.5:

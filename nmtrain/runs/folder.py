@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO, get_args
+from typing import Any, Literal, get_args
 
 from nmtrain.errors import RunFolderError
+from nmtrain.runs.starts import FOLDER, Owner
+from nmtrain.runs.whole import write_whole
 
 State = Literal["running", "finished", "failed", "preempted"]
 NOT_FINITE = re.compile(r"loss is -?(nan|inf)|not finite", re.IGNORECASE)  # what `TrainingError` says then
-
-_HELD: set[TextIO] = set()  # the files by which this process holds runs
-
-
-def _let_go() -> None:
-    """A forked process that reads images would go on holding the run for the seconds by which it outlives a kill."""
-    while _HELD:
-        _HELD.pop().close()
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that it is there whole or not at all: temporary name, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def why_not_writable(path: Path) -> str | None:
@@ -77,29 +54,26 @@ class RunFolder:
     def clear(self) -> None:
         """Remove everything that a run leaves, so that it starts anew."""
         for entry in self.path.iterdir():
-            if entry.name == ".lock":
-                continue
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if entry.name != FOLDER:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         (self / "checkpoints").mkdir()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run against other processes; the system drops the lock when a process dies."""
-        with open(self / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunFolderError(f"{self.path}: another process is training this run right now") from None
-            except OSError as error:  # network file systems without locks
-                raise RunFolderError(
-                    f"results_dir={self.path.parent}: its file system cannot lock a run against other processes"
-                    f" ({error.strerror}); name a folder on another one"
-                ) from error
-            _HELD.add(file)
-            try:
-                yield
-            finally:
-                _HELD.discard(file)
+    def locked(self) -> Iterator[Owner]:
+        """Hold the run against other processes, on any machine; that of a process that is gone is taken over.
+
+        Raises:
+            RunHeld: naming the process that trains it.
+            RunFolderError: if the folder cannot be written.
+        """
+        try:
+            owner = Owner(self.path)
+        except OSError as error:
+            raise RunFolderError(f"{self.path / FOLDER}: cannot be written ({error.strerror})") from error
+        try:
+            yield owner
+        finally:
+            owner.release()
 
     def write_json(self, name: str, content: Any) -> None:
         write_whole(self / name, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
@@ -138,6 +112,14 @@ class RunFolder:
             raise RunFolderError(f"{self / 'status.json'}: is damaged (it names no state); force=true repeats the run")
         state: State = status["state"]
         return state
+
+    @property
+    def state_or_none(self) -> State | None:
+        """The state, None also where it cannot be read."""
+        try:
+            return self.state
+        except RunFolderError:
+            return None
 
     @property
     def diverged(self) -> bool:

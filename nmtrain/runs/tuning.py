@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nmtrain.runs.folder import write_whole
+from nmtrain.runs.whole import write_whole
 
 FOLDER = "tuning"  # beside the run folders
 SCHEMA = 1

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, checked by content, two kept."""
+"""Checkpoints: whole or not at all, checked by content, the newest ones kept."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from nmtrain.runs.folder import write_whole
 from nmtrain.training.distribution.ranks import ALONE, Ranks
 
 logger = logging.getLogger(__name__)
-_KEPT = 2
 
 
-def save_checkpoint(folder: Path, update: int, content: dict[str, Any]) -> Path:
-    """Save ``content`` (tensors, plain containers and numbers) as of ``update`` updates done; keep the newest two.
+def save_checkpoint(folder: Path, update: int, content: dict[str, Any], keep: int) -> Path:
+    """Save ``content`` (tensors, plain containers and numbers) as of ``update`` updates done; keep the newest ones.
 
     The name carries the digest of the file's content, so that a rename makes data and digest appear together.
     """
@@ -28,7 +27,7 @@ def save_checkpoint(folder: Path, update: int, content: dict[str, Any]) -> Path:
     digest = hashlib.blake2b(buffer.getbuffer(), digest_size=8).hexdigest()
     path = folder / f"{update:010d}-{digest}.pt"
     write_whole(path, lambda file: file.write(buffer.getbuffer()))
-    for old in _newest_first(folder)[_KEPT:]:
+    for old in _newest_first(folder)[keep:]:
         old.unlink()
     return path
 
@@ -58,6 +57,12 @@ def _newest_intact(folder: Path) -> Path | None:
         logger.warning("%s is damaged (its content does not match its name); going back to the one before", path)
         path.unlink()
     return None
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints of a run that needs none any more."""
+    for path in _newest_first(folder):
+        path.unlink()
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import platform
@@ -19,6 +18,7 @@ import torch
 
 from nmtrain.errors import ConfigError
 from nmtrain.runs.loaded import LOADED
+from nmtrain.runs.sweeps import code_digest
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ def describe_environment(device: torch.device, compiled: bool) -> dict[str, Any]
         "cpu_count": os.cpu_count(),
         "variables": _set(*_CHANGING, *(_CHANGING_COMPILED if compiled else ())),
         "git_commit": _git_commit(),
+        "code": code_digest(),
         "plugins": [plugin.record() for plugin in LOADED],
         "fixes": FIXES,
         "command": sys.argv[1:],
@@ -91,17 +92,6 @@ def require_device(device: str) -> None:
 def package_versions() -> dict[str, str]:
     """Of Python and of the packages that a number may depend on."""
     return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
-
-
-def code_digest() -> str:
-    """Of our own code and the plug-ins, as this process has them."""
-    root = Path(__file__).parents[1]
-    digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(root.rglob("*.py")):
-        digest.update(f"{file.relative_to(root)}\n".encode() + file.read_bytes())
-    for plugin in LOADED:
-        digest.update(f"{plugin.name} {plugin.hash}\n".encode())
-    return digest.hexdigest()
 
 
 def environments_before(last: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from signal import Signals
 from typing import Any, cast
 
 import torch
@@ -29,7 +28,7 @@ from nmtrain.training.ema import WeightAverage
 from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate, take_step
 from nmtrain.training.plan import Plan
 from nmtrain.training.precision import LossScale, autocast
-from nmtrain.training.signals import StopRequest
+from nmtrain.training.signals import STOPS, StopRequest
 from nmtrain.training.switch import AutoSwitch
 from nmtrain.training.task import Task
 
@@ -134,9 +133,9 @@ class Trainer:
             if last or (evaluate if train.checkpoint_every is None else self.done % train.checkpoint_every == 0):
                 self.save()
             yield self.done
-            if (number := self.ranks.most(stop.signal or 0)) and not last:
+            if (by := STOPS[self.ranks.most(STOPS.index(stop.by))]) is not None and not last:
                 self.save()
-                raise Stopped(f"{Signals(number).name} after update {self.done} of {self.total}")
+                raise Stopped(f"{by} after update {self.done} of {self.total}", by)
             if self.done % self.config.launch.compare_every == 0:
                 self.replicas.require_same(self.model.state_dict(), self.done)
 
@@ -311,7 +310,8 @@ class Trainer:
             "best": self.best.state_dict() if self.best else None,
             "lengths": {"metrics": self.metrics.sync(), "noise": self.noise.sync()},
         }
-        self.ranks.of_first(lambda: save_checkpoint(self.folder / "checkpoints", self.done, content))
+        keep = self.config.train.keep
+        self.ranks.of_first(lambda: save_checkpoint(self.folder / "checkpoints", self.done, content, keep))
 
     def close(self, summary: dict[str, Any] | None) -> None:
         """End what reads ahead, the records and their mirror; ``summary`` is that of a finished run."""

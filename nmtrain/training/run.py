@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,16 @@ from nmtrain.config.check import Config
 from nmtrain.data.images.batches import ImageBatches
 from nmtrain.errors import ConfigError, DataError
 from nmtrain.runs.folder import RunFolder, write_whole
+from nmtrain.runs.loaded import LOADED
+from nmtrain.runs.starts import Owner
+from nmtrain.runs.sweeps import code_digest
 from nmtrain.runs.weights import BEST, EMA, LAST
 from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, stock_state_dict, verify_sparsity
-from nmtrain.training.checkpoint import load_checkpoint
+from nmtrain.training.checkpoint import drop_checkpoints, load_checkpoint
+from nmtrain.training.disk import require_space
 from nmtrain.training.distribution.ranks import ALONE, Ranks
 from nmtrain.training.distribution.replicas import with_batch_norm
 from nmtrain.training.environment import (
-    code_digest,
     describe_environment,
     environments_before,
     package_versions,
@@ -37,7 +40,7 @@ from nmtrain.training.loading import load_same_task
 from nmtrain.training.loop import Trainer, final_states
 from nmtrain.training.plan import Plan, make_plan
 from nmtrain.training.progress import progress
-from nmtrain.training.signals import stop_requests
+from nmtrain.training.signals import end_of_job, stop_requests
 from nmtrain.training.start import start_digest, starting_model
 from nmtrain.training.status import logged_to, status_kept
 from nmtrain.training.summary import Used, summarize, whole_run
@@ -54,47 +57,49 @@ def run(config: Config, ranks: Ranks = ALONE) -> dict[str, Any]:
 
     Raises:
         ConfigError: for what only shapes can show.
-        RunFolderError: if the folder cannot be written or another process holds it.
+        RunFolderError: if the folder cannot be written; RunHeld if another process trains the run.
         TrainingError: if training fails; the folder says ``failed`` and keeps what was made.
         Stopped: after Ctrl-C or SIGTERM; the folder says ``preempted`` and the same command goes on.
     """
     require_device(config.train.device)
-    values = {key: value for key, value in config.values.items() if key != "launch"}
-    ranks.require_same({**values, "nmtrain": code_digest(), "versions": package_versions()})
+    values = {key: value for key, value in config.values.items() if key not in ("launch", "cluster")}
+    plugins = {plugin.name: plugin.hash for plugin in LOADED}
+    ranks.require_same({**values, "nmtrain": code_digest(), "plugins": plugins, "versions": package_versions()})
     plan = make_plan(config)
     device = ranks.begin(config.train, config.launch.timeout)
-    with ExitStack() as held:
-        folder = held.enter_context(_scratch() if ranks.rank else _held(config))
-        finished = ranks.of_first(lambda: _finished_before(config, folder))
-        if finished is not None:
-            return finished
-        with logged_to(folder / "train.log"), status_kept(folder, ranks), without_accelerate_variables():
-            return _train(plan, folder, ranks, device)
-
-
-@contextmanager
-def _held(config: Config) -> Iterator[RunFolder]:
-    """The run's folder, held against other processes."""
     folder = RunFolder(config.run_folder)
-    folder.prepare()
-    with folder.locked():
-        if config.force:
-            folder.clear()
-        yield folder
+    if (summary := ranks.of_first(lambda: finished_before(config, folder))) is not None:
+        return summary
+    with _held(plan, ranks) as (own, owner):
+        # By another process meanwhile:
+        if (summary := ranks.of_first(lambda: finished_before(config, own))) is not None:
+            return summary
+        if owner and config.force:
+            owner.forget_before()
+            own.clear()
+        with logged_to(own / "train.log"), status_kept(own, ranks), without_accelerate_variables():
+            return _train(plan, own, owner, ranks, device)
 
 
 @contextmanager
-def _scratch() -> Iterator[RunFolder]:
-    """For a rank that has nothing to write: what it writes all the same is thrown away."""
+def _held(plan: Plan, ranks: Ranks) -> Iterator[tuple[RunFolder, Owner | None]]:
+    """The run's folder, which the first rank owns; for another one a folder of its own, which is thrown away."""
+    if ranks.is_first:
+        folder = RunFolder(plan.config.run_folder)
+        require_space(plan)
+        folder.prepare()
+        with folder.locked() as owner:
+            yield folder, owner
+        return
     with tempfile.TemporaryDirectory(prefix="nmtrain-rank-") as path:
         folder = RunFolder(Path(path))
         folder.prepare()
-        yield folder
+        yield folder, None
 
 
-def _finished_before(config: Config, folder: RunFolder) -> dict[str, Any] | None:
-    """The summary of a run that is finished."""
-    if folder.state != "finished":
+def finished_before(config: Config, folder: RunFolder) -> dict[str, Any] | None:
+    """The summary of a run that is finished and not to be repeated."""
+    if config.force or folder.state != "finished":
         return None
     logger.info("%s is finished already; force=true repeats it", folder.path)
     if missing := _not_measured(config, folder):
@@ -111,18 +116,25 @@ def _not_measured(config: Config, folder: RunFolder) -> list[str]:
     return [str(pattern) for pattern in asked if pattern not in measured]
 
 
-def _train(plan: Plan, folder: RunFolder, ranks: Ranks, device: torch.device) -> dict[str, Any]:
+def _train(plan: Plan, folder: RunFolder, owner: Owner | None, ranks: Ranks, device: torch.device) -> dict[str, Any]:
     started = time.perf_counter()
     folder.set_status("running")
     with _said_once(ranks):
         for warning in plan.warnings:
             logger.warning(warning)
         trainer = _start(plan, folder, ranks, device)
+    if owner:
+        owner.begins(trainer.done, trainer.total)
     before = sum(trainer.seconds.values())
     summary = None
     try:
-        with stop_requests() as stop, progress(trainer.total, trainer.done, ranks.is_first) as advance:
+        with (
+            stop_requests(end_of_job()) as stop,
+            progress(trainer.total, trainer.done, ranks.is_first) as advance,
+        ):
             for done in trainer.train(stop):
+                if owner:
+                    owner.reached(done)
                 advance(done)
         trainer.control.update(final_states(trainer.config))
         metrics = trainer.evaluate("final")
@@ -221,4 +233,6 @@ def _finish(trainer: Trainer, metrics: dict[str, float], used: Used) -> dict[str
     summary = summarize(trainer, metrics, used) | {"kept_zeros": zeros}
     trainer.folder.write_json("summary.json", summary)
     trainer.folder.set_status("finished")
+    if not trainer.config.train.keep_after:
+        drop_checkpoints(trainer.folder / "checkpoints")
     return summary

@@ -1,40 +1,83 @@
-"""Stop requests: Ctrl-C and SIGTERM end a run after the update that is under way, with a checkpoint."""
+"""Stop requests: signals and a time limit end a run after the update that is under way, with a checkpoint."""
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from types import FrameType
 from typing import Any
 
+from nmtrain.runs.starts import this_process
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+TIME_LIMIT = "time limit"
+STOPS = (None, TIME_LIMIT, *(number.name for number in SIGNALS))  # what `StopRequest.by` may be
+_MARGIN = 60.0  # seconds before a time limit in which a run saves where it is; at most a tenth of the time there is
+
 
 class StopRequest:
-    """The signal that asked to stop, if one did."""
+    """Whether training is to stop.
+
+    Args:
+        until: when by the clock it must have stopped; None for no limit.
+    """
 
     signal: signal.Signals | None = None
 
+    def __init__(self, until: float | None = None) -> None:
+        now = time.time()
+        self._until = None if until is None else until - min(_MARGIN, (until - now) / 10)
+
+    @property
+    def by(self) -> str | None:
+        """What asks to stop: the name of a signal or `TIME_LIMIT`; None to go on."""
+        if self.signal is not None:
+            return self.signal.name
+        return TIME_LIMIT if self._until is not None and time.time() >= self._until else None
+
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Note the first SIGINT or SIGTERM instead of dying from it; a second one takes its usual effect."""
-    request = StopRequest()
+def stop_requests(until: float | None = None) -> Iterator[StopRequest]:
+    """Note the first of `SIGNALS` instead of dying from it; after it SIGINT and SIGTERM take their usual effect.
+
+    Args:
+        until: as of `StopRequest`.
+    """
+    request = StopRequest(until)
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may set handlers
         return
     before: dict[signal.Signals, Any] = {}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def restore(*numbers: signal.Signals) -> None:
+        for number in numbers:
+            signal.signal(number, before[number])
 
     def note(number: int, frame: FrameType | None) -> None:
-        request.signal = signal.Signals(number)
-        restore()
+        request.signal = request.signal or signal.Signals(number)
+        restore(signal.SIGINT, signal.SIGTERM)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in SIGNALS}
     try:
         yield request
     finally:
-        restore()
+        restore(*SIGNALS)
+
+
+def end_of_job() -> float | None:
+    """When SLURM ends the job of this process, by the clock; None where there is no limit or no job."""
+    if (job := this_process().job) is None:
+        return None
+    if (end := os.environ.get("SLURM_JOB_END_TIME", "")).isdigit():
+        return float(end)
+    try:
+        told = subprocess.run(["squeue", "-h", "-j", job, "-o", "%e"], capture_output=True, text=True, timeout=20)
+        return datetime.fromisoformat(told.stdout.strip()).timestamp()
+    except (OSError, subprocess.SubprocessError, ValueError):  # "NONE", or no squeue on this node
+        return None

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nmtrain.data.images.files.ahead import worker_fault
-from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TrainingError
+from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TakenOver, TrainingError
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.loaded import in_plugin
 from nmtrain.training.distribution.ranks import ALONE, Ranks
@@ -25,8 +25,13 @@ def status_kept(folder: RunFolder, ranks: Ranks = ALONE) -> Iterator[None]:
     try:
         with ranks.failing(lambda failure: folder.set_status("failed", str(failure))):
             yield
+    except TakenOver:  # the folder is another's
+        raise
     except Stopped as stopped:
         folder.set_status("preempted", str(stopped))
+        raise
+    except KeyboardInterrupt:  # a second one, which waits for no checkpoint
+        folder.set_status("preempted", "SIGINT, at once; the last checkpoint is what is left")
         raise
     except Exception as error:
         failure: NmtrainError

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_sweep_trains_every_combination_and_a_single_run_finds_its_folder(swee
     # Hydra has written nothing into the current folder or a run folder.
     assert list(Path.cwd().iterdir()) == []
     results = tmp_path / "runs"
-    assert {path.name for path in results.iterdir()} == {*swept, ".sweeps"}
+    assert {path.name for path in results.iterdir()} == {*swept, ".sweeps", "sweeps"}
     assert [path.name for path in (results / ".sweeps").iterdir()] == ["multirun.yaml"]
     written = {path.name for name in swept for path in (results / name).iterdir()}
     assert not {".hydra", "hydra.yaml", "overrides.yaml", "multirun.yaml", "nmtrain.log", "cli.log"} & written
@@ -85,7 +86,7 @@ def test_values_with_colons_commas_and_braces_reach_a_run_of_a_sweep_as_they_rea
     ]
     status, _, err = sweep("-m", "sparsity=1:8", *settings)
     assert (status, err) == (0, "")
-    (folder,) = (path for path in results.iterdir() if path.name != ".sweeps")
+    (folder,) = (path for path in results.iterdir() if path.name not in (".sweeps", "sweeps"))
     status, out, _ = sweep("sparsity=1:8", *settings)
     assert status == 0
     assert out.startswith(f"{folder} is finished already")
@@ -204,29 +205,49 @@ def test_a_bad_combination_anywhere_is_refused_before_the_first_run(sweep, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_dry_run_of_a_sweep_shows_every_run_once_and_starts_no_launcher(sweep, tmp_path):
-    status, out, err = sweep("-m", "--dry-run", "recipe=dense,ste", "sparsity=1:8,2:4", "hydra/launcher=joblib")
+def test_a_dry_run_of_a_sweep_is_one_table_of_what_all_runs_cost(sweep, tmp_path):
+    line = ["-m", "recipe=dense,ste", "sparsity=1:8,2:4", "cluster=local", "cluster.jobs=2"]
+    status, out, err = sweep(*line, "--dry-run")
     assert (status, err) == (0, "")
-    shown = [line for line in out.splitlines() if line.startswith(str(tmp_path))]
-    assert [readable(Path(line).name) for line in shown] == [
+    rows = [line for line in out.splitlines() if "vit-digits" in line]
+    assert [readable(row.split("│")[1].strip()) for row in rows] == [
         "vit-digits-dense-s0",
         "vit-digits-1of8-ste-s0",
         "vit-digits-2of4-ste-s0",
     ]
+    assert [row.split("│")[2].strip() for row in rows] == ["planned"] * 3
+    assert next(row.split("│")[5].strip() for row in rows) == "1.000"
+    assert "\n3 runs (4 combinations)\nto train: 3 runs, " in out
     assert not (tmp_path / "runs").exists()
 
+    assert sweep("recipe=dense")[0] == 0
+    _, out, _ = sweep(*line, "--dry-run")
+    assert "│ finished │" in out
+    assert "\nto train: 2 runs, " in out
+    assert "by runs that finished here" not in out  # of another recipe
 
-def test_another_process_that_holds_one_run_costs_the_sweep_only_that_one(sweep, runs, make_config):
+
+def test_a_run_that_another_process_leaves_is_trained_after_the_others(sweep, runs, make_config, monkeypatch):
+    from nmtrain.launch import running
     from nmtrain.runs.folder import RunFolder
 
     folder = RunFolder(make_config(*FAST, "seed=1").run_folder)
     folder.prepare()
     folder.set_status("running")
-    with folder.locked():
-        status, _, err = sweep("-m", "seed=1,2")
-    assert status == 1
-    assert err.splitlines()[-1] == f"  {folder.path}: running"
-    assert sorted(runs().values()) == ["finished", "running"]
+    assert sweep("-m", "seed=3", "cluster.wait=false")[0] == 0
+    with ExitStack() as holding:
+        holding.enter_context(folder.locked())
+        status, out, err = sweep("-m", "seed=1,2", "cluster.wait=false")
+        assert status == 1
+        assert err.splitlines()[-1] == f"  {folder.path}: running"
+        assert f"{folder.path}: another process is training this run right now (process " in out
+        assert sorted(runs().values()) == ["finished", "finished", "running"]
+        monkeypatch.setattr(running, "_LOOK", 0)
+        monkeypatch.setattr(running.time, "sleep", lambda seconds: holding.close())
+        status, out, _ = sweep("-m", "seed=1,2")
+    assert status == 0
+    assert f"waiting for {folder.name} that other processes train" in out
+    assert list(runs().values()) == ["finished"] * 3
 
 
 def test_a_stop_request_ends_the_whole_sweep(sweep, runs, monkeypatch):

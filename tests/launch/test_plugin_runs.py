@@ -265,13 +265,12 @@ def test_another_process_of_a_sweep_loads_what_the_command_named(nm, folder, tmp
     script = f"""
 import sys
 from functools import partial
-from nmtrain.launch.sweep import _sweep_job
-from nmtrain.config.compose import compose_values
+from nmtrain.launch.running import _sweep_job
 from nmtrain.recipes import list_recipes
 assert "cubic" not in list_recipes()
 search = 'hydra.searchpath=["file://{folder}"]'
-values = compose_values([search, "experiment=blobs", *{FAST}, "results_dir={tmp_path}/runs"])
-partial(_sweep_job, [{str(folder)!r}], {{}}, {{}}, "sweep")(values, 0)
+line = [search, "experiment=blobs", *{FAST}, "results_dir={tmp_path}/runs"]
+partial(_sweep_job, [{str(folder)!r}], {{7: line}}, [], "sweep", 1)(7)
 """
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -54,7 +54,7 @@ def test_its_recipe_is_planned_and_its_configuration_shown(nm, own):
     assert yaml.safe_load(out)["recipe"] == {"name": "cubic", "gradient": "masked", "finetune_fraction": 0.1}
     status, out, _ = nm("-m", *SMOKE, "recipe=cubic,ste", "--dry-run", "--plugins", folder)
     assert status == 0
-    assert [line.split("-")[3] for line in out.splitlines() if line.startswith("results/runs/")] == ["cubic", "ste"]
+    assert [line.split("-")[3] for line in out.splitlines() if line.startswith("│ ")] == ["cubic", "ste"]
 
 
 def test_yaml_alone_adds_variants_of_ours(nm, own):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nmtrain import cli
-from nmtrain.launch.sweep import _grouped, _sweep_name
+from nmtrain.launch.running import _grouped
+from nmtrain.launch.sweep import _sweep_name
 
 SWEEP = ["seed=0,1", "recipe=ste", "train.updates=2", "measure=off", "tracking=wandb"]
 

@@ -3,21 +3,19 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from nmtrain.training import checkpoint
-
 
 @pytest.fixture
-def assert_resumes(tmp_path, monkeypatch) -> Callable:
+def assert_resumes(tmp_path) -> Callable:
     """Train a config (with ``train.checkpoint_every=1``), and again from its state after each of ``updates``.
 
     Returns the summary; the folder is that of the last resume. Weights and all records must be the same.
     """
-    monkeypatch.setattr(checkpoint, "_KEPT", 1000)
 
     def content(folder):
         records = [(folder / name).read_text() for name in ("metrics.jsonl", "noise.jsonl")]
@@ -26,6 +24,7 @@ def assert_resumes(tmp_path, monkeypatch) -> Callable:
     def check(config, updates):
         from nmtrain.training.run import run
 
+        config = replace(config, train=config.train.model_copy(update={"keep": 1000, "keep_after": True}))
         summary = run(config)
         folder, reference = config.run_folder, tmp_path / "reference"
         shutil.move(folder, reference)
@@ -56,7 +55,7 @@ def stopped() -> Callable:
     def leave(config):
         from nmtrain.training.run import run
 
-        summary = run(config)
+        summary = run(replace(config, train=config.train.model_copy(update={"keep": 1000, "keep_after": True})))
         for path in (config.run_folder / "checkpoints").iterdir():
             if int(path.name.split("-")[0]) > 2:
                 path.unlink()

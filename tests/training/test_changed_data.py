@@ -105,7 +105,7 @@ def test_a_checkpoint_from_before_digests_is_resumed(make_config, stopped):
     del content["data"]
     for path in folder.iterdir():
         path.unlink()
-    save_checkpoint(folder, content["done"], content)
+    save_checkpoint(folder, content["done"], content, keep=2)
     assert run(config)["status"] == "finished"
     assert torch.load(next(folder.glob("*4-*.pt")), weights_only=True)["data"]["examples"]
 

@@ -172,10 +172,7 @@ def test_with_deterministic_kernels_a_resume_is_exact(name, make_config, stopped
 
 def stopped_at_two(config, stopped):
     """Train a config, leave it as a kill after its second update would; the weights that it ended with."""
-    from nmtrain.training import checkpoint
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "_KEPT", 1000)
         ends = []
         original = Trainer.close
 

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 
 from nmtrain.runs.weights import BEST, EMA, LAST
-from nmtrain.training import checkpoint as checkpoints
 from nmtrain.training.evaluation import evaluate_run
 from nmtrain.training.run import run
 
@@ -54,9 +53,14 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe[0].removeprefix("recipe="))
-def test_with_every_recipe(recipe, make_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_KEPT", 100)
-    common = [*recipe, "mask.roles=[ff,q]", "train.micro_batches=2", "model.options.proj_drop_rate=0.1"]
+def test_with_every_recipe(recipe, make_config, tmp_path):
+    common = [
+        *recipe,
+        "train.keep=100",
+        "mask.roles=[ff,q]",
+        "train.micro_batches=2",
+        "model.options.proj_drop_rate=0.1",
+    ]
     plain, config = make_config(*common), make_config(*common, *KEEPING, "train.gradient_checkpointing=true")
     expected = run(plain)
     summary = run(config)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nmtrain.training import checkpoint as checkpoints
 from nmtrain.training.run import run
 
 
@@ -56,9 +55,8 @@ def killed_at(update, reference, folder):
         ["recipe=dense", "train.micro_batches=2"],
     ],
 )
-def test_resume_at_each_phase_boundary_and_beside_it_is_bitwise_exact(recipe, make_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_KEPT", 100)
-    config = make_config(*recipe, "train.checkpoint_every=1", "model.options.proj_drop_rate=0.1")
+def test_resume_at_each_phase_boundary_and_beside_it_is_bitwise_exact(recipe, make_config, tmp_path):
+    config = make_config(*recipe, "train.checkpoint_every=1", "train.keep=100", "model.options.proj_drop_rate=0.1")
     run(config)
     reference = tmp_path / "reference"
     shutil.move(config.run_folder, reference)
@@ -86,10 +84,9 @@ def test_resume_at_each_phase_boundary_and_beside_it_is_bitwise_exact(recipe, ma
     ],
     ids=lambda recipe: recipe[0].removeprefix("recipe="),
 )
-def test_what_a_method_remembers_comes_through_a_resume(recipe, make_config, tmp_path, monkeypatch):
+def test_what_a_method_remembers_comes_through_a_resume(recipe, make_config, tmp_path):
     """Scales, exchanged masks, held moments: killed in the middle of every stretch of three updates."""
-    monkeypatch.setattr(checkpoints, "_KEPT", 100)
-    config = make_config(*recipe, "train.checkpoint_every=1", "mask.roles=[ff,q]")
+    config = make_config(*recipe, "train.checkpoint_every=1", "train.keep=100", "mask.roles=[ff,q]")
     run(config)
     reference = tmp_path / "reference"
     shutil.move(config.run_folder, reference)

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from nmtrain.recipes import step
-from nmtrain.training import checkpoint as checkpoints
 from nmtrain.training.plan import make_plan
 from nmtrain.training.run import run
 from nmtrain.training.switch import AutoSwitch
@@ -130,10 +129,9 @@ def test_what_was_seen_before_a_kill_counts_after_it():
 
 
 def test_a_run_killed_before_at_and_after_the_switch_ends_as_if_it_had_not_been(make_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_KEPT", 100)
     monkeypatch.setattr(step, "EARLIEST", 0.4)  # of 20 updates, in which the change first grows
     settings = ["optim.betas=[0.9,0.5]", "optim.eps=3.5e-8", "optim.warmup_fraction=0"]
-    config = make_config(*AUTO, "train.updates=20", "train.checkpoint_every=1", *settings)
+    config = make_config(*AUTO, "train.updates=20", "train.checkpoint_every=1", "train.keep=100", *settings)
     summary = run(config)
     assert summary["switched_at"] == 9  # neither the earliest, 8, nor the latest, 10
     reference = tmp_path / "reference"

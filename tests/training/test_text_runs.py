@@ -14,7 +14,6 @@ from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import ConfigError
 from nmtrain.models import build_model
 from nmtrain.models.language import build_tokenizer
-from nmtrain.training import checkpoint as checkpoints
 from nmtrain.training.evaluation import evaluate_run
 from nmtrain.training.export import export_run, load_run
 from nmtrain.training.loading import load_task
@@ -23,7 +22,7 @@ from nmtrain.training.run import run
 
 LISTOPS = ["data.train_size=256", "data.val_size=60", "data.test_size=4", "data.max_length=24"]
 SHORT = ["sparsity=1:8", "train.updates=8", "train.batch_size=16", "train.eval_every=0.2", "train.log_every=3"]
-SHORT += ["measure.every=4", "measure.window=3", "train.eval_batch_size=16"]
+SHORT += ["measure.every=4", "measure.window=3", "train.eval_batch_size=16", "train.keep_after=true"]
 T5 = [f"model.options.{option}=64" for option in ("d_model", "d_ff")]
 T5 += [f"model.options.{option}=1" for option in ("num_layers", "num_decoder_layers")]
 BERT = [f"model.options.{option}=64" for option in ("hidden_size", "intermediate_size")]
@@ -166,9 +165,8 @@ def test_cost_counts_tokens_and_not_padding(make_config):
 
 
 @pytest.mark.parametrize("recipe", [["recipe=sdgf", "recipe.dense_fraction=0.2"], ["recipe=mdgf", "optim=adafactor"]])
-def test_resume_is_bitwise_exact(recipe, make_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_KEPT", 100)
-    config = make_config(*recipe, "train.checkpoint_every=1", "model.options.dropout_rate=0.1")
+def test_resume_is_bitwise_exact(recipe, make_config, tmp_path):
+    config = make_config(*recipe, "train.checkpoint_every=1", "train.keep=100", "model.options.dropout_rate=0.1")
     run(config)
     reference = tmp_path / "reference"
     shutil.move(config.run_folder, reference)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -83,6 +83,13 @@ class RunFolder:
     afterwards: bool = False
 
 
+class HasPath(Protocol):
+    """Whatever stands for a run's folder."""
+
+    @property
+    def path(self) -> Path: ...
+
+
 def find_run_folders(folders: Iterable[Path]) -> list[Path]:
     """All run folders in ``folders`` and below, linked ones too, each once, sorted by path.
 
@@ -90,6 +97,15 @@ def find_run_folders(folders: Iterable[Path]) -> list[Path]:
         ReportError: if a folder does not exist or cannot be listed, or none holds a run.
     """
     folders = list(folders)
+    found = search_run_folders(folders)
+    if not found:
+        searched = ", ".join(map(str, folders)) or "nothing"
+        raise ReportError(f"no run folder found: searched {searched} for folders with config.yaml and status.json")
+    return found
+
+
+def search_run_folders(folders: Sequence[Path]) -> list[Path]:
+    """As `find_run_folders`, but there may be none."""
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         raise ReportError(f"no such folder: {', '.join(missing)}")
@@ -103,9 +119,6 @@ def find_run_folders(folders: Iterable[Path]) -> list[Path]:
             elif real in seen:  # a link led back
                 below.clear()
             seen.add(real)
-    if not found:
-        searched = ", ".join(map(str, folders)) or "nothing"
-        raise ReportError(f"no run folder found: searched {searched} for folders with config.yaml and status.json")
     return sorted(found)
 
 
@@ -235,7 +248,7 @@ def lookup(mapping: Mapping[str, Any], dotted: str) -> Any:
     return value
 
 
-def common_folder(runs: Sequence[RunFolder]) -> Path:
+def common_folder(runs: Sequence[HasPath]) -> Path:
     """The deepest folder that holds all runs: reports name runs relative to it, never by a machine's own paths."""
     return Path(os.path.commonpath([run.path.parent for run in runs]))
 

@@ -11,6 +11,7 @@ from nmtrain.report.compare.sections import Section, build_sections
 from nmtrain.report.compare.table import Table, plain_text
 from nmtrain.report.read.folders import read_runs
 from nmtrain.report.read.frame import build_frames
+from nmtrain.report.read.planned import planned_notices
 
 
 def closing_table(folders: Iterable[Path]) -> str:
@@ -19,8 +20,10 @@ def closing_table(folders: Iterable[Path]) -> str:
     Raises:
         ReportError: as `write_report`.
     """
-    frames = build_frames(read_runs(folders))
-    return summary_text(build_sections(frames), notices(frames.runs))
+    runs = read_runs(folders)
+    frames = build_frames(runs)
+    said = [*notices(frames.runs), *planned_notices(run.path for run in runs)]
+    return summary_text(build_sections(frames), said)
 
 
 def summary_text(sections: list[Section], said: list[str], claims: Iterable[Table] = ()) -> str:

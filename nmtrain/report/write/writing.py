@@ -16,6 +16,7 @@ from nmtrain.report.draw.processes import drawing_processes
 from nmtrain.report.read.claims import read_claims
 from nmtrain.report.read.folders import read_runs
 from nmtrain.report.read.frame import build_frames
+from nmtrain.report.read.planned import planned_notices
 from nmtrain.report.write.chapters import Chapter, build_chapters
 from nmtrain.report.write.closing import summary_text
 from nmtrain.report.write.latex import latex
@@ -66,13 +67,15 @@ def _write_report(folders: Iterable[Path], out: Path) -> ReportResult:
     with drawing_processes() as pool:  # drawing takes longer than all the rest
         folders = list(folders)
         claims = read_claims(folders)
-        frames = build_frames(read_runs(folders, pool))
+        runs = read_runs(folders, pool)
+        frames = build_frames(runs)
         sections = build_sections(frames)
         verdict = judge(claims, sections, frames)
         out.mkdir(parents=True, exist_ok=True)
         chapters = build_chapters(sections, verdict, frames, out / "figures", pool)
         frame_paths = frames.write(out / "frames")
-        said, listed = notices(frames.runs), run_list(frames.runs)
+        said = [*notices(frames.runs), *planned_notices(run.path for run in runs)]
+        listed = run_list(frames.runs)
         table = summary_text(sections, said, verdict_tables(verdict))
     paths = [out / "report.html", out / "report.md"]
     paths[0].write_text(html_page(chapters, said, listed), encoding="utf-8")

@@ -220,7 +220,7 @@ def _as_ours(ranks: ManyRanks, error: BaseException) -> NmtrainError:
     if isinstance(error, NmtrainError):
         return error
     if isinstance(error, KeyboardInterrupt):
-        return Stopped(str(error) or "SIGINT")
+        return Stopped(str(error) or "SIGINT", "SIGINT")
     blamed = ranks.blamed(error) if isinstance(error, Exception) else None
     ours = blamed or TrainingError(f"{type(error).__name__}: {error}")
     ours.__cause__ = error

@@ -1,0 +1,79 @@
+"""A launcher that dies is started again while it brings runs on, and no longer."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from nmtrain.launch import running
+from nmtrain.launch.grid import Job
+from nmtrain.runs.folder import RunFolder
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    cluster = SimpleNamespace(name="none", wait=True)
+    shared = {"force": False, "retry": True, "cluster": cluster}
+    names = ("a", "b")
+    return [Job([], SimpleNamespace(run_folder=tmp_path / name, run_name=name, **shared)) for name in names]
+
+
+def launcher(monkeypatch, *passes):
+    """Stands in for Hydra's: each pass does something to the folders and dies."""
+    rest = iter(passes)
+    done = []
+
+    def launch(left, names, fixed, group):
+        done.append([job.config.run_name for job in left])
+        act = next(rest, None)
+        if act:
+            act({job.config.run_name: job.folder for job in left})
+        return RuntimeError("a worker was killed")
+
+    monkeypatch.setattr(running, "_launch", launch)
+    return done
+
+
+def checkpoint(name, update):
+    def act(folders):
+        folders[name].prepare()
+        folders[name].set_status("running")
+        (folders[name] / "checkpoints" / f"{update:010d}-00ff.pt").touch()
+
+    return act
+
+
+def end(state):
+    def act(folders):
+        for folder in folders.values():
+            folder.prepare()
+            folder.set_status(state, "out of luck" if state == "failed" else None)
+
+    return act
+
+
+def test_it_is_started_again_for_what_is_left_as_long_as_it_brings_something_on(jobs, monkeypatch):
+    done = launcher(monkeypatch, checkpoint("a", 10), None, None, checkpoint("a", 20), None, end("finished"))
+    assert running.train_jobs(jobs, [], "", tuning=False) == []
+    assert done == [["a", "b"]] * 6
+
+
+def test_three_passes_that_bring_nothing_on_are_the_end_and_each_run_is_named(jobs, monkeypatch, tmp_path):
+    done = launcher(monkeypatch, checkpoint("a", 10))
+    unfinished = running.train_jobs(jobs, [], "", tuning=False)
+    assert len(done) == 4
+    assert unfinished == [f"  {tmp_path}/a: running", f"  {tmp_path}/b: not started"]
+
+
+def test_a_failed_run_is_not_tried_again_by_the_sweep_it_failed_in_but_by_the_next(jobs, monkeypatch, tmp_path):
+    done = launcher(monkeypatch, end("failed"), end("failed"))
+    unfinished = running.train_jobs(jobs, [], "", tuning=False)
+    assert unfinished == [f"  {tmp_path}/{name}: failed, out of luck" for name in "ab"]
+    assert done == [["a", "b"]]
+    RunFolder(tmp_path / "b").set_status("finished")
+    monkeypatch.setattr("nmtrain.training.run.finished_before", lambda config, folder: {})
+    running.train_jobs(jobs, [], "", tuning=False)
+    assert done == [["a", "b"], ["a"]]
+    for job in jobs:
+        job.config.retry = False
+    assert len(running.train_jobs(jobs, [], "", tuning=False)) == 1
+    assert len(done) == 2
