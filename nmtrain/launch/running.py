@@ -50,6 +50,8 @@ def train_jobs(jobs: Sequence[Job], fixed: list[str], group: str, tuning: bool) 
         held = [job for job in left if _is_held(job)]
         if left and len(held) == len(left):
             if not left[0].config.cluster.wait:
+                logger.info("\nleft to the processes that train them: %s", _names(left))
+                jobs = [job for job in jobs if job not in left]
                 break
             left = _wait(left)
         elif left:
@@ -147,10 +149,14 @@ def _is_held(job: Job) -> bool:
 
 def _wait(held: Sequence[Job]) -> list[Job]:
     """Wait until a run that others train is finished or left; returns those that are still to be trained."""
-    logger.info("\nwaiting for %s that other processes train", ", ".join(job.folder.name for job in held))
+    logger.info("\nwaiting for %s that other processes train", _names(held))
     while all(map(_is_held, held)):
         time.sleep(_LOOK)
     return [job for job in held if job.folder.state_or_none not in ("finished", "failed")]
+
+
+def _names(jobs: Sequence[Job]) -> str:
+    return ", ".join(job.folder.name for job in jobs)
 
 
 def _come_to(jobs: Sequence[Job]) -> list[Any]:

@@ -21,12 +21,16 @@ CHANGES_NOTHING = {
     "force",
     "tune",
     "dry_run",
+    "retry",
+    "allow_changed",
     "model.roles",
     "data.cache_dir",
     "data.download",
     "data.test_size",  # of glyphs, where the test images are not evaluated on
     "train.log_every",
     "train.checkpoint_every",
+    "train.keep",
+    "train.keep_after",
     "train.eval_batch_size",
     "train.gradient_checkpointing",
     "launch.gpus",
@@ -69,7 +73,7 @@ def test_every_key_enters_the_name_but_those_that_change_nothing_about_the_resul
         changed = put(copy.deepcopy(config.values), **{key.replace(".", "__"): other(key, value)})
         same = dataclasses.replace(config, values=changed).run_name == config.run_name
         (ignored if same else seen).add(key)
-    tracking = {key for key in ignored | seen if key.startswith("tracking.")}
+    tracking = {key for key in ignored | seen if key.startswith(("tracking.", "cluster."))}
     assert ignored == (CHANGES_NOTHING | tracking) & (ignored | seen)
     assert {"seed", "sparsity", "mask.roles", "mask.names", "train.compile", "train.device", "optim.lr"} <= seen
 
