@@ -191,7 +191,7 @@ def _held(run: Path, file: Path) -> RunHeld:
 
 def _clock_of(folder: Path) -> float:
     """The time by the clock that stamps the files of a folder, which may be another machine's."""
-    probe = folder / f".clock-{socket.gethostname()}-{os.getpid()}"
+    probe = folder / f".clock-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
     probe.touch()
     try:
         return probe.stat().st_mtime
