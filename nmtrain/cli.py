@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nmtrain
 from nmtrain.config.choices import described, near
@@ -14,6 +15,10 @@ from nmtrain.launch.plugins import conf_folders, load_plugins, origin, without_y
 from nmtrain.launch.requeue import heed_outside_training
 from nmtrain.runs.loaded import place
 from nmtrain.runs.weights import BEST, EMA, LAST, Weights
+from nmtrain.training.distribution.place import Place, place_among_ranks
+
+if TYPE_CHECKING:
+    from nmtrain.training.distribution.ranks import Ranks
 
 HELP = """\
 nmtrain: train N:M structured-sparse networks
@@ -72,10 +77,12 @@ def _main(arguments: list[str]) -> int:
         if first == "--version":
             print(nmtrain.__version__)
             return 0
+        if (stand := place_among_ranks()) is not None:
+            return _train_together(stand, arguments, plugins)
         load_plugins(plugins)
         if first in commands:
             commands[first](arguments[1:])
-        elif "=" in first or first.startswith(("-", "~")):
+        elif _is_training(first):
             _train(arguments)
         else:
             raise UsageError(
@@ -96,12 +103,33 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
+def _is_training(first: str) -> bool:
+    """Whether a first argument is a setting or a flag."""
+    return "=" in first or first.startswith(("-", "~"))
+
+
+def _train_together(stand: Place, arguments: list[str], plugins: list[str]) -> int:
+    """The `train` command in one of several processes that a launcher has started."""
+    from nmtrain.launch.job import log_to_terminal
+    from nmtrain.launch.ranks import together
+
+    def work(ranks: Ranks) -> None:
+        load_plugins(plugins)
+        if arguments and not _is_training(arguments[0]) and arguments[0] != "train":
+            raise UsageError(f"{arguments[0]}: is done by one process, and WORLD_SIZE={stand.world} were started")
+        _train(arguments[1:] if arguments[:1] == ["train"] else arguments, ranks)
+
+    log_to_terminal(stand.rank)
+    together(stand, work, lambda error: print(error.told(), file=sys.stderr))
+    return 0
+
+
 # Flags of Hydra that show something and run nothing.
 _SHOWING = ("--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--shell-completion", "-sc", "--hydra-help")
 _FLAGS = ("-m", "--multirun", "--dry-run", "--config-dir", "--plugins", "--help", "--version", *_SHOWING)
 
 
-def _train(arguments: list[str]) -> None:
+def _train(arguments: list[str], ranks: Ranks | None = None) -> None:
     from nmtrain.config.compose import (
         compose_values,
         prepare_overrides,
@@ -110,7 +138,14 @@ def _train(arguments: list[str]) -> None:
         search_path_override,
         with_axes,
     )
-    from nmtrain.launch.job import checked, log_to_terminal, require_measured, require_single, run_job
+    from nmtrain.launch.job import (
+        checked,
+        log_to_terminal,
+        require_measured,
+        require_single,
+        run_as_rank,
+        run_job,
+    )
 
     heed_outside_training()
     settings, folders, flags, shown = _split(arguments)
@@ -122,6 +157,9 @@ def _train(arguments: list[str]) -> None:
     sweep = bool(flags & {"-m", "--multirun"})
     if show_config and sweep:
         raise UsageError("--cfg shows one configuration: leave -m out")
+    if sweep and ranks is not None:
+        told = "a sweep starts the processes of each run itself: nmtrain -m ... launch.processes="
+        raise UsageError(f"-m: {told}{ranks.world}, or launch.gpus={ranks.world}, without another launcher")
     search = search_path_override([*conf_folders(), *folders])
     overrides = search + prepare_overrides([*search, *settings], sweep or show_config)[len(search) :]
     if "--dry-run" in flags:
@@ -135,11 +173,15 @@ def _train(arguments: list[str]) -> None:
         run_sweep(with_axes(overrides))
     else:
         require_no_axes(overrides)
-        log_to_terminal()
+        if ranks is None:
+            log_to_terminal()
         config = checked(compose_values(overrides))
         require_single(config)
         require_measured([config])
-        run_job(config)
+        if ranks is None:
+            run_job(config)
+        else:
+            run_as_rank(config, ranks)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[Path], set[str], list[str]]:

@@ -25,7 +25,6 @@ import torch
 import torch._dynamo.utils
 import torch.nn.functional as F
 import transformers
-from accelerate import Accelerator
 from torch import Tensor
 
 from nmtrain.config.check import Config
@@ -34,6 +33,7 @@ from nmtrain.launch.job import checked
 from nmtrain.models import build_model
 from nmtrain.runs.folder import RunFolder
 from nmtrain.sparsity import NMPattern, nm_mask, sparsify_model
+from nmtrain.training.distribution.ranks import ALONE, Ranks
 from nmtrain.training.loading import load_task
 from nmtrain.training.loop import Trainer
 from nmtrain.training.plan import make_plan
@@ -135,16 +135,16 @@ def config_of(*overrides: str) -> Config:
 class OurUpdate:
     """One update of a run, `Trainer.update`, with a line in its records where one is due; through all phases."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, ranks: Ranks = ALONE) -> None:
         plan = make_plan(config)
-        accelerator = Accelerator(mixed_precision="no", cpu=config.train.device == "cpu")
+        device = ranks.begin(config.train, config.launch.timeout)
         torch.manual_seed(config.seed)
-        model = build_model(config.model, config.data_shape).to(accelerator.device)
+        model = build_model(config.model, config.data_shape).to(device)
         sparsify_model(model, plan.rules)
-        task = load_task(config, model, accelerator.device)
+        task = load_task(config, model, device, ranks)
         folder = RunFolder(Path(tempfile.mkdtemp()))
         folder.prepare()
-        self.trainer = Trainer(plan, model, task, accelerator, folder, None, {})
+        self.trainer = Trainer(plan, model, task, ranks, folder, None, {})
         self.trainer.forward.train()
         self.number = 0
 

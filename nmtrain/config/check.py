@@ -16,6 +16,7 @@ from nmtrain.config.faults import describe, no_such_name, written
 from nmtrain.config.naming import result_digest
 from nmtrain.config.schema import (
     ClusterConfig,
+    LaunchConfig,
     MaskConfig,
     MeasureConfig,
     ModelConfig,
@@ -50,6 +51,7 @@ class Config:
     measure: MeasureConfig
     tracking: TrackingConfig
     cluster: ClusterConfig
+    launch: LaunchConfig
     seed: int
     results_dir: Path
     init_from: Path | None  # the folder of the run whose final weights this one starts from
@@ -143,6 +145,7 @@ def check_config(values: dict[str, Any], data_shape: DataShape | TextShape | Non
         root.measure,
         root.tracking,
         root.cluster,
+        root.launch,
         root.seed,
         Path(os.path.expanduser(root.results_dir)),
         None if root.init_from is None else Path(root.init_from),
@@ -209,7 +212,7 @@ def _check_data(data: Any, model: ModelConfig | None, faults: list[str]) -> Data
 def _valid_sections(values: dict[str, Any]) -> dict[str, Any]:
     """Of a config with faults, what the checks across sections can still be made on."""
     valid: dict[str, Any] = {}
-    for name in ("model", "sparsity", "mask", "optim", "train", "measure", "init_from"):
+    for name in ("model", "sparsity", "mask", "optim", "train", "measure", "launch", "init_from"):
         given = Root.model_fields[name]
         section: Any = Annotated[given.annotation, given]
         try:

@@ -7,7 +7,7 @@ from typing import Any
 from nmtrain.config.faults import written
 from nmtrain.config.mixing import mixing_faults
 from nmtrain.config.naming import AS_BEFORE
-from nmtrain.config.schema import MaskConfig, ModelConfig, OptimConfig, TrainConfig
+from nmtrain.config.schema import LaunchConfig, MaskConfig, ModelConfig, OptimConfig, TrainConfig
 from nmtrain.data import DataShape, TextShape, data_names, headline
 
 
@@ -30,6 +30,8 @@ def combination_faults(valid: dict[str, Any], data: Any, shape: DataShape | Text
         faults += _mask_faults(mask)
     if train := valid.get("train"):
         faults += _train_faults(train, data, shape)
+    if (launch := valid.get("launch")) and train:
+        faults += _launch_faults(launch, train)
     if (measure := valid.get("measure")) and measure.patterns and measure.every is None:
         patterns = written(list(map(str, measure.patterns)))
         faults.append(f"measure.patterns={patterns}: has no effect with measure.every=null")
@@ -77,6 +79,42 @@ def _train_faults(train: TrainConfig, data: Any, shape: DataShape | TextShape | 
         )
     if shape is not None and size > shape.train_size:
         faults.append(f"train.batch_size={size}: exceeds the {shape.train_size} training samples")
+    return faults
+
+
+def _launch_faults(launch: LaunchConfig, train: TrainConfig) -> list[str]:
+    faults = []
+    if launch.gpus is not None and launch.processes is not None:
+        faults.append(f"launch.processes={launch.processes}: launch.gpus={launch.gpus} says so too; leave one null")
+    if launch.gpus is not None and train.device == "cpu":
+        faults.append(f"launch.gpus={launch.gpus}: train.device=cpu has none; allowed: launch.processes={launch.gpus}")
+    if launch.nodes > 1 and launch.gpus is None and launch.processes is None:
+        faults.append(f"launch.nodes={launch.nodes}: say how many processes each has: launch.gpus or launch.processes")
+    if faults or launch.world == 1:
+        return faults
+    return share_faults(train, launch.world)
+
+
+def share_faults(train: TrainConfig, world: int) -> list[str]:
+    """A line for each reason why ``world`` processes cannot share the batches of a run."""
+    size, parts = train.batch_size, train.micro_batches
+    told = f"train.batch_size={size} train.micro_batches={parts}"
+    faults = []
+    if size % (parts * world):
+        faults.append(
+            f"{told}: {world} processes cannot share micro-batches of {size // parts} samples equally; allowed: a"
+            f" train.batch_size that is a multiple of {parts * world}"
+        )
+    elif train.mixes and (size // world) % 2:
+        faults.append(
+            f"{told}: mixing pairs the images of a batch, and {world} processes have {size // world} of them each;"
+            f" allowed: a train.batch_size that is a multiple of {2 * world}"
+        )
+    if train.mixes and train.mix_mode != "batch":
+        faults.append(
+            f"train.mix_mode={train.mix_mode}: draws for one image after the other, of which {world} processes see but"
+            " their own; allowed: batch"
+        )
     return faults
 
 

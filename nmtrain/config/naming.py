@@ -22,6 +22,7 @@ NOT_RESULT = {
     ("tune",),
     ("model", "roles"),  # the default of mask.roles, no more
     ("tracking",),
+    ("launch",),
     ("measure", "patterns"),
     ("data", "cache_dir"),
     ("data", "max_damaged"),  # beyond it there is no result
@@ -48,6 +49,7 @@ AS_BEFORE: dict[tuple[str, ...], Any] = {
     ("train", "mix_mode"): "batch",
     ("train", "mix_switch"): 0.5,
     ("train", "mix_prob"): 1.0,
+    ("train", "sync_batchnorm"): False,
     ("train", "teacher"): None,
     ("train", "teacher_weight"): 0.5,
     ("train", "teacher_temperature"): 1.0,

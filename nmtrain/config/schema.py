@@ -130,8 +130,9 @@ class TrainConfig(Section):
     keep: Count = 2  # runs made before have neither this key nor the next
     keep_after: bool = False
     log_every: Count
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # runs made before have no such key, nor the two below
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # runs made before have no such key, nor those below
     keep_best: bool = False
+    sync_batchnorm: bool = False
     gradient_checkpointing: bool = False
 
     @property
@@ -154,6 +155,24 @@ class MeasureConfig(Section):
         if repeated:
             raise ValueError(f"names {', '.join(repeated)} more than once")
         return given
+
+
+class LaunchConfig(Section):
+    gpus: Count | None = None
+    processes: Count | None = None
+    nodes: Count = 1
+    timeout: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 600.0
+    compare_every: Count = 500
+
+    @property
+    def local_world(self) -> int:
+        """The processes of one machine."""
+        return self.gpus or self.processes or 1
+
+    @property
+    def world(self) -> int:
+        """The processes that train one run together, as far as nmtrain starts them itself."""
+        return self.local_world * self.nodes
 
 
 class NoTracking(Section):
@@ -230,6 +249,7 @@ class Root(Section):
     measure: MeasureConfig
     tracking: TrackingConfig
     cluster: ClusterConfig = NoCluster(name="none")  # runs made before have no such key, nor retry and allow_changed
+    launch: LaunchConfig = LaunchConfig()  # runs made before have no such section
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     results_dir: Annotated[str, Field(min_length=1)]
     init_from: Annotated[str, Field(min_length=1)] | None = None  # runs made before have no such key

@@ -7,15 +7,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nmtrain.config.check import Config, check_config
 from nmtrain.config.faults import written
 from nmtrain.data import options_of_model
 from nmtrain.errors import ConfigError, RunFolderError, Stopped
+from nmtrain.launch.ranks import require_started, start_ranks
 from nmtrain.launch.requeue import put_back_in_line
-from nmtrain.runs.folder import why_not_writable
+from nmtrain.runs.folder import RunFolder, why_not_writable
 from nmtrain.runs.starts import this_process
+
+if TYPE_CHECKING:
+    from nmtrain.training.distribution.ranks import Ranks
 
 
 def checked(values: dict[str, Any]) -> Config:
@@ -75,11 +79,30 @@ def require_single(config: Config) -> None:
 
 def run_job(config: Config) -> None:
     """One run, or its dry run, and what the terminal shows of it."""
+    if config.launch.world > 1 and not config.dry_run and not _is_finished(config):
+        start_ranks(config)
+    else:
+        _run(config, None)
+
+
+def run_as_rank(config: Config, ranks: Ranks) -> None:
+    """`run_job` by one of several processes that do it together."""
+    require_started(config, ranks.world)
+    _run(config, ranks)
+
+
+def _is_finished(config: Config) -> bool:
+    return not config.force and RunFolder(config.run_folder).state == "finished"
+
+
+def _run(config: Config, ranks: Ranks | None) -> None:
     if config.dry_run:
         from nmtrain.launch.terminal import show_plan
         from nmtrain.training.plan import make_plan
 
-        show_plan(make_plan(config))
+        plan = make_plan(config)
+        if ranks is None or ranks.is_first:
+            show_plan(plan)
         return
     from nmtrain.launch.terminal import show_summary, show_waiting
     from nmtrain.training.run import run
@@ -87,10 +110,13 @@ def run_job(config: Config) -> None:
     if this_process().restart:  # a job that was put back in line goes on with what it repeated before
         config = replace(config, force=False)
     try:
-        summary = run(config)
+        summary = run(config) if ranks is None else run(config, ranks)
     except Stopped as stopped:
-        put_back_in_line(stopped)
+        if ranks is None or ranks.is_first:
+            put_back_in_line(stopped)
         raise
+    if ranks is not None and not ranks.is_first:
+        return
     try:
         show_summary(summary, config.run_folder, config.split)
         show_waiting(summary["seconds"], config.data)
@@ -106,9 +132,11 @@ class _Terminal(logging.Handler):
         print(self.format(record), flush=True)
 
 
-def log_to_terminal() -> None:
-    """Show what is logged; a launcher's worker process starts without it."""
+def log_to_terminal(rank: int = 0) -> None:
+    """Show what is logged; a launcher's worker process starts without it. Ranks but the first show warnings alone."""
     logger = logging.getLogger("nmtrain")
     logger.setLevel(logging.DEBUG)
     if not any(isinstance(handler, _Terminal) for handler in logger.handlers):
-        logger.addHandler(_Terminal(logging.INFO))
+        terminal = _Terminal(logging.WARNING if rank else logging.INFO)
+        terminal.setFormatter(logging.Formatter(f"rank {rank}: %(message)s" if rank else "%(message)s"))
+        logger.addHandler(terminal)

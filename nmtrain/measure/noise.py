@@ -70,7 +70,7 @@ class NoiseMeter:
         model: stock or sparsified; the module itself, not its DDP or compiled wrapper.
         measured: by the sparsity that they are measured for, the tensors, as `sparsify_model` or, for a dense model,
             `resolve_rules` gives them.
-        optimizer: of this model; also accelerate's wrapper.
+        optimizer: of this model.
         every: updates per measurement.
         window: updates, at least 2.
     """

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from nmtrain.errors import ConfigError
 from nmtrain.runs.folder import write_whole
+from nmtrain.training.distribution.ranks import ALONE, Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +32,28 @@ def save_checkpoint(folder: Path, update: int, content: dict[str, Any], keep: in
     return path
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that is intact, on the CPU, or None. Damaged ones are named in a warning and removed."""
+def load_checkpoint(folder: Path, ranks: Ranks = ALONE) -> dict[str, Any] | None:
+    """The newest checkpoint that is intact, on the CPU, or None. Damaged ones are named in a warning and removed.
+
+    Raises:
+        ConfigError: where a rank does not see what the first one does.
+    """
+    path = ranks.of_first(lambda: _newest_intact(folder))
+    if path is None:
+        return None
+    try:
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(
+            [f"results_dir={folder.parent.parent}: there is no {path} here; name a folder that all machines share"]
+        ) from None
+    return loaded
+
+
+def _newest_intact(folder: Path) -> Path | None:
     for path in _newest_first(folder):
-        content = path.read_bytes()
-        if hashlib.blake2b(content, digest_size=8).hexdigest() == path.stem.partition("-")[2]:
-            loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            return loaded
+        if hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() == path.stem.partition("-")[2]:
+            return path
         logger.warning("%s is damaged (its content does not match its name); going back to the one before", path)
         path.unlink()
     return None

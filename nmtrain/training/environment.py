@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import platform
@@ -18,7 +19,7 @@ import torch
 
 from nmtrain.errors import ConfigError
 from nmtrain.runs.loaded import LOADED
-from nmtrain.runs.sweeps import code_digest
+from nmtrain.runs.sweeps import code_digest as code_of_results
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,6 @@ _PACKAGES = (
     "torch",
     "torchvision",
     "timm",
-    "accelerate",
     "hydra-core",
     "omegaconf",
     "numpy",
@@ -39,10 +39,8 @@ _PACKAGES = (
     "datasets",
     "sacrebleu",
 )
-# By these Accelerate changes what its arguments say: how gradients are averaged, precision, compilation, engines.
+# By these transformers, which knows Accelerate, loads weights for another engine than ours.
 _OF_ACCELERATE = ("ACCELERATE_*", "FSDP_*", "PARALLELISM_CONFIG_*")
-# By these it and torch look for other processes, as launchers set them. A run is one process.
-_OF_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # By these torch, its libraries of kernels, timm and transformers choose another precision, kernel or module.
 _CHANGING = (
     *("ATEN_CPU_CAPABILITY", "PYTORCH_SUM_INNER_TREE", "TORCH_LINEAR_FLATTEN_3D", "TORCH_MKLDNN_*"),
@@ -70,7 +68,7 @@ def describe_environment(device: torch.device, compiled: bool) -> dict[str, Any]
         "cpu_count": os.cpu_count(),
         "variables": _set(*_CHANGING, *(_CHANGING_COMPILED if compiled else ())),
         "git_commit": _git_commit(),
-        "code": code_digest(),
+        "code": code_of_results(),
         "plugins": [plugin.record() for plugin in LOADED],
         "fixes": FIXES,
         "command": sys.argv[1:],
@@ -95,6 +93,17 @@ def require_device(device: str) -> None:
 def package_versions() -> dict[str, str]:
     """Of Python and of the packages that a number may depend on."""
     return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
+
+
+def code_digest() -> str:
+    """Of our own code and the plug-ins, as this process has them."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(root.rglob("*.py")):
+        digest.update(f"{file.relative_to(root)}\n".encode() + file.read_bytes())
+    for plugin in LOADED:
+        digest.update(f"{plugin.name} {plugin.hash}\n".encode())
+    return digest.hexdigest()
 
 
 def environments_before(last: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
@@ -124,11 +133,8 @@ def warn_of_variables(environment: dict[str, Any]) -> None:
 
 @contextmanager
 def without_accelerate_variables() -> Iterator[None]:
-    """Accelerate believes its variables more than its arguments; here it sees none, and one line names them.
-
-    Those of a launcher that started one process are hidden too: of several, the others are refused by the run's lock.
-    """
-    hidden = _set(*_OF_ACCELERATE, *_OF_LAUNCHERS)
+    """Inside, no variable of Accelerate is seen, and one line names them."""
+    hidden = _set(*_OF_ACCELERATE)
     if hidden:
         logger.warning("ignored, since a run depends on its config alone: %s", ", ".join(hidden))
     for name in hidden:

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from nmtrain.config.schema import TrainConfig
 from nmtrain.data.images.batches import ImageBatches
 from nmtrain.data.seeds import mix_seed
+from nmtrain.errors import TrainingError
 from nmtrain.training.distillation import Teacher
+from nmtrain.training.distribution.ranks import ALONE, Ranks
+from nmtrain.training.distribution.shares import share
 from nmtrain.training.mixing import mixed, mixer
 from nmtrain.training.task import Work
 
@@ -29,8 +32,9 @@ class ImageClassification:
     headline = "accuracy"
     teacher: Teacher | None = None
 
-    def __init__(self, data: ImageBatches, train: TrainConfig, seed: int) -> None:
-        self.data, self.train, self.seed = data, train, seed
+    def __init__(self, data: ImageBatches, train: TrainConfig, seed: int, ranks: Ranks = ALONE) -> None:
+        self.data, self.train, self.seed, self.ranks = data, train, seed, ranks
+        self._share = {} if ranks.world == 1 else {"places": share(train, ranks.rank, ranks.world)}
         self.damaged = data.damaged
         self.signatures: dict[str, str] = {}
         self._mixer = mixer(train, data.shape.num_classes)
@@ -42,9 +46,9 @@ class ImageClassification:
             self._criterion = nn.CrossEntropyLoss(label_smoothing=0.0 if self._mixer else smoothing)
 
     def batches(self, update: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Equal parts of the update's batch, whose images are mixed before it is cut."""
+        """Equal parts of this rank's share of the update's batch, whose images are mixed before it is cut."""
         parts = self.train.micro_batches
-        inputs, targets = self.data.train_batch(update, self.train.batch_size)
+        inputs, targets = self.data.train_batch(update, self.train.batch_size, **self._share)
         if self._mixer:
             inputs, targets = mixed(self._mixer, inputs, targets, mix_seed("mix", self.seed, update))
         inputs = self._laid_out(inputs)
@@ -80,7 +84,8 @@ class ImageClassification:
         count = 0
         loss = correct = among_five = torch.zeros((), dtype=torch.float64)
         has_top = self.data.shape.num_classes > _TOP
-        for inputs, targets in self.data.val_batches(batch_size):
+        batches = self.data.val_batches(batch_size, **self.ranks.turns)
+        for inputs, targets in self.ranks.marked(batches, "evaluating"):
             logits = model(self._laid_out(inputs)).float()
             loss = loss + F.cross_entropy(logits, targets, reduction="sum")
             correct = correct + (logits.argmax(1) == targets).sum()
@@ -88,5 +93,8 @@ class ImageClassification:
             if has_top:
                 among_five = among_five + (logits.topk(_TOP).indices == targets[:, None]).sum()
         model.train()
-        metrics = {"loss": float(loss) / count, "accuracy": float(correct) / count}
-        return metrics | ({"top5": float(among_five) / count} if has_top else {})
+        total, right, near, scored = self.ranks.summed(loss, correct, among_five, torch.tensor(count))
+        if not scored:
+            told = f"none of the {self.data.shape.val_size} images to evaluate on can be read"
+            raise TrainingError(f"data={self.data.name}: {told}")
+        return {"loss": total / scored, "accuracy": right / scored} | ({"top5": near / scored} if has_top else {})

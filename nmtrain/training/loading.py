@@ -11,11 +11,12 @@ from nmtrain.config.check import Config
 from nmtrain.data import load_data, local_digests
 from nmtrain.data.digest import EXAMPLES, changed_files, file_digests
 from nmtrain.data.images.batches import ImageBatches
+from nmtrain.training.distribution.ranks import ALONE, Ranks
 from nmtrain.training.image_task import ImageClassification
 from nmtrain.training.task import Task
 
 
-def load_task(config: Config, model: nn.Module, device: torch.device) -> Task:
+def load_task(config: Config, model: nn.Module, device: torch.device, ranks: Ranks = ALONE) -> Task:
     """The data of a config, and what its model learns from them.
 
     Args:
@@ -27,7 +28,7 @@ def load_task(config: Config, model: nn.Module, device: torch.device) -> Task:
     if not config.model.reads_text:
         images = load_data(**config.data, seed=config.seed)
         assert isinstance(images, ImageBatches)
-        return ImageClassification(images.to(device), config.train, config.seed)
+        return ImageClassification(images.to(device), config.train, config.seed, ranks)
     from nmtrain.data.text.batches import TextData
     from nmtrain.models.language import build_tokenizer
     from nmtrain.training.text_task import TextClassification, TextRegression, TextToText
@@ -38,12 +39,17 @@ def load_task(config: Config, model: nn.Module, device: torch.device) -> Task:
     )
     assert isinstance(text, TextData)
     if not classifies:
-        return TextToText(model, text, config.train)
-    return (TextRegression if text.shape.is_regression else TextClassification)(model, text, config.train)
+        return TextToText(model, text, config.train, ranks)
+    return (TextRegression if text.shape.is_regression else TextClassification)(model, text, config.train, ranks)
 
 
 def load_same_task(
-    config: Config, model: nn.Module, device: torch.device, before: dict[str, str], refuse: Callable[[str], None]
+    config: Config,
+    model: nn.Module,
+    device: torch.device,
+    ranks: Ranks,
+    before: dict[str, str],
+    refuse: Callable[[str], None],
 ) -> tuple[Task, dict[str, str]]:
     """`load_task`, and what the data are: a digest of each local file that they are read from, of those that describe a
     checkpoint and its tokenizer, and of all examples.
@@ -56,7 +62,7 @@ def load_same_task(
     names = changed_files(before, now) if before else []
     if names:
         refuse(other_files(names))
-    task = load_task(config, model, device)
+    task = load_task(config, model, device, ranks)
     now[EXAMPLES] = task.data.digest()
     if before and before[EXAMPLES] != now[EXAMPLES] and not names:
         refuse(other_examples(config))

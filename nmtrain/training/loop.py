@@ -10,7 +10,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from nmtrain.config.check import Config
@@ -20,14 +19,16 @@ from nmtrain.measure import NoiseMeter
 from nmtrain.models.recompute import recompute_blocks, statistics_kept
 from nmtrain.runs.folder import Records, RunFolder
 from nmtrain.sparsity import sparsity_control
-from nmtrain.tracking import open_sink
+from nmtrain.tracking import Sink, open_sink
 from nmtrain.training.best import BestWeights
 from nmtrain.training.checkpoint import save_checkpoint
+from nmtrain.training.distribution.ranks import Ranks
+from nmtrain.training.distribution.replicas import replicas
 from nmtrain.training.ema import WeightAverage
 from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate, take_step
 from nmtrain.training.plan import Plan
 from nmtrain.training.precision import LossScale, autocast
-from nmtrain.training.signals import StopRequest
+from nmtrain.training.signals import StopRequest, asked_by
 from nmtrain.training.switch import AutoSwitch
 from nmtrain.training.task import Task
 
@@ -48,31 +49,32 @@ class Trainer:
         plan: Plan,
         model: nn.Module,
         task: Task,
-        accelerator: Accelerator,
+        ranks: Ranks,
         folder: RunFolder,
         checkpoint: dict[str, Any] | None,
         data: dict[str, str],
     ) -> None:
         self.plan, self.config, self.folder, self.task = plan, plan.config, folder, task
         self.data = data  # digests, see `data_digests`
-        self.accelerator = accelerator
+        self.ranks = ranks
+        self.device = next(model.parameters()).device
         self.total = plan.config.total_updates
         self.model = model
         self.control = sparsity_control(model)
         if checkpoint:
             model.load_state_dict(checkpoint["model"])
             remembered = checkpoint.get("remembered", {})  # checkpoints of before have none
-            self.control.remembered = {label: left.to(accelerator.device) for label, left in remembered.items()}
+            self.control.remembered = {label: left.to(self.device) for label, left in remembered.items()}
         self.normalizing = recompute_blocks(model) if plan.config.train.gradient_checkpointing else []
-        self.forward, self.optimizer = accelerator.prepare(
-            compiled(model, plan.config.train.compile), build_optimizer(model, plan.config.optim)
-        )
-        self.loss_scale = LossScale(accelerator.device, plan.config.train.precision)
+        self.forward = compiled(model, plan.config.train.compile)
+        self.replicas = replicas(ranks, self.forward, model, self.config)
+        self.optimizer = build_optimizer(model, plan.config.optim)
+        self.loss_scale = LossScale(self.device, plan.config.train.precision)
         ema = plan.config.train.ema
         self.average = None if ema is None else WeightAverage(model, ema)
         self.best = BestWeights(task.headline) if plan.config.train.keep_best else None
         self.done = 0  # updates
-        self.loss_sum = torch.zeros((), device=accelerator.device)  # over the updates since the last line
+        self.loss_sum = torch.zeros((), device=self.device)  # over the updates since the last line
         self.loss_count = 0
         self.seconds = {"train": 0.0, "eval": 0.0, "data": 0.0}
         self.switched_at: int | None = checkpoint.get("switched_at") if checkpoint else None
@@ -89,7 +91,7 @@ class Trainer:
         lengths = checkpoint["lengths"] if checkpoint else {"metrics": 0, "noise": 0}
         self.metrics = Records(folder / "metrics.jsonl", lengths["metrics"])
         self.noise = Records(folder / "noise.jsonl", lengths["noise"])
-        self.sink = open_sink(plan.config, folder)
+        self.sink = open_sink(plan.config, folder) if ranks.is_first else Sink()
 
     def _take_up(self, checkpoint: dict[str, Any]) -> None:
         """Go on from what a checkpoint holds beside the weights, which are there already."""
@@ -97,7 +99,7 @@ class Trainer:
         if self.config.train.precision == "fp16":
             self.loss_scale.load_state_dict(checkpoint["loss_scale"])
         self.done = checkpoint["done"]
-        self.loss_sum, self.loss_count = checkpoint["loss_sum"].to(self.accelerator.device), checkpoint["loss_count"]
+        self.loss_sum, self.loss_count = checkpoint["loss_sum"].to(self.device), checkpoint["loss_count"]
         self.seconds = checkpoint["seconds"]
         self.task.damaged.update(checkpoint.get("damaged", {}))  # checkpoints of before have none
         if self.average:
@@ -131,9 +133,11 @@ class Trainer:
             if last or (evaluate if train.checkpoint_every is None else self.done % train.checkpoint_every == 0):
                 self.save()
             yield self.done
-            if (by := stop.by) is not None and not last:
+            if (number := self.ranks.most(stop.number)) and not last:
                 self.save()
-                raise Stopped(f"{by} after update {self.done} of {self.total}", by)
+                raise Stopped(f"{asked_by(number)} after update {self.done} of {self.total}", asked_by(number))
+            if self.done % self.config.launch.compare_every == 0:
+                self.replicas.require_same(self.model.state_dict(), self.done)
 
     def update(self, number: int) -> tuple[torch.Tensor | None, float]:
         """One optimizer update: masks, forward and backward over the micro-batches, step."""
@@ -144,15 +148,18 @@ class Trainer:
             self.control.update({target: recipe.at(number, self.total) for target, recipe in config.recipes.items()})
             rate = learning_rate(config.optim, number, self.total)
             set_learning_rate(self.optimizer, rate)
-            self.seed(mix_seed("update", config.seed, number))  # dropout and drop path
+            self.seed(mix_seed("update", config.seed, number, *self.ranks.apart))  # dropout and drop path
             for part, batch in enumerate(batches, start=1):
-                synchronize = part == config.train.micro_batches
-                with nullcontext() if synchronize else self.accelerator.no_sync(self.forward):
+                last = part == config.train.micro_batches
+                self.ranks.mark(f"update {number + 1}, part {part}")
+                with nullcontext() if last else self.replicas.adding_up():
                     with self.autocast():
-                        loss = self.task.loss(self.forward, batch)
+                        loss = self.task.loss(self.replicas.forward, batch)
+                    self.ranks.mark(f"the backward of update {number + 1}, part {part}")
                     with statistics_kept(self.normalizing):
-                        self.accelerator.backward(self.loss_scale.scaled(loss))
+                        self.loss_scale.scaled(loss).backward()
                 self.loss_sum += loss.detach()
+            self.replicas.settle()
             grad_norm = self.step(number) if self.loss_scale.unscale(self.optimizer) else None
             self.optimizer.zero_grad()
             self.loss_count += 1
@@ -166,7 +173,7 @@ class Trainer:
             self.meter.see_gradients(number)
         grad_norm = None
         if self.config.optim.clip_norm is not None:
-            grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+            grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         if self.switch:
             self.switch.see_gradients()
         take_step(self.optimizer, self.control.with_held_variance())
@@ -177,7 +184,7 @@ class Trainer:
         return grad_norm
 
     def autocast(self) -> torch.autocast:
-        return autocast(self.accelerator.device, self.config.train.precision)
+        return autocast(self.device, self.config.train.precision)
 
     def end_dense_phase(self, change: float) -> None:
         """From here on the run follows its recipe as if the config had named this update."""
@@ -188,7 +195,7 @@ class Trainer:
 
     def seed(self, seed: int) -> None:
         """What `torch.manual_seed` does, which on a CPU also notes for other devices who seeded them: 0.4 ms."""
-        (torch.default_generator if self.accelerator.device.type == "cpu" else torch).manual_seed(seed)
+        (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(seed)
 
     def log_training(self, grad_norm: torch.Tensor | None, rate: float) -> None:
         """A line with the mean loss since the last one."""
@@ -208,8 +215,8 @@ class Trainer:
         self.loss_count = 0
 
     def checked_loss(self) -> float:
-        """Mean loss since the last line. Raises TrainingError if it is not finite."""
-        loss = float(self.loss_sum) / max(1, self.loss_count)
+        """Mean loss since the last line, over all ranks. Raises TrainingError if it is not finite."""
+        loss = float(self.ranks.mean(self.loss_sum)) / max(1, self.loss_count)
         if not math.isfinite(loss):
             first = self.done - self.loss_count + 1
             overflows = "; train.precision=bf16 does not overflow" if self.config.train.precision == "fp16" else ""
@@ -253,7 +260,15 @@ class Trainer:
             return "projected model" if split == "final" else "validation"
         return f"projected model, {self.config.split}" if split == "final" else self.config.split
 
+    def share_damage(self) -> None:
+        """What other ranks could not read, and have named on the terminal, counts here too and is in the log."""
+        for theirs in self.ranks.gathered(dict(self.task.damaged)):
+            for name in theirs.keys() - self.task.damaged.keys():
+                self.task.damaged[name] = theirs[name]
+                logger.debug("%s cannot be read and is left out: %s", name, theirs[name])
+
     def record(self, split: str, **values: Any) -> None:
+        self.share_damage()
         record = {"update": self.done, "epoch": self.epoch(self.done), "split": split}
         phase, phase_flops = self.plan.curve.phase_flops(self.done)
         record |= {"flops": self.plan.curve.flops(self.done), "phase": phase, "phase_flops": phase_flops, **values}
@@ -272,8 +287,10 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint. A loss or weight that is not finite is raised instead: the last good one stays."""
         self.checked_loss()
+        self.share_damage()
         if broken := [name for name, p in self.model.named_parameters() if not p.isfinite().all()]:
             raise TrainingError(f"{len(broken)} weights are not finite after update {self.done}, first {broken[0]}")
+        self.replicas.require_same(self.model.state_dict(), self.done)
         content = {
             "done": self.done,
             "total": self.total,
@@ -282,7 +299,7 @@ class Trainer:
             "remembered": self.control.remembered,
             "optimizer": self.optimizer.state_dict(),
             "loss_scale": self.loss_scale.state_dict(),
-            "loss_sum": self.loss_sum,
+            "loss_sum": self.ranks.mean(self.loss_sum),
             "loss_count": self.loss_count,
             "seconds": self.seconds,
             "damaged": dict(self.task.damaged),
@@ -293,7 +310,8 @@ class Trainer:
             "best": self.best.state_dict() if self.best else None,
             "lengths": {"metrics": self.metrics.sync(), "noise": self.noise.sync()},
         }
-        save_checkpoint(self.folder / "checkpoints", self.done, content, self.config.train.keep)
+        keep = self.config.train.keep
+        self.ranks.of_first(lambda: save_checkpoint(self.folder / "checkpoints", self.done, content, keep))
 
     def close(self, summary: dict[str, Any] | None) -> None:
         """End what reads ahead, the records and their mirror; ``summary`` is that of a finished run."""

@@ -246,6 +246,16 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     return list(faults)
 
 
+def has_idle_weights(config: Config) -> bool:
+    """Whether an update leaves some weights of the model without a gradient, as LED's of global attention."""
+    model, inputs, _ = _built(config)
+    uncached = {"use_cache": False} if config.model.kind == "text_to_text" else {}
+    with _values(config):
+        outputs = _forward(model.train(), inputs, **uncached)
+        (outputs if isinstance(outputs, Tensor) else outputs.logits).sum().backward()
+    return any(parameter.grad is None for parameter in model.parameters() if parameter.requires_grad)
+
+
 def _also_needed(config: Config, model: nn.Module) -> list[str]:
     """Refuse what a run needs beside its model and cannot have; a line where it will not be taken as it is."""
     if (decay := config.optim.layer_decay) is not None:

@@ -1,7 +1,4 @@
-"""Half precision: what is computed in it, and the scale by which fp16 keeps small gradients from vanishing.
-
-Accelerate has both too, but fp16 on a GPU only, and there its optimizer skips steps by itself; here one way serves all.
-"""
+"""Half precision: what is computed in it, and the scale by which fp16 keeps small gradients from vanishing."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress(total: int, done: int) -> Iterator[Any]:
+def progress(total: int, done: int, shown: bool = True) -> Iterator[Any]:
     """A progress bar where someone watches; elsewhere the log lines of the evaluations are enough."""
     columns = (TextColumn("update"), MofNCompleteColumn(), BarColumn(bar_width=None), TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
+    with Progress(*columns, disable=not (shown and sys.stdout.isatty())) as bar:
         task = bar.add_task("update", total=total, completed=done)
         yield lambda done: bar.update(task, completed=done)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from nmtrain.config.check import Config
 from nmtrain.data.images.batches import ImageBatches
@@ -20,9 +22,13 @@ from nmtrain.runs.weights import BEST, EMA, LAST
 from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, stock_state_dict, verify_sparsity
 from nmtrain.training.checkpoint import drop_checkpoints, load_checkpoint
 from nmtrain.training.disk import require_space
+from nmtrain.training.distribution.ranks import ALONE, Ranks
+from nmtrain.training.distribution.replicas import with_batch_norm
 from nmtrain.training.environment import (
+    code_digest,
     describe_environment,
     environments_before,
+    package_versions,
     require_device,
     warn_of_variables,
     without_accelerate_variables,
@@ -36,14 +42,17 @@ from nmtrain.training.progress import progress
 from nmtrain.training.signals import end_of_job, stop_requests
 from nmtrain.training.start import start_digest, starting_model
 from nmtrain.training.status import logged_to, status_kept
-from nmtrain.training.summary import summarize
+from nmtrain.training.summary import Used, summarize, whole_run
 from nmtrain.training.teacher import load_teacher, teacher_digest
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Train one run, or go on with it, or do nothing if it is finished; returns its summary.
+
+    Args:
+        ranks: that train it together. The first one holds the folder and writes to it.
 
     Raises:
         ConfigError: for what only shapes can show.
@@ -52,20 +61,42 @@ def run(config: Config) -> dict[str, Any]:
         Stopped: after Ctrl-C or SIGTERM; the folder says ``preempted`` and the same command goes on.
     """
     require_device(config.train.device)
+    values = {key: value for key, value in config.values.items() if key != "launch"}
+    ranks.require_same({**values, "nmtrain": code_digest(), "versions": package_versions()})
     plan = make_plan(config)
+    device = ranks.begin(config.train, config.launch.timeout)
+    with ExitStack() as held:
+        folder, owner = held.enter_context(_scratch() if ranks.rank else _held(config, plan))
+        finished = ranks.of_first(lambda: finished_before(config, folder))
+        if finished is not None:
+            return finished
+        with logged_to(folder / "train.log"), status_kept(folder, ranks), without_accelerate_variables():
+            return _train(plan, folder, owner, ranks, device)
+
+
+@contextmanager
+def _held(config: Config, plan: Plan) -> Iterator[tuple[RunFolder, Owner | None]]:
+    """The run's folder, held against other processes."""
     folder = RunFolder(config.run_folder)
     require_space(plan)
     folder.prepare()
-    if summary := finished_before(config, folder):
-        return summary
+    if finished_before(config, folder) is not None:  # which needs no hold
+        yield folder, None
+        return
     with folder.locked() as owner:
-        if summary := finished_before(config, folder):  # by another process meanwhile
-            return summary
         if config.force:
             owner.forget_before()
             folder.clear()
-        with logged_to(folder / "train.log"), status_kept(folder), without_accelerate_variables():
-            return _train(plan, folder, owner)
+        yield folder, owner
+
+
+@contextmanager
+def _scratch() -> Iterator[tuple[RunFolder, Owner | None]]:
+    """For a rank that has nothing to write: what it writes all the same is thrown away."""
+    with tempfile.TemporaryDirectory(prefix="nmtrain-rank-") as path:
+        folder = RunFolder(Path(path))
+        folder.prepare()
+        yield folder, None
 
 
 def finished_before(config: Config, folder: RunFolder) -> dict[str, Any] | None:
@@ -87,25 +118,30 @@ def _not_measured(config: Config, folder: RunFolder) -> list[str]:
     return [str(pattern) for pattern in asked if pattern not in measured]
 
 
-def _train(plan: Plan, folder: RunFolder, owner: Owner) -> dict[str, Any]:
+def _train(plan: Plan, folder: RunFolder, owner: Owner | None, ranks: Ranks, device: torch.device) -> dict[str, Any]:
     started = time.perf_counter()
     folder.set_status("running")
-    for warning in plan.warnings:
-        logger.warning(warning)
-    trainer = _start(plan, folder)
-    owner.begins(trainer.done, trainer.total)
+    with _said_once(ranks):
+        for warning in plan.warnings:
+            logger.warning(warning)
+        trainer = _start(plan, folder, ranks, device)
+    if owner:
+        owner.begins(trainer.done, trainer.total)
     before = sum(trainer.seconds.values())
     summary = None
     try:
-        with stop_requests(end_of_job()) as stop, progress(trainer.total, trainer.done) as advance:
+        with (
+            stop_requests(end_of_job()) as stop,
+            progress(trainer.total, trainer.done, ranks.is_first) as advance,
+        ):
             for done in trainer.train(stop):
-                owner.reached(done)
+                if owner:
+                    owner.reached(done)
                 advance(done)
-        metrics, zeros = _finish(trainer)
-        seconds = {"total": before + time.perf_counter() - started, **trainer.seconds}
-        summary = summarize(trainer, metrics, seconds) | {"kept_zeros": zeros}
-        folder.write_json("summary.json", summary)
-        folder.set_status("finished")
+        trainer.control.update(final_states(trainer.config))
+        metrics = trainer.evaluate("final")
+        used = whole_run(trainer, before + time.perf_counter() - started)
+        summary = ranks.of_first(lambda: _finish(trainer, metrics, used))
         if not plan.config.train.keep_after:
             drop_checkpoints(folder / "checkpoints")
     finally:
@@ -113,18 +149,29 @@ def _train(plan: Plan, folder: RunFolder, owner: Owner) -> dict[str, Any]:
     return summary
 
 
-def _start(plan: Plan, folder: RunFolder) -> Trainer:
+@contextmanager
+def _said_once(ranks: Ranks) -> Iterator[None]:
+    """Inside, all ranks find the same to warn of, and the first one says it."""
+    if not ranks.is_first:
+        logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        if not ranks.is_first:
+            logging.disable(logging.NOTSET)
+
+
+def _start(plan: Plan, folder: RunFolder, ranks: Ranks, device: torch.device) -> Trainer:
     """Model, data and optimizer as the config says, or as the newest checkpoint left them."""
     config = plan.config
-    AcceleratorState._reset_state(reset_partial_state=True)  # a sweep trains several runs in one process
-    # Precision is ours, see `nmtrain.training.precision`.
-    accelerator = Accelerator(mixed_precision="no", cpu=config.train.device == "cpu")
     content = yaml.safe_dump(config.values, sort_keys=False).encode()
     write_whole(folder / "config.yaml", lambda file: file.write(content))
-    checkpoint = load_checkpoint(folder / "checkpoints")
+    checkpoint = load_checkpoint(config.run_folder / "checkpoints", ranks)
     if checkpoint and (update := checkpoint.get("switched_at")) is not None:
         plan = plan.switched(update)
-    environment = describe_environment(accelerator.device, bool(config.train.compile))
+    environment = describe_environment(device, bool(config.train.compile))
+    if ranks.world > 1:
+        environment["ranks"] = ranks.world
     environment["recipe"] = config.recipe.record()  # for reports without the plug-in that it may be of
     warn_of_variables(environment)
     if checkpoint and (last := folder.environment):
@@ -134,15 +181,17 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
 
     torch.manual_seed(config.seed)
     try:
-        model = starting_model(config, checkpoint).to(accelerator.device)
+        model = starting_model(config, checkpoint).to(device)
     except ValueError as error:  # of a checkpoint's weights, which the plan does not read
         raise ConfigError(str(error).splitlines()) from error
+    model = with_batch_norm(ranks, model, config.train, device)
     sparsify_model(model, plan.rules)
     before = checkpoint.get("data", {}) if checkpoint else {}
-    task, environment["data"] = load_same_task(config, model, accelerator.device, before, _refuse_other_data)
+    task, environment["data"] = load_same_task(config, model, device, ranks, before, _refuse_other_data)
     environment["data"] |= start_digest(config, before, _refuse_other_data)
     environment["data"] |= teacher_digest(config, before, _refuse_other_data)
-    task.teacher = load_teacher(config, task.data, accelerator.device)
+    ranks.require_same({"digest of": environment["data"]})
+    task.teacher = load_teacher(config, task.data, device)
     folder.write_json("environment.json", environment)
     if isinstance(task.data, ImageBatches):
         keep_images(folder, task.data)
@@ -154,9 +203,9 @@ def _start(plan: Plan, folder: RunFolder) -> Trainer:
         told = f"paid for {checkpoint['total']} updates when this run began, and for {total} now"
         raise ConfigError([f"train.flops={config.train.flops:g}: {told}; force=true starts the run from nothing"])
     folder.write_json("sparse_tensors.json", plan.sparse_tensors_json())
-    trainer = Trainer(plan, model, task, accelerator, folder, checkpoint, environment["data"])
+    trainer = Trainer(plan, model, task, ranks, folder, checkpoint, environment["data"])
     logger.info("%s %s", f"resuming at update {trainer.done} of" if checkpoint else "training", folder.path)
-    if accelerator.device.type == "cuda":
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     return trainer
 
@@ -165,15 +214,11 @@ def _refuse_other_data(change: str) -> None:
     raise DataError(f"{change}; put back what was there, or force=true starts the run from nothing")
 
 
-def _finish(trainer: Trainer) -> tuple[dict[str, float], int]:
-    """Project to the exact target, score what came out, check it group by group and save it.
+def _finish(trainer: Trainer, metrics: dict[str, float], used: Used) -> dict[str, Any]:
+    """Project to the exact target what was scored, check it group by group and save it; returns the summary.
 
     So with the averaged weights, by the same masks; those that were best are projected since they were scored.
-
-    Returns the metrics, and how many kept weights are exactly zero.
     """
-    trainer.control.update(final_states(trainer.config))
-    metrics = trainer.evaluate("final")
     others = {}
     if trainer.average:
         with trainer.average.in_place():
@@ -189,4 +234,7 @@ def _finish(trainer: Trainer) -> tuple[dict[str, float], int]:
         trainer.model.load_state_dict(weights)
         verify_sparsity(trainer.model, trainer.plan.rules)
         save_weights(trainer.model, trainer.folder / kind.file)
-    return metrics, zeros
+    summary = summarize(trainer, metrics, used) | {"kept_zeros": zeros}
+    trainer.folder.write_json("summary.json", summary)
+    trainer.folder.set_status("finished")
+    return summary

@@ -12,6 +12,7 @@ from nmtrain.data.images.files.ahead import worker_fault
 from nmtrain.errors import ConfigError, DataError, NmtrainError, Stopped, TakenOver, TrainingError
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.loaded import in_plugin
+from nmtrain.training.distribution.ranks import ALONE, Ranks
 from nmtrain.training.memory import full_memory
 
 logger = logging.getLogger(__name__)
@@ -19,10 +20,11 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def status_kept(folder: RunFolder) -> Iterator[None]:
+def status_kept(folder: RunFolder, ranks: Ranks = ALONE) -> Iterator[None]:
     """Whatever ends the run, its folder says so, with the reason; the traceback goes to its log."""
     try:
-        yield
+        with ranks.failing(lambda failure: folder.set_status("failed", str(failure))):
+            yield
     except TakenOver:  # the folder is another's
         raise
     except Stopped as stopped:
@@ -33,7 +35,9 @@ def status_kept(folder: RunFolder) -> Iterator[None]:
         raise
     except Exception as error:
         failure: NmtrainError
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        if (theirs := ranks.blamed(error)) is not None:
+            failure = theirs
+        elif isinstance(error, OSError) and error.errno in _DISK_FULL:
             failure = TrainingError(
                 f"{folder.path}: {error.strerror}. Nothing already written is lost; free some space and repeat the"
                 " command to resume"
@@ -44,7 +48,8 @@ def status_kept(folder: RunFolder) -> Iterator[None]:
             failure = TrainingError(told)
         else:
             failure = TrainingError(
-                f"{type(error).__name__}: {error}{in_plugin(error)} (traceback in {folder / 'train.log'})"
+                f"{type(error).__name__}: {error}{in_plugin(error)}"
+                + (f" (traceback in {folder / 'train.log'})" if ranks.is_first else "")
             )
         logging.getLogger("nmtrain.traceback").debug("training failed", exc_info=error)
         try:

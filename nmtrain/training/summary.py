@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +14,25 @@ from nmtrain.training.loop import Trainer
 SUMMARY_SCHEMA = 1
 
 
-def summarize(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, float]) -> dict[str, Any]:
-    """Of a run whose weights are saved; ``metrics`` and ``seconds`` are those of the whole run."""
-    plan, config = trainer.plan, trainer.config
+@dataclass(frozen=True)
+class Used:
+    """What the whole run took; of several ranks, the most that one did."""
+
+    seconds: dict[str, float]
+    memory: int  # bytes at the peak
+
+
+def whole_run(trainer: Trainer, seconds: float) -> Used:
+    """What a run took, which is done but for its saving; ``seconds`` in all."""
+    own = Used({"total": seconds, **trainer.seconds}, _peak_memory(trainer.device))
+    found = trainer.ranks.gathered(own)
+    most = {what: max(used.seconds[what] for used in found) for what in own.seconds}
+    return Used(most, max(used.memory for used in found))
+
+
+def summarize(trainer: Trainer, metrics: dict[str, float], used: Used) -> dict[str, Any]:
+    """Of a run whose weights are saved; ``metrics`` are those of the whole run."""
+    plan, config, seconds = trainer.plan, trainer.config, used.seconds
     work = trainer.task.work(trainer.total)
     return {
         "schema": SUMMARY_SCHEMA,
@@ -44,7 +61,7 @@ def summarize(trainer: Trainer, metrics: dict[str, float], seconds: dict[str, fl
         "throughput": {"unit": work.unit, "per_second": work.amount / seconds["train"]},
         **({} if work.padding is None else {"padding": work.padding}),
         **({"damaged": len(trainer.task.damaged)} if "max_damaged" in config.data else {}),
-        "peak_memory_bytes": _peak_memory(trainer.accelerator.device),
+        "peak_memory_bytes": used.memory,
         "fixes": FIXES,
         "status": "finished",
     }

@@ -26,7 +26,7 @@ class Work:
 
 
 class Task(Protocol):
-    """What the loop asks of a task; batches are the task's own affair."""
+    """What the loop asks of a task; batches are the task's own affair, and so is which part of them a rank has."""
 
     headline: str  # the metric of `evaluate` that tables show
     damaged: dict[str, str]  # the samples that could not be read so far, and why
@@ -41,7 +41,8 @@ class Task(Protocol):
         """The micro-batches of one update: a pure function of the run's seed and the update number."""
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The micro-batch's part of the update's mean loss: the parts of all micro-batches add up to it."""
+        """The micro-batch's part of the update's mean loss: the parts of all micro-batches add up to it. Where ranks
+        share them, the means over ranks of the parts do."""
 
     def evaluate(self, model: nn.Module, batch_size: int) -> dict[str, float]:
         """Metrics on the split that the run is evaluated on; leaves the model training."""

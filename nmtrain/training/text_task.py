@@ -21,6 +21,8 @@ from nmtrain.data.text.tokens import Tokenizer
 from nmtrain.measure import Lengths
 from nmtrain.models.language import reads_token_types
 from nmtrain.training.distillation import Teacher
+from nmtrain.training.distribution.ranks import ALONE, Ranks
+from nmtrain.training.distribution.shares import share
 from nmtrain.training.task import Work
 
 
@@ -29,7 +31,7 @@ class _Part:
     """A micro-batch, and what its summed loss is divided by to be its part of the update's mean."""
 
     batch: TextBatch
-    count: Tensor  # target tokens (or samples) of the whole update
+    count: Tensor  # target tokens (or samples) of the whole update, over the number of ranks
 
 
 class _TextTask:
@@ -42,8 +44,8 @@ class _TextTask:
     teacher: Teacher | None = None
     _columns = 2  # of the lengths: input and target
 
-    def __init__(self, model: Any, data: TextData, train: TrainConfig) -> None:
-        self.model, self.data, self.train = model, data, train
+    def __init__(self, model: Any, data: TextData, train: TrainConfig, ranks: Ranks = ALONE) -> None:
+        self.model, self.data, self.train, self.ranks = model, data, train, ranks
         self.headline, self.signatures = data.headline, data.signatures
         self.damaged: dict[str, str] = {}
 
@@ -67,10 +69,18 @@ class _TextTask:
         return Work("tokens", tokens, 1 - tokens / given)
 
     def _parts(self, batch: TextBatch, count: Tensor) -> Iterator[_Part]:
-        """Equal parts of an update's batch. Each is moved to the device when its turn comes."""
-        size = self.train.batch_size // self.train.micro_batches
-        for start in range(0, self.train.batch_size, size):
+        """Equal parts of this rank's share of an update's batch. Each is moved to the device when its turn
+        comes."""
+        if (world := self.ranks.world) > 1:
+            batch, count = batch.at(share(self.train, self.ranks.rank, world)), count / world
+        size = self.train.batch_size // self.train.micro_batches // world
+        for start in range(0, size * self.train.micro_batches, size):
             yield _Part(batch.part(start, start + size).to(self.model.device), count)
+
+    def _val_batches(self, val: ValSet, batch_size: int) -> Iterator[TextBatch]:
+        """Those that are this rank's to score, on the device."""
+        for batch in self.ranks.marked(val.batches(batch_size, **self.ranks.turns), "evaluating"):
+            yield batch.to(self.model.device)
 
 
 def generation_settings(model: Any, shape: TextShape, tokenizer: Tokenizer, train: TrainConfig) -> GenerationConfig:
@@ -93,8 +103,8 @@ def generation_settings(model: Any, shape: TextShape, tokenizer: Tokenizer, trai
 class TextToText(_TextTask):
     """Cross entropy of the target's tokens, each given those before it (teacher forcing); a mean over tokens."""
 
-    def __init__(self, model: Any, data: TextData, train: TrainConfig) -> None:
-        super().__init__(model, data, train)
+    def __init__(self, model: Any, data: TextData, train: TrainConfig, ranks: Ranks = ALONE) -> None:
+        super().__init__(model, data, train, ranks)
         self._start: int = model.config.decoder_start_token_id
         model.generation_config = generation_settings(model, data.shape, data.tokenizer, train)
         self._label_tokens = [[*tokens, data.tokenizer.end] for tokens in data.tokenizer.encode(data.shape.labels)]
@@ -129,14 +139,14 @@ class TextToText(_TextTask):
     def _teacher_forced(self, model: nn.Module, batch_size: int) -> dict[str, float]:
         loss = correct = count = torch.zeros((), dtype=torch.float64)
         for val in self.data.val_sets.values():
-            for batch in val.batches(batch_size):
-                batch = batch.to(self.model.device)
+            for batch in self._val_batches(val, batch_size):
                 logits = self._logits(model, batch)
                 loss = loss + _summed_over_tokens(logits, batch.labels, 0.0).double()
                 correct = correct + (logits.argmax(-1) == batch.labels).sum()
                 count = count + (batch.labels != IGNORED).sum()
-        mean = float(loss / count)
-        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "token_accuracy": float(correct / count)}
+        total, right, tokens = self.ranks.summed(loss, correct, count)
+        mean = total / tokens
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "token_accuracy": right / tokens}
 
     def _logits(self, model: nn.Module | Teacher, batch: TextBatch) -> Tensor:
         """``[batch, length, vocabulary]``."""
@@ -155,8 +165,8 @@ class TextToText(_TextTask):
 
     def _predictions(self, val: ValSet, batch_size: int) -> list[str]:
         write = self._ranked if self.train.score_by == "ranking" else self._generated
-        written = [text for batch in val.batches(batch_size) for text in write(batch.to(self.model.device))]
-        return _in_order(val, written)
+        written = [write(batch) for batch in self._val_batches(val, batch_size)]
+        return _in_order(val, self.ranks.whole(written))
 
     def _generated(self, batch: TextBatch) -> list[str]:
         tokens = self.model.generate(
@@ -189,8 +199,8 @@ class TextClassification(_TextTask):
 
     _columns = 1  # targets are classes, not tokens
 
-    def __init__(self, model: Any, data: TextData, train: TrainConfig) -> None:
-        super().__init__(model, data, train)
+    def __init__(self, model: Any, data: TextData, train: TrainConfig, ranks: Ranks = ALONE) -> None:
+        super().__init__(model, data, train, ranks)
         self._reads_types = reads_token_types(model)
 
     def batches(self, update: int) -> Iterator[_Part]:
@@ -211,17 +221,16 @@ class TextClassification(_TextTask):
         loss = torch.zeros((), dtype=torch.float64)
 
         def predictions(val: ValSet) -> list[str]:
-            answers: list[str] = []
-            for batch in val.batches(batch_size):
-                batch = batch.to(self.model.device)
+            answers: list[list[str]] = []
+            for batch in self._val_batches(val, batch_size):
                 logits = self._logits(model, batch)
                 loss.add_(self._summed_loss(logits, _classes(batch), 0.0).double().cpu())
-                answers += self._answers(logits)
-            return _in_order(val, answers)
+                answers.append(self._answers(logits))
+            return _in_order(val, self.ranks.whole(answers))
 
         scores = _scores(self.data, predictions)
         model.train()
-        return {"loss": float(loss) / self.data.shape.val_size, **scores}
+        return {"loss": self.ranks.summed(loss)[0] / self.data.shape.val_size, **scores}
 
     def _logits(self, model: nn.Module | Teacher, batch: TextBatch) -> Tensor:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

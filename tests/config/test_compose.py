@@ -46,7 +46,7 @@ from nmtrain.config.compose import (
         ("train=null", "train=null: there is no such train. Available: ['default', 'finetune', 'text']"),
         ("recipe@train=ste", "recipe@train=ste: a group cannot be put elsewhere; write recipe=..."),
         ("claims=paper", "claims=paper: claims are what nmtrain report decides, and no setting of a run"),
-        ("modle/x=3", "modle/x=3: there is no such group. Available: ['cluster', 'data', 'experiment', 'mask', "),
+        ("modle/x=3", "modle/x=3: there is no such group. Available: ['cluster', 'data', 'experiment', 'launch', "),
         ("hydra/launcher=joblib", "hydra/launcher=joblib: has no effect without -m"),
     ],
 )

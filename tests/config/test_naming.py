@@ -33,6 +33,11 @@ CHANGES_NOTHING = {
     "train.keep_after",
     "train.eval_batch_size",
     "train.gradient_checkpointing",
+    "launch.gpus",
+    "launch.processes",
+    "launch.nodes",
+    "launch.timeout",
+    "launch.compare_every",
     "measure.patterns",
 }
 

@@ -21,8 +21,6 @@ OF_ACCELERATE = {
     "ACCELERATE_TORCH_DEVICE": "meta",
     "ACCELERATE_DOWNCAST_BF16": "yes",
     "FSDP_OFFLOAD_PARAMS": "true",
-    "LOCAL_RANK": "0",
-    "WORLD_SIZE": "2",
 }
 
 

@@ -46,11 +46,16 @@ class ImageBatches(Protocol):
     def updates_per_epoch(self, batch_size: int) -> int:
         """Full batches in one pass over the training images. Raises ValueError if not one can be filled."""
 
-    def train_batch(self, update: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """The batch of one update: a pure function of the run's seed, ``update`` and ``batch_size``."""
+    def train_batch(self, update: int, batch_size: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The batch of one update: a pure function of the run's seed, ``update`` and ``batch_size``.
 
-    def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All validation images that can be read, once, in a fixed order, not augmented."""
+        Args:
+            places: of the samples to give, int64, where it is not all of the batch; each is what it is in the whole.
+        """
+
+    def val_batches(self, batch_size: int, first: int = 0, step: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """All validation images that can be read, once, in a fixed order, not augmented; of these batches the first,
+        and from there on each ``step``-th."""
 
     def close(self) -> None:
         """End the processes that read ahead, if there are any."""

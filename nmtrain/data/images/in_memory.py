@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -83,11 +84,13 @@ class ImageData:
     def updates_per_epoch(self, batch_size: int) -> int:
         return full_batches(self.name, self.shape.train_size, batch_size)
 
-    def train_batch(self, update: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """The batch of one update: float32 ``[batch_size, channels, H, W]`` and int64 ``[batch_size]``.
+    def train_batch(self, update: int, batch_size: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The batch of one update: float32 ``[batch_size, channels, H, W]`` and int64 ``[batch_size]``, or ``places``
+        of it.
 
         Pure: neither earlier calls nor the global random state change it, so a resumed run needs to restore nothing.
-        The order is the same on every device; augmentation draws from the device's own generator, so it is not.
+        The order is the same on every device; augmentation draws from the device's own generator, so it is not. It
+        draws for the whole batch, which is augmented as a whole.
         """
         epoch, position = divmod(update, self.updates_per_epoch(batch_size))
         chosen = self._epoch_order(epoch)[position * batch_size : (position + 1) * batch_size]
@@ -95,11 +98,16 @@ class ImageData:
         if self.augment:
             generator = torch.Generator(self.device).manual_seed(mix_seed("augment", self.seed, update))
             images = self._augmentation(images, generator)
-        return self._normalized(images), self.train_labels[chosen]
+        labels = self.train_labels[chosen]
+        if places is not None:
+            places = places.to(self.device)
+            images, labels = images[places], labels[places]
+        return self._normalized(images), labels
 
-    def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def val_batches(self, batch_size: int, first: int = 0, step: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """All validation images once, in a fixed order, not augmented; the last batch may be smaller."""
-        for images, labels in zip(self.val_images.split(batch_size), self.val_labels.split(batch_size), strict=True):
+        batches = zip(self.val_images.split(batch_size), self.val_labels.split(batch_size), strict=True)
+        for images, labels in islice(batches, first, None, step):
             yield self._normalized(images.float().div_(255)), labels
 
     def close(self) -> None:

@@ -48,6 +48,10 @@ class TextBatch:
         """The examples ``[first, end)``, as wide as the whole batch."""
         return self._each(lambda tensor: tensor[first:end])
 
+    def at(self, places: Tensor) -> TextBatch:
+        """The examples at ``places`` (int64), as wide as the whole batch."""
+        return self._each(lambda tensor: tensor[places])
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> TextBatch:
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {name: None if t is None else change(t) for name, t in tensors.items()}
@@ -129,9 +133,10 @@ class ValSet:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def batches(self, batch_size: int) -> Iterator[TextBatch]:
-        """All examples once, as :attr:`order` (int64 ``[n]``) has them: short ones first; the last may be smaller."""
-        for chosen in self.order.split(batch_size):
+    def batches(self, batch_size: int, first: int = 0, step: int = 1) -> Iterator[TextBatch]:
+        """All examples once, as :attr:`order` (int64 ``[n]``) has them: short ones first; the last may be smaller. Of
+        these batches the first, and from there on each ``step``-th."""
+        for chosen in self.order.split(batch_size)[first::step]:
             yield self.examples.batch(chosen)
 
     def score(self, predictions: Sequence[str]) -> dict[str, float]:

@@ -38,6 +38,7 @@ NOT_RESULT = (
     "tune",
     "measure",
     "tracking",
+    "launch",
     "model.roles",
     "data.cache_dir",
     "data.max_damaged",

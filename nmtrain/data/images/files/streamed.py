@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -99,7 +99,9 @@ class StreamedImages:
         samples = _TrainSamples(train, self._transforms, seed, options.max_damaged)
         self._train_ahead = Ahead(samples, gather, options.workers, options.prefetch)
         self._val_ahead = Ahead(_ValSamples(val, self._transforms), gather, options.workers, options.prefetch)
-        self._next: tuple[int, int] | None = None  # the update that comes next, and its batch size
+        self._next: tuple[int, int, tuple[int, ...] | None] | None = (
+            None  # the update, batch size and places that come next
+        )
         self._batches: Iterator[Batch] = iter(())
 
     @property
@@ -120,37 +122,40 @@ class StreamedImages:
     def updates_per_epoch(self, batch_size: int) -> int:
         return full_batches(self.name, len(self._train), batch_size)
 
-    def train_batch(self, update: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """The batch of one update; those of the next updates are read ahead from here on.
+    def train_batch(self, update: int, batch_size: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The batch of one update, or ``places`` of it, and nothing else is read; those of the next updates are read
+        ahead from here on.
 
         Raises:
             TrainingError: where more images are damaged than allowed, or the processes that read cannot go on.
             DataError: where they would have too little shared memory.
         """
-        if self._next != (update, batch_size):
+        count = batch_size if places is None else len(places)
+        wanted = None if places is None else tuple(places.tolist())
+        if self._next != (update, batch_size, wanted):
             on_cuda = self.device.type == "cuda"
-            size = batch_size * self._bytes_per_image
-            self._batches = self._train_ahead.start(self._draws(update, batch_size), size, on_cuda)
+            size = count * self._bytes_per_image
+            self._batches = self._train_ahead.start(self._draws(update, batch_size, wanted), size, on_cuda)
         self._next = None  # where reading fails, the next call starts anew
         batch = next(self._batches)
         self._note(batch.damages)
-        if len(batch.labels) < batch_size:
+        if len(batch.labels) < count:
             raise TrainingError(f"data={self.name}: none of the {len(self._train)} training images can be read")
-        self._next = update + 1, batch_size
+        self._next = update + 1, batch_size, wanted
         images, labels = self._on_device(batch)
-        return self._transforms.erased(images, mix_seed("erase", self.seed, update)), labels
+        return self._transforms.erased(images, mix_seed("erase", self.seed, update), batch_size, wanted), labels
 
-    def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def val_batches(self, batch_size: int, first: int = 0, step: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """All validation images once, in a fixed order; batches are smaller by the images that cannot be read."""
         rows = range(len(self._val))
-        keys = (list(rows[start : start + batch_size]) for start in rows[::batch_size])
+        keys = (list(rows[start : start + batch_size]) for start in rows[first * batch_size :: step * batch_size])
         size, scored = batch_size * self._bytes_per_image, 0
         for batch in self._val_ahead.start(keys, size, self.device.type == "cuda"):
             self._note(batch.damages)
             if len(batch.labels):
                 scored += len(batch.labels)
                 yield self._on_device(batch)
-        if not scored:
+        if not scored and step == 1:  # those of another share may be well
             raise TrainingError(f"data={self.name}: none of the {len(self._val)} images to evaluate on can be read")
 
     def close(self) -> None:
@@ -162,15 +167,16 @@ class StreamedImages:
     def _bytes_per_image(self) -> int:
         return self.shape.channels * self.shape.image_size**2
 
-    def _draws(self, first: int, batch_size: int) -> Iterator[list[Draw]]:
-        """What the batches from update ``first`` on are made of, without end."""
+    def _draws(self, first: int, batch_size: int, wanted: Sequence[int] | None) -> Iterator[list[Draw]]:
+        """What the batches from update ``first`` on, or the ``wanted`` places of them, are made of, without end."""
+        inside = range(batch_size) if wanted is None else wanted
         per_epoch = self.updates_per_epoch(batch_size)
         order, of_epoch = torch.empty(0), -1
         for update in count(first):
             epoch, position = divmod(update, per_epoch)
             if epoch != of_epoch:
                 order, of_epoch = epoch_order(self.seed, epoch, len(self._train)), epoch
-            places = range(position * batch_size, (position + 1) * batch_size)
+            places = [position * batch_size + place for place in inside]
             yield [Draw(epoch, int(order[place // self._repeats]), place % self._repeats) for place in places]
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:

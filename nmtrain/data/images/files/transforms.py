@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
@@ -96,12 +96,32 @@ class Transforms:
         mean, std = (_levels(tuple(values), images.device) for values in (self.mean, self.std))
         return images.float().div_(255).sub_(mean).div_(std)
 
-    def erased(self, images: Tensor, seed: int) -> Tensor:
-        """Normalized images with a rectangle of noise in each that ``erase`` chances on; the same on every device."""
+    def erased(self, images: Tensor, seed: int, size: int = 0, places: Sequence[int] | None = None) -> Tensor:
+        """Normalized images with a rectangle of noise in each that ``erase`` chances on; the same on every device.
+
+        Args:
+            size: of the batch whose ``places`` the images are; None where they are the whole.
+        """
         if self.erase:
+            batch: Any = images if places is None else _WithGaps(images, size, places)
             with seeded(seed):
-                RandomErasing(self.erase, mode="pixel", device="cpu")(images)
+                RandomErasing(self.erase, mode="pixel", device="cpu")(batch)
         return images
+
+
+class _WithGaps:
+    """A batch of which only some images are here: what timm does to the others, and draws for, is thrown away."""
+
+    def __init__(self, images: Tensor, size: int, places: Sequence[int]) -> None:
+        self.dtype, self._size = images.dtype, (size, *images.shape[1:])
+        self._images = dict(zip(places, images, strict=True))
+        self._other = torch.empty_like(images[0])
+
+    def size(self) -> tuple[int, ...]:
+        return self._size
+
+    def __getitem__(self, place: int) -> Tensor:
+        return self._images.get(place, self._other)
 
 
 @cache  # what is copied to a GPU at each batch would wait for it

@@ -1,0 +1,137 @@
+"""Whatever ends one of two processes ends both, within a minute, with its reason told by the first, and the run goes
+on from its last checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.launch.job import checked
+from nmtrain.training.run import run
+
+LINE = ["experiment=smoke", "sparsity=1:8", "train.updates=8", "train.batch_size=32", "train.log_every=1"]
+LINE += ["model.options.depth=1", "model.options.embed_dim=64", "train.checkpoint_every=2", "measure=off"]
+RESNET = ["data=digits", "model=resnet", "sparsity=1:8", "train.updates=2", "train.sync_batchnorm=true"]
+# Something that happens to the second rank in the update with index 5.
+AT_UPDATE = """
+import os, signal, time
+from nmtrain.training.loop import Trainer
+update = Trainer.update
+def watched(self, number):
+    if ranks.rank == 1 and number == 5:
+        {}
+    return update(self, number)
+patch.setattr(Trainer, "update", watched)
+"""
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """The run by one process: the config, its summary and its losses."""
+
+    def train(*overrides):
+        line = [*LINE, *overrides]
+        config = checked(compose_values(prepare_overrides(line)))
+        return config, run(config), losses(config.run_folder)
+
+    return train
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["split"] == "train"]
+
+
+def status(folder: Path) -> dict:
+    return json.loads((folder / "status.json").read_text())
+
+
+def broken(pair, results: Path, happens: str, *overrides: str):
+    """Two processes of which the second meets with something: exit status and standard error of both, the folder."""
+    overrides = [*LINE, f"results_dir={results}", *overrides]
+    ended = pair({"overrides": overrides, "before": AT_UPDATE.format(happens)}).ended()
+    (folder,) = results.glob("*-*")
+    written = [(folder / name).stat().st_mtime for name in ("metrics.jsonl", "status.json")]
+    assert written[1] - written[0] < 60  # seconds from the last update that went well
+    return *ended, folder
+
+
+@pytest.mark.slow
+def test_an_error_of_one_rank_is_told_by_the_first_and_the_run_goes_on(pair, alone, tmp_path):
+    codes, (told, silent), folder = broken(pair, tmp_path / "two", "raise KeyError('lost')")
+    assert codes == [1, 1]
+    assert told.splitlines()[-1] == "failed: rank 1: KeyError: 'lost'"
+    assert "lost" not in silent
+    assert status(folder) == {"state": "failed", "reason": "rank 1: KeyError: 'lost'"}
+    assert "in watched\nKeyError: 'lost'" in (folder / "train.log").read_text()
+    assert len(losses(folder)) == 5
+    _, _, whole = alone(f"results_dir={tmp_path}/one")
+    config, summary, resumed = alone(f"results_dir={tmp_path}/two")  # by one process
+    assert (config.run_folder, summary["status"]) == (folder, "finished")
+    assert resumed == pytest.approx(whole, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("happens", "overrides", "reason"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", [], "rank 1: ended without a word, or its machine did: it was killed"),
+        ("time.sleep(1000)", ["launch.timeout=4"], "rank 1: launch.timeout=4: has not come on from "),
+    ],
+)
+def test_a_rank_that_dies_or_hangs_is_named(happens, overrides, reason, pair, tmp_path):
+    codes, (told, _), folder = broken(pair, tmp_path, happens, *overrides)
+    assert codes[0] == 1
+    assert codes[1] != 0
+    assert f"failed: {reason}" in told
+    found = status(folder)
+    assert found["state"] == "failed"
+    assert found["reason"].startswith(reason)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_both_after_the_same_update(pair, alone, tmp_path):
+    codes, (told, _), folder = broken(pair, tmp_path / "two", "os.kill(os.getpid(), signal.SIGTERM)")
+    assert codes == [130, 130]
+    assert told.splitlines()[-1] == "stopped: SIGTERM after update 6 of 8; the same command resumes"
+    assert status(folder) == {"state": "preempted", "reason": "SIGTERM after update 6 of 8"}
+    again = pair({"overrides": [*LINE, f"results_dir={tmp_path}/two"]})
+    assert again.outcomes()[0][1]["summary"]["status"] == "finished"
+    _, _, whole = alone(f"results_dir={tmp_path}/one")
+    assert losses(folder) == pytest.approx(whole, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_what_all_ranks_see_ends_them_alike_and_is_told_once(pair, tmp_path):
+    """One after the other in one pair of processes: each refusal leaves both free for the next run."""
+    flip = "self.model.blocks[0].mlp.fc2.parametrizations.weight.original.data[3, 5] *= 1.0001"
+    overflow = "self.model.head.weight.data.fill_(float('nan'))"
+    other = "import nmtrain.training.run as module\npatch.setattr(module, 'code_digest', lambda: f'of {ranks.rank}')"
+    cases = {
+        "flipped": (AT_UPDATE.format(flip), ["launch.compare_every=6", "train.checkpoint_every=100"]),
+        "overflow": (AT_UPDATE.format(overflow), []),
+        "shares": ("", ["train.batch_size=33"]),
+        "mixed": ("", ["train.batch_size=30", "train.mixup=0.2"]),
+        "code": (other, []),
+        "norm": ("", RESNET),
+    }
+    jobs = [
+        {"overrides": [*(LINE if overrides is not RESNET else []), *overrides, f"results_dir={tmp_path}/{name}"]}
+        | {"before": before, "fails": True}
+        for name, (before, overrides) in cases.items()
+    ]
+    outcomes = pair(*jobs).outcomes()
+    assert all(first == second for first, second in outcomes)
+    told = {name: first["error"] for name, (first, _) in zip(cases, outcomes, strict=True)}
+    assert told["flipped"].startswith(
+        "TrainingError: after update 6, blocks.0.mlp.fc2.weight is not the same on rank 1 as on rank 0;"
+    )
+    assert told["overflow"].startswith("TrainingError: the training loss is nan (updates 6 to 6)")
+    assert told["shares"] == (
+        "ConfigError: train.batch_size=33 train.micro_batches=1: 2 processes cannot share micro-batches of 33 samples"
+        " equally; allowed: a train.batch_size that is a multiple of 2"
+    )
+    assert "mixing pairs the images of a batch, and 2 processes have 15 of them each" in told["mixed"]
+    assert told["code"] == "ConfigError: rank 1: nmtrain=of 1, and of 0 on rank 0"
+    assert told["norm"].startswith("ConfigError: train.sync_batchnorm=true: torch has it for CUDA devices alone")

@@ -1,0 +1,45 @@
+"""The hash by which ranks compare tensors, and a process that is alone."""
+
+import torch
+
+from nmtrain.training.distribution.ranks import ALONE
+from nmtrain.training.distribution.replicas import position_hash
+
+
+def test_the_hash_sees_a_bit_and_a_change_of_places():
+    weight = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+    hashes = [position_hash(weight)]
+    flipped = weight.clone()
+    flipped.view(torch.int32)[7, 3] ^= 1
+    swapped = weight.clone()
+    swapped[[3, 9]] = swapped[[9, 3]]
+    hashes += [position_hash(flipped), position_hash(swapped), position_hash(weight.half())]
+    assert len({int(found) for found in hashes}) == 4
+    assert position_hash(weight.clone()) == hashes[0]
+
+
+def test_the_hash_of_masks_sees_where_they_are_true():
+    masks = torch.eye(5, dtype=torch.bool)
+    assert len({int(position_hash(row)) for row in masks}) == 5
+    assert position_hash(torch.zeros(3, dtype=torch.bool)) != position_hash(torch.zeros(4, dtype=torch.bool))
+
+
+def test_a_large_tensor_is_hashed_as_a_whole(monkeypatch):
+    from nmtrain.training.distribution import replicas
+
+    weight = torch.randn(100)
+    whole = position_hash(weight)
+    monkeypatch.setattr(replicas, "_AT_ONCE", 7)
+    assert position_hash(weight) == whole
+
+
+def test_a_process_that_is_alone_touches_nothing_of_torch_distributed(make_config):
+    import torch.distributed
+
+    values = torch.ones(3)
+    assert ALONE.mean(values) is values
+    assert ALONE.summed(*values) == [1.0, 1.0, 1.0]
+    assert (ALONE.gathered(4), ALONE.of_first(lambda: 5), ALONE.most(2)) == ([4], 5, 2)
+    assert ALONE.whole([["a"], ["b", "c"]]) == ["a", "b", "c"]
+    assert ALONE.apart == ()
+    assert not torch.distributed.is_initialized()
