@@ -50,8 +50,8 @@ class Config:
     train: TrainConfig
     measure: MeasureConfig
     tracking: TrackingConfig
-    launch: LaunchConfig
     cluster: ClusterConfig
+    launch: LaunchConfig
     seed: int
     results_dir: Path
     init_from: Path | None  # the folder of the run whose final weights this one starts from
@@ -144,8 +144,8 @@ def check_config(values: dict[str, Any], data_shape: DataShape | TextShape | Non
         root.train,
         root.measure,
         root.tracking,
-        root.launch,
         root.cluster,
+        root.launch,
         root.seed,
         Path(os.path.expanduser(root.results_dir)),
         None if root.init_from is None else Path(root.init_from),

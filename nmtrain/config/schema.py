@@ -248,8 +248,8 @@ class Root(Section):
     train: TrainConfig
     measure: MeasureConfig
     tracking: TrackingConfig
-    launch: LaunchConfig = LaunchConfig()  # runs made before have no such section
     cluster: ClusterConfig = NoCluster(name="none")  # runs made before have no such key, nor retry and allow_changed
+    launch: LaunchConfig = LaunchConfig()  # runs made before have no such section
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     results_dir: Annotated[str, Field(min_length=1)]
     init_from: Annotated[str, Field(min_length=1)] | None = None  # runs made before have no such key

@@ -79,16 +79,10 @@ def require_single(config: Config) -> None:
 
 def run_job(config: Config) -> None:
     """One run, or its dry run, and what the terminal shows of it."""
-    if this_process().restart:  # a job that was put back in line goes on with what it repeated before
-        config = replace(config, force=False)
-    try:
-        if config.launch.world > 1 and not config.dry_run and not _is_finished(config):
-            start_ranks(config)
-        else:
-            _run(config, None)
-    except Stopped as stopped:
-        put_back_in_line(stopped)
-        raise
+    if config.launch.world > 1 and not config.dry_run and not _is_finished(config):
+        start_ranks(config)
+    else:
+        _run(config, None)
 
 
 def run_as_rank(config: Config, ranks: Ranks) -> None:
@@ -113,7 +107,14 @@ def _run(config: Config, ranks: Ranks | None) -> None:
     from nmtrain.launch.terminal import show_summary, show_waiting
     from nmtrain.training.run import run
 
-    summary = run(config) if ranks is None else run(config, ranks)
+    if this_process().restart:  # a job that was put back in line goes on with what it repeated before
+        config = replace(config, force=False)
+    try:
+        summary = run(config) if ranks is None else run(config, ranks)
+    except Stopped as stopped:
+        if ranks is None or ranks.is_first:
+            put_back_in_line(stopped)
+        raise
     if ranks is not None and not ranks.is_first:
         return
     try:

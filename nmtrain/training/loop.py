@@ -28,7 +28,7 @@ from nmtrain.training.ema import WeightAverage
 from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate, take_step
 from nmtrain.training.plan import Plan
 from nmtrain.training.precision import LossScale, autocast
-from nmtrain.training.signals import STOPS, StopRequest
+from nmtrain.training.signals import StopRequest, asked_by
 from nmtrain.training.switch import AutoSwitch
 from nmtrain.training.task import Task
 
@@ -133,9 +133,9 @@ class Trainer:
             if last or (evaluate if train.checkpoint_every is None else self.done % train.checkpoint_every == 0):
                 self.save()
             yield self.done
-            if (by := STOPS[self.ranks.most(STOPS.index(stop.by))]) is not None and not last:
+            if (number := self.ranks.most(stop.number)) and not last:
                 self.save()
-                raise Stopped(f"{by} after update {self.done} of {self.total}", by)
+                raise Stopped(f"{asked_by(number)} after update {self.done} of {self.total}", asked_by(number))
             if self.done % self.config.launch.compare_every == 0:
                 self.replicas.require_same(self.model.state_dict(), self.done)
 

@@ -67,30 +67,34 @@ def run(config: Config, ranks: Ranks = ALONE) -> dict[str, Any]:
     ranks.require_same({**values, "nmtrain": code_digest(), "plugins": plugins, "versions": package_versions()})
     plan = make_plan(config)
     device = ranks.begin(config.train, config.launch.timeout)
-    folder = RunFolder(config.run_folder)
-    if (summary := ranks.of_first(lambda: finished_before(config, folder))) is not None:
-        return summary
-    with _held(plan, ranks) as (own, owner):
-        # By another process meanwhile:
-        if (summary := ranks.of_first(lambda: finished_before(config, own))) is not None:
-            return summary
-        if owner and config.force:
-            owner.forget_before()
-            own.clear()
-        with logged_to(own / "train.log"), status_kept(own, ranks), without_accelerate_variables():
-            return _train(plan, own, owner, ranks, device)
+    with ExitStack() as held:
+        folder, owner = held.enter_context(_scratch() if ranks.rank else _held(config, plan))
+        finished = ranks.of_first(lambda: finished_before(config, folder))
+        if finished is not None:
+            return finished
+        with logged_to(folder / "train.log"), status_kept(folder, ranks), without_accelerate_variables():
+            return _train(plan, folder, owner, ranks, device)
 
 
 @contextmanager
-def _held(plan: Plan, ranks: Ranks) -> Iterator[tuple[RunFolder, Owner | None]]:
-    """The run's folder, which the first rank owns; for another one a folder of its own, which is thrown away."""
-    if ranks.is_first:
-        folder = RunFolder(plan.config.run_folder)
-        require_space(plan)
-        folder.prepare()
-        with folder.locked() as owner:
-            yield folder, owner
+def _held(config: Config, plan: Plan) -> Iterator[tuple[RunFolder, Owner | None]]:
+    """The run's folder, held against other processes."""
+    folder = RunFolder(config.run_folder)
+    require_space(plan)
+    folder.prepare()
+    if finished_before(config, folder) is not None:  # which needs no hold
+        yield folder, None
         return
+    with folder.locked() as owner:
+        if config.force:
+            owner.forget_before()
+            folder.clear()
+        yield folder, owner
+
+
+@contextmanager
+def _scratch() -> Iterator[tuple[RunFolder, Owner | None]]:
+    """For a rank that has nothing to write: what it writes all the same is thrown away."""
     with tempfile.TemporaryDirectory(prefix="nmtrain-rank-") as path:
         folder = RunFolder(Path(path))
         folder.prepare()
@@ -140,6 +144,8 @@ def _train(plan: Plan, folder: RunFolder, owner: Owner | None, ranks: Ranks, dev
         metrics = trainer.evaluate("final")
         used = whole_run(trainer, before + time.perf_counter() - started)
         summary = ranks.of_first(lambda: _finish(trainer, metrics, used))
+        if not plan.config.train.keep_after:
+            drop_checkpoints(folder / "checkpoints")
     finally:
         trainer.close(summary)
     return summary

@@ -16,8 +16,7 @@ from typing import Any
 from nmtrain.runs.starts import this_process
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-TIME_LIMIT = "time limit"
-STOPS = (None, TIME_LIMIT, *(number.name for number in SIGNALS))  # what `StopRequest.by` may be
+_TIME_LIMIT = 1000
 _MARGIN = 60.0  # seconds before a time limit in which a run saves where it is; at most a tenth of the time there is
 
 
@@ -35,11 +34,16 @@ class StopRequest:
         self._until = None if until is None else until - min(_MARGIN, (until - now) / 10)
 
     @property
-    def by(self) -> str | None:
-        """What asks to stop: the name of a signal or `TIME_LIMIT`; None to go on."""
+    def number(self) -> int:
+        """Of the signal that asks to stop, or one above all signals for the time limit; 0 to go on."""
         if self.signal is not None:
-            return self.signal.name
-        return TIME_LIMIT if self._until is not None and time.time() >= self._until else None
+            return self.signal
+        return _TIME_LIMIT if self._until is not None and time.time() >= self._until else 0
+
+
+def asked_by(number: int) -> str:
+    """The name of a signal, or "time limit"."""
+    return "time limit" if number == _TIME_LIMIT else signal.Signals(number).name
 
 
 @contextmanager

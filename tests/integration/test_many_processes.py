@@ -83,10 +83,8 @@ def test_a_run_goes_on_from_one_process_to_two_and_back(do, tmp_path):
         (folder / "summary.json").unlink()
         (folder / "status.json").write_text('{"state": "running", "reason": null}')
 
-    kept = ["train.checkpoint_every=2", f"results_dir={tmp_path}/parts"]
-    stop = "import sys, nmtrain.training.checkpoint as module; module._KEPT = 9; sys.argv[0] = 'nmtrain'"
-    alone = [sys.executable, "-c", f"{stop}; from nmtrain.cli import main; main()"]
-    assert do(*alone, *LINE, *kept)[0] == 0
+    kept = ["train.checkpoint_every=2", "train.keep=9", "train.keep_after=true", f"results_dir={tmp_path}/parts"]
+    assert do(*ALONE, *LINE, *kept)[0] == 0
     until(2)
     assert do(*ALONE, *LINE, *kept, "launch.processes=2")[0] == 0
     assert losses(folder) == pytest.approx(losses(whole), abs=1e-5)

@@ -14,7 +14,7 @@ from nmtrain.training import run as run_module
 from nmtrain.training import signals
 from nmtrain.training.loop import Trainer
 from nmtrain.training.run import run
-from nmtrain.training.signals import StopRequest, end_of_job, stop_requests
+from nmtrain.training.signals import StopRequest, asked_by, end_of_job, stop_requests
 
 
 def interrupted(monkeypatch, *numbers):
@@ -59,17 +59,17 @@ def test_a_second_sigusr2_does_not_kill_a_run_that_is_saving():
     with stop_requests() as stop:
         signal.raise_signal(signal.SIGUSR2)
         signal.raise_signal(signal.SIGUSR2)
-        assert stop.by == "SIGUSR2"
+        assert asked_by(stop.number) == "SIGUSR2"
 
 
 def test_a_time_limit_asks_to_stop_before_it_comes(make_config, monkeypatch):
     now = time.time()
-    assert StopRequest(now + 3600).by is None
-    assert StopRequest(now - 1).by == "time limit"
+    assert StopRequest(now + 3600).number == 0
+    assert asked_by(StopRequest(now - 1).number) == "time limit"
     request = StopRequest(now + 600)
-    for seconds, asks in ((530, None), (541, "time limit")):
+    for seconds, asks in ((530, 0), (541, 1000)):
         monkeypatch.setattr(signals.time, "time", lambda seconds=seconds: now + seconds)
-        assert request.by == asks
+        assert request.number == asks
     monkeypatch.undo()
     monkeypatch.setattr(run_module, "end_of_job", lambda: time.time() - 1)
     with pytest.raises(Stopped, match="time limit after update 1 of 6"):
