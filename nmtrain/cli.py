@@ -143,8 +143,8 @@ def _train(arguments: list[str], ranks: Ranks | None = None) -> None:
         log_to_terminal,
         require_measured,
         require_single,
-        run_as_rank,
         run_job,
+        run_under_launcher,
     )
 
     heed_outside_training()
@@ -181,7 +181,7 @@ def _train(arguments: list[str], ranks: Ranks | None = None) -> None:
         if ranks is None:
             run_job(config)
         else:
-            run_as_rank(config, ranks)
+            run_under_launcher(config, ranks)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[Path], set[str], list[str]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,16 +80,39 @@ def require_single(config: Config) -> None:
 
 def run_job(config: Config) -> None:
     """One run, or its dry run, and what the terminal shows of it."""
-    if config.launch.world > 1 and not config.dry_run and not _is_finished(config):
-        start_ranks(config)
-    else:
-        _run(config, None)
+    with _back_in_line():
+        config = _as_repeated(config)
+        if config.launch.world > 1 and not config.dry_run and not _is_finished(config):
+            start_ranks(config)
+        else:
+            _run(config, None)
 
 
 def run_as_rank(config: Config, ranks: Ranks) -> None:
-    """`run_job` by one of several processes that do it together."""
+    """`run_job` by one of several processes that do it together, which `start_ranks` has started."""
     require_started(config, ranks.world)
     _run(config, ranks)
+
+
+def run_under_launcher(config: Config, ranks: Ranks) -> None:
+    """The same by one that torchrun or its like has started."""
+    with _back_in_line() if ranks.is_first else nullcontext():
+        run_as_rank(_as_repeated(config), ranks)
+
+
+@contextmanager
+def _back_in_line() -> Iterator[None]:
+    """A run that is stopped inside puts the job of a cluster back in line."""
+    try:
+        yield
+    except Stopped as stopped:
+        put_back_in_line(stopped)
+        raise
+
+
+def _as_repeated(config: Config) -> Config:
+    """A job that was put back in line goes on with what it repeated before."""
+    return replace(config, force=False) if this_process().restart else config
 
 
 def _is_finished(config: Config) -> bool:
@@ -107,14 +131,7 @@ def _run(config: Config, ranks: Ranks | None) -> None:
     from nmtrain.launch.terminal import show_summary, show_waiting
     from nmtrain.training.run import run
 
-    if this_process().restart:  # a job that was put back in line goes on with what it repeated before
-        config = replace(config, force=False)
-    try:
-        summary = run(config) if ranks is None else run(config, ranks)
-    except Stopped as stopped:
-        if ranks is None or ranks.is_first:
-            put_back_in_line(stopped)
-        raise
+    summary = run(config) if ranks is None else run(config, ranks)
     if ranks is not None and not ranks.is_first:
         return
     try:

@@ -18,7 +18,7 @@ import torch
 
 from nmtrain.errors import ConfigError
 from nmtrain.runs.loaded import LOADED
-from nmtrain.runs.sweeps import code_digest as code_of_results
+from nmtrain.runs.sweeps import code_digest
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def describe_environment(device: torch.device, compiled: bool) -> dict[str, Any]
         "cpu_count": os.cpu_count(),
         "variables": _set(*_CHANGING, *(_CHANGING_COMPILED if compiled else ())),
         "git_commit": _git_commit(),
-        "code": code_of_results(),
+        "code": code_digest(),
         "plugins": [plugin.record() for plugin in LOADED],
         "fixes": FIXES,
         "command": sys.argv[1:],

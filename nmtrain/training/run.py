@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +239,4 @@ def _finish(trainer: Trainer, metrics: dict[str, float], used: Used) -> dict[str
     summary = summarize(trainer, metrics, used) | {"kept_zeros": zeros}
     trainer.folder.write_json("summary.json", summary)
     trainer.folder.set_status("finished")
-    if not trainer.config.train.keep_after:
-        drop_checkpoints(trainer.folder / "checkpoints")
     return summary
