@@ -19,7 +19,8 @@ _LOOK = 10.0  # seconds between two looks
 def progress_told(jobs: Sequence[Job]) -> Iterator[None]:
     """Say each time that another number of ``jobs`` is finished or failed, and how long the rest will take."""
     over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(jobs, over), name="progress", daemon=True)
+    arguments = (jobs, over, _states(jobs).count("finished"))
+    watch = threading.Thread(target=_watch, args=arguments, name="progress", daemon=True)
     watch.start()
     try:
         yield
@@ -28,8 +29,9 @@ def progress_told(jobs: Sequence[Job]) -> Iterator[None]:
         watch.join()
 
 
-def _watch(jobs: Sequence[Job], over: threading.Event) -> None:
-    began, first, said = time.monotonic(), _states(jobs).count("finished"), ""
+def _watch(jobs: Sequence[Job], over: threading.Event, first: int) -> None:
+    """``first`` runs were finished before."""
+    began, said = time.monotonic(), ""
     while not over.wait(_LOOK):
         states = _states(jobs)
         line = counted(states)

@@ -155,7 +155,7 @@ def test_folders_of_before_name_the_checkpoint_that_is_gone(load, line, tmp_path
 
 
 def test_a_resumed_run_keeps_what_its_folder_lacks(tmp_path):
-    config = check(tmp_path, *BYTE_T5, *LISTOPS, "train.checkpoint_every=1", "train.updates=4")
+    config = check(tmp_path, *BYTE_T5, *LISTOPS, "train.checkpoint_every=1", "train.updates=4", "train.keep_after=true")
     run(config)
     kept = contents(config.run_folder / "model")
     assert set(kept) == {"config.json", "shape.json"}  # bytes need no tokenizer

@@ -44,7 +44,15 @@ def test_a_signal_saves_the_run_after_the_update_and_the_same_command_goes_on(nu
     assert run(config)["updates"] == 6
 
 
-def test_a_second_interrupt_stops_at_once(make_config, monkeypatch):
+@pytest.fixture
+def interruptible():
+    """As at a terminal: a process that was started in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_stops_at_once(make_config, monkeypatch, interruptible):
     config = make_config("train.updates=6", "train.checkpoint_every=2", "measure=off")
     with monkeypatch.context() as patch:
         interrupted(patch, signal.SIGINT, signal.SIGINT)
