@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,28 +67,26 @@ def run(config: Config, ranks: Ranks = ALONE) -> dict[str, Any]:
     ranks.require_same({**values, "nmtrain": code_digest(), "plugins": plugins, "versions": package_versions()})
     plan = make_plan(config)
     device = ranks.begin(config.train, config.launch.timeout)
-    with ExitStack() as held:
-        folder, owner = held.enter_context(_scratch() if ranks.rank else _held(config, plan))
-        finished = ranks.of_first(lambda: finished_before(config, folder))
-        if finished is not None:
-            return finished
+    if (summary := ranks.of_first(lambda: finished_before(config, RunFolder(config.run_folder)))) is not None:
+        return summary
+    with _held(plan) if ranks.is_first else _scratch() as (folder, owner):
+        # By another process meanwhile:
+        if (summary := ranks.of_first(lambda: finished_before(config, folder))) is not None:
+            return summary
+        if owner and config.force:
+            owner.forget_before()
+            folder.clear()
         with logged_to(folder / "train.log"), status_kept(folder, ranks), without_accelerate_variables():
             return _train(plan, folder, owner, ranks, device)
 
 
 @contextmanager
-def _held(config: Config, plan: Plan) -> Iterator[tuple[RunFolder, Owner | None]]:
+def _held(plan: Plan) -> Iterator[tuple[RunFolder, Owner | None]]:
     """The run's folder, held against other processes."""
-    folder = RunFolder(config.run_folder)
+    folder = RunFolder(plan.config.run_folder)
     require_space(plan)
     folder.prepare()
-    if finished_before(config, folder) is not None:  # which needs no hold
-        yield folder, None
-        return
     with folder.locked() as owner:
-        if config.force:
-            owner.forget_before()
-            folder.clear()
         yield folder, owner
 
 
