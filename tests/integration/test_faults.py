@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 
 import pytest
@@ -34,6 +35,7 @@ def _sweep(results, out):
     terminal = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(terminal, 1)
     os.dup2(terminal, 2)
+    sys.stdout = sys.stderr = os.fdopen(terminal, "w", buffering=1)  # in place of what pytest has put there
     os._exit(cli._main([*LINE, *SWEEP, f"results_dir={results}"]))
 
 
