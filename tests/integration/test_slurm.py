@@ -3,12 +3,14 @@
 apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge
 """
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -37,10 +39,12 @@ def slurm(tmp_path_factory):
     """The variables by which a command finds a SLURM with one node of 8 cores, and the folder of its files."""
     pytest.importorskip("submitit")
     folder = tmp_path_factory.mktemp("slurm")
-    subprocess.run([HERE / "up.sh", folder], check=True, timeout=60)
-    path = f"{folder}/bin:/usr/sbin:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    yield os.environ | {"SLURM_CONF": f"{folder}/slurm.conf", "PATH": path, "OMP_NUM_THREADS": "1"}, folder
-    subprocess.run([HERE / "down.sh", folder], check=False, timeout=60)
+    with open(Path(tempfile.gettempdir()) / "nmtrain-test-slurm.lock", "w") as one_at_a_time:  # its ports are fixed
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        subprocess.run([HERE / "up.sh", folder], check=True, timeout=60)
+        path = f"{folder}/bin:/usr/sbin:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        yield os.environ | {"SLURM_CONF": f"{folder}/slurm.conf", "PATH": path, "OMP_NUM_THREADS": "1"}, folder
+        subprocess.run([HERE / "down.sh", folder], check=False, timeout=60)
 
 
 def nmtrain(variables, *arguments, **options):
