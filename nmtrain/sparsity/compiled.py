@@ -21,28 +21,26 @@ _GRAPHS = 1000  # one for each pattern and number of groups; torch stops at 8 un
 Rank = Callable[[Tensor, NMPattern], Tensor]
 
 
+@cache
 def compiled(rank: Rank) -> Rank:
-    """``rank`` by a kernel for each pattern; by itself, with one warning, where torch.compile cannot make one."""
+    """``rank`` by a kernel for each pattern; by itself, with one warning, once torch.compile could not make one."""
+    kernel, works = torch.compile(rank, dynamic=False), True
 
     def ranked(groups: Tensor, pattern: NMPattern) -> Tensor:
         import torch._dynamo.config
         from torch._dynamo.exc import TorchDynamoException
 
-        try:
-            with torch._dynamo.config.patch(recompile_limit=_GRAPHS, accumulated_recompile_limit=_GRAPHS):
-                return _kernel(rank)(groups, pattern)
-        except TorchDynamoException as error:
-            _warn_once(" ".join(str(error).strip().splitlines()[:2]))
-            return rank(groups, pattern)
+        nonlocal works
+        if works:
+            try:
+                with torch._dynamo.config.patch(recompile_limit=_GRAPHS, accumulated_recompile_limit=_GRAPHS):
+                    return kernel(groups, pattern)
+            except TorchDynamoException as error:
+                works = False  # to try again at each update would take seconds each time
+                told = " ".join(str(error).strip().splitlines()[:2])
+                logger.warning(
+                    "masks are ranked by eager operations, which takes longer: torch.compile fails (%s)", told
+                )
+        return rank(groups, pattern)
 
     return ranked
-
-
-@cache
-def _kernel(rank: Rank) -> Rank:
-    return torch.compile(rank, dynamic=False)
-
-
-@cache
-def _warn_once(why: str) -> None:
-    logger.warning("masks are ranked by eager operations, which takes longer: torch.compile fails here (%s)", why)

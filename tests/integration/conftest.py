@@ -38,23 +38,6 @@ def wheel(tmp_path_factory):
     return built(copy, tmp_path_factory.mktemp("dist"))
 
 
-@pytest.fixture
-def stopped():
-    """Train a config, and leave its folder as a kill after the checkpoint at update 2 would."""
-    from nmtrain.training.run import run as train
-
-    def leave(config):
-        train(config)
-        for path in (config.run_folder / "checkpoints").iterdir():
-            if int(path.name.split("-")[0]) > 2:
-                path.unlink()
-        for name in ("summary.json", "model.safetensors"):
-            (config.run_folder / name).unlink()
-        (config.run_folder / "status.json").write_text('{"state": "running", "reason": null}')
-
-    return leave
-
-
 def built(sources, out):
     """The wheel of a folder with a pyproject.toml."""
     status, output, errors = run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, sources])

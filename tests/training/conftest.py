@@ -46,22 +46,3 @@ def assert_resumes(tmp_path) -> Callable:
         return summary
 
     return check
-
-
-@pytest.fixture
-def stopped() -> Callable:
-    """Train a config, and leave its folder as a kill after the checkpoint at update 2 would. Returns the summary."""
-
-    def leave(config):
-        from nmtrain.training.run import run
-
-        summary = run(replace(config, train=config.train.model_copy(update={"keep": 1000, "keep_after": True})))
-        for path in (config.run_folder / "checkpoints").iterdir():
-            if int(path.name.split("-")[0]) > 2:
-                path.unlink()
-        for name in ("summary.json", "model.safetensors"):
-            (config.run_folder / name).unlink()
-        (config.run_folder / "status.json").write_text('{"state": "running", "reason": null}')
-        return summary
-
-    return leave
