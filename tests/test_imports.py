@@ -1,6 +1,10 @@
 """The house stays one: no import goes in a circle or climbs, those for types alone included, and no file grows long."""
 
 import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -99,6 +103,36 @@ def test_no_import_climbs_the_layers():
     assert climbs(IMPORTS) == []
 
 
+def others_imported(source: str) -> set[str]:
+    """The names of packages that are neither Python's own nor ours, inside functions too."""
+    nodes = list(ast.walk(ast.parse(source)))
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name.split(".")[0] for name in found} - set(sys.stdlib_module_names)
+
+
+def test_whatever_is_imported_is_named_in_pyproject():
+    """What another package happens to bring along is gone the day it, or we, drop that package."""
+
+    def canonical(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", name).lower()
+
+    repository = Path(__file__).parents[1]
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    named = {canonical(re.match(r"[\w.-]+", line).group()) for line in lines}
+    ours = {"nmtrain", "tests"} | {file.stem for file in (repository / "scripts").glob("*.py")}
+    brought_by = packages_distributions()
+    files = [file for folder in ("nmtrain", "tests", "scripts") for file in (repository / folder).rglob("*.py")]
+    assert {
+        f"{file.relative_to(repository)} imports {name}"
+        for file in files
+        for name in others_imported(file.read_text()) - ours
+        if not named & {canonical(package) for package in brought_by.get(name, [])}
+    } == set()
+
+
 def test_no_stage_of_a_report_imports_a_later_one():
     stages = {name: next((s for s in STAGES if name.startswith(s)), None) for name in IMPORTS}
     wrong = [
@@ -128,6 +162,7 @@ def test_the_checks_above_see_what_they_look_for():
     typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from nmtrain.a import b\n"
     assert imported(typed, {"nmtrain.a"}) == {"nmtrain.a"}
     assert imported("def f():\n    import nmtrain.a.c\n", {"nmtrain.a", "nmtrain.a.c"}) == {"nmtrain.a.c"}
+    assert others_imported("import os.path, psutil\ndef f():\n    from yaml.x import y\n") == {"psutil", "yaml"}
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert climbs({"nmtrain.runs.folder": {"nmtrain.training.run"}}) == [
         "nmtrain.runs.folder imports nmtrain.training.run"
