@@ -264,7 +264,7 @@ def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
             front[cost] / factor, reached, drawstyle="steps-post", color="#BBBBBB", lw=4, marker="o", ms=11, zorder=0
         )
         ax.set_xscale("log")
-        ax.set_xticks(_log_ticks(data[cost] / factor))
+        ax.set_xticks(log_ticks(data[cost] / factor))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.set_xlabel(f"{what} / {prefix}{unit}")
@@ -279,7 +279,7 @@ def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
     return save(figure, f"{group.slug}-inference", title, caption, data, folder)
 
 
-def _log_ticks(values: pd.Series) -> list[float]:
+def log_ticks(values: pd.Series) -> list[float]:
     """From the smallest to the largest, evenly on a logarithmic axis, so that no label meets the next: two digits."""
     return sorted({float(f"{tick:.2g}") for tick in np.geomspace(values.min(), values.max(), 4)})
 
