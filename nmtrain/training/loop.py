@@ -21,7 +21,7 @@ from nmtrain.runs.folder import Records, RunFolder
 from nmtrain.sparsity import sparsity_control
 from nmtrain.tracking import Sink, open_sink
 from nmtrain.training.best import BestWeights
-from nmtrain.training.checkpoint import save_checkpoint
+from nmtrain.training.checkpoint import CheckpointWriter
 from nmtrain.training.distribution.ranks import Ranks
 from nmtrain.training.distribution.replicas import replicas
 from nmtrain.training.ema import WeightAverage
@@ -90,6 +90,7 @@ class Trainer:
         lengths = checkpoint["lengths"] if checkpoint else {"metrics": 0, "noise": 0}
         self.metrics = Records(folder / "metrics.jsonl", lengths["metrics"])
         self.noise = Records(folder / "noise.jsonl", lengths["noise"])
+        self.checkpoints = CheckpointWriter(folder / "checkpoints", plan.config.train.keep)
         self.sink = open_sink(plan.config, folder) if ranks.is_first else Sink()
 
     def _take_up(self, checkpoint: dict[str, Any]) -> None:
@@ -134,9 +135,11 @@ class Trainer:
             yield self.done
             if (number := self.ranks.most(stop.number)) and not last:
                 self.save()
+                self.checkpoints.finish()
                 raise Stopped(f"{asked_by(number)} after update {self.done} of {self.total}", asked_by(number))
             if self.done % self.config.launch.compare_every == 0:
                 self.replicas.require_same(self.model.state_dict(), self.done)
+        self.checkpoints.finish()
 
     def update(self, number: int) -> tuple[torch.Tensor | None, float]:
         """One optimizer update: masks, forward and backward over the micro-batches, step."""
@@ -313,12 +316,15 @@ class Trainer:
             "best": self.best.state_dict() if self.best else None,
             "lengths": {"metrics": self.metrics.sync(), "noise": self.noise.sync()},
         }
-        keep = self.config.train.keep
-        self.ranks.of_first(lambda: save_checkpoint(self.folder / "checkpoints", self.done, content, keep))
+        self.ranks.of_first(lambda: self.checkpoints.begin(self.done, content))
 
     def close(self, summary: dict[str, Any] | None) -> None:
-        """End what reads ahead, the records and their mirror; ``summary`` is that of a finished run."""
+        """End what reads ahead and what is being written; ``summary`` is that of a finished run."""
         self.task.close()
+        try:
+            self.checkpoints.finish()
+        except Exception as error:  # training has failed by itself, and says why
+            logger.warning("the last checkpoint could not be written: %s", error)
         for records in (self.metrics, self.noise):
             records.sync()
             records.close()

@@ -26,7 +26,7 @@ def test_rows_are_dealt_out_in_runs_and_the_last_has_what_is_left():
 
 
 def test_of_a_slice_each_has_the_rows_that_lie_in_its_own():
-    """Rows 3 to 8 of ten: the first process keeps row 3, as its last; the second four; the third row 8, as its first."""
+    """Rows 3 to 8 of ten: the first process keeps row 3, its last; the second four; the third row 8, its first."""
     slice_ = torch.arange(3, 9)
     assert [shards(rank).own(slice_, "fused", (3, 9)).tolist() for rank in range(3)] == [[3], [4, 5, 6, 7], [8]]
     assert [shards(rank).place("fused", (3, 9)) for rank in range(3)] == [(3, 4), (0, 4), (0, 1)]

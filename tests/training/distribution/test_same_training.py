@@ -106,11 +106,25 @@ def test_of_what_a_run_may_do_besides(strategy, pair, photos, tmp_path):
         "exchange": [*vit, "recipe=rigl", "recipe.every=3", "train.updates=6"],
         "files": [*VIT, *files, "recipe=ste", "train.updates=4", "train.batch_size=16"],
         "text": [*T5, "recipe=mdgf", "train.updates=4", "train.micro_batches=2"],
+        # Of 192 rows the first process keeps 96, which cut K, and with it a group of 64 rows.
+        "rows": [*vit, "mask.roles=[ff,q,k,v]", "mask.axis=output", "sparsity=1:64", "recipe=sdgf", "train.updates=6"],
+        "again": [*VIT, "recipe=mdgf", "train.updates=4", "train.gradient_checkpointing=true"],
     }
     compare(pair, tmp_path, jobs, strategy)
     ((folder,),) = [list((tmp_path / "two" / "files").glob("*-*"))]
     log = (folder / "train.log").read_text()
     assert [log.count(f"{split}/dark/03.png) cannot be read") for split in ("train", "val")] == [1, 1]
+
+
+def test_in_half_precision_shards_train_what_copies_train(pair, tmp_path):
+    """One process rounds the products of larger batches, and is another run to three digits."""
+    line = [*VIT, "recipe=sr_ste", "train.updates=6", "train.precision=bf16"]
+    jobs = [{"overrides": [*line, f"launch.strategy={way}", f"results_dir={tmp_path}/{way}"]} for way in STRATEGIES]
+    pair(*jobs).outcomes()
+    one, two = ([records(f, "metrics.jsonl") for f in (tmp_path / way).glob("*-*")] for way in STRATEGIES)
+    losses = [[line["loss"] for line in lines] for (lines,) in (one, two)]
+    assert len(losses[0]) > 6
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 @pytest.mark.slow
