@@ -23,7 +23,7 @@ from nmtrain.tracking import Sink, open_sink
 from nmtrain.training.best import BestWeights
 from nmtrain.training.checkpoint import CheckpointWriter
 from nmtrain.training.distribution.ranks import Ranks
-from nmtrain.training.distribution.replicas import replicas
+from nmtrain.training.distribution.strategy import replicas
 from nmtrain.training.ema import WeightAverage
 from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate, take_step
 from nmtrain.training.plan import Plan

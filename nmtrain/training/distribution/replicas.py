@@ -174,21 +174,6 @@ class DataParallelReplicas(ManyReplicas):
         self._settled = True
 
 
-def replicas(ranks: Ranks, model: nn.Module, forward: nn.Module, config: Config) -> Replicas:
-    """How ``ranks`` train ``model``; ``forward`` is the same one, compiled or not.
-
-    Raises:
-        ConfigError: where `launch.strategy` cannot.
-    """
-    if not isinstance(ranks, ManyRanks):
-        return Replicas(model, forward)
-    if config.launch.strategy == "fsdp":
-        from nmtrain.training.distribution.sharded import ShardedReplicas
-
-        return ShardedReplicas(ranks, model)
-    return DataParallelReplicas(ranks, model, forward, config)
-
-
 def with_batch_norm(ranks: Ranks, model: nn.Module, train: TrainConfig, device: torch.device) -> nn.Module:
     """The model with batch norm over all ranks' samples where `train.sync_batchnorm` says so; else a warning.
 

@@ -45,9 +45,9 @@ class ShardedReplicas(ManyReplicas):
         super().__init__(ranks, model)
         self.kept = copy.deepcopy(model)
         strip_sparsity(model)
-        lengths = {name: len(parameter) for name, parameter in stock_names(model).items() if parameter.dim()}
-        self._group = ranks.gradients
-        _shard(model, self._group)
+        names = stock_names(model)
+        shard_model(model, self._group)
+        lengths = {name: len(parameter) for name, parameter in names.items()}
         self.shards = RowShards(lengths, ranks.rank, ranks.world, self._group)
         self._parts = [module for module in model.modules() if isinstance(module, FSDPModule)]  # the root comes first
 
@@ -154,8 +154,12 @@ def _distinct(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, cast(nn.Parameter, parameter)
 
 
-def _shard(model: nn.Module, group: dist.ProcessGroup) -> None:
-    """Each block by itself, and together what lies outside of them."""
+def shard_model(model: nn.Module, group: dist.ProcessGroup) -> None:
+    """Wrap each block by itself, and together what lies outside of them.
+
+    Raises:
+        ConfigError: where FSDP2 cannot.
+    """
     mesh = DeviceMesh.from_group(group, next(model.parameters()).device.type)
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()

@@ -116,6 +116,19 @@ def test_of_what_a_run_may_do_besides(strategy, pair, photos, tmp_path):
     assert [log.count(f"{split}/dark/03.png) cannot be read") for split in ("train", "val")] == [1, 1]
 
 
+@pytest.mark.slow
+def test_of_what_listens_to_others(pair, tmp_path):
+    """A teacher, and moments that say when a dense phase ends; of the latter each copy has all."""
+    teacher = checked(compose_values(prepare_overrides([*VIT, "recipe=dense", f"results_dir={tmp_path}/teacher"])))
+    run(teacher)
+    taught = [*VIT, "recipe=static", "train.updates=4", f"train.teacher={teacher.run_folder}"]
+    compare(pair, tmp_path / "taught", {"taught": taught}, "fsdp")
+    switch = [*VIT, "recipe=step", "recipe.dense_fraction=auto", "train.updates=30", "train.eval_every=1"]
+    compare(pair, tmp_path, {"taught": taught, "switch": switch}, "ddp")
+    (folder,) = (tmp_path / "two" / "switch").glob("*-*")
+    assert json.loads((folder / "summary.json").read_text())["switched_at"] < 30
+
+
 def test_in_half_precision_shards_train_what_copies_train(pair, tmp_path):
     """One process rounds the products of larger batches, and is another run to three digits."""
     line = [*VIT, "recipe=sr_ste", "train.updates=6", "train.precision=bf16"]
