@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -106,11 +105,8 @@ class ShardedReplicas(ManyReplicas):
 
     def require_same(self, tensors: dict[str, Tensor], done: int) -> None:
         """Of what all ranks have: the buffers that are no masks."""
-        shared = {id(buffer) for buffer in chain.from_iterable(m._buffers.values() for m in self._modules())}
-        super().require_same({name: tensor for name, tensor in tensors.items() if id(tensor) in shared}, done)
-
-    def _modules(self) -> Iterator[nn.Module]:
-        return cast(nn.Module, self._parts[0]).modules()
+        names = {name for name, _ in self.forward.named_buffers()}
+        super().require_same({name: tensor for name, tensor in tensors.items() if name in names}, done)
 
     def whole_model(self) -> nn.Module:
         whole = copy.deepcopy(self.kept)
