@@ -3,6 +3,7 @@
 import pytest
 
 from nmtrain.errors import ConfigError
+from nmtrain.training.memory import memory_of_each
 from nmtrain.training.plan import make_plan, shape_faults
 from nmtrain.training.run import run
 
@@ -55,3 +56,15 @@ def test_batch_norm_under_micro_batches_is_said_at_the_start(make_config, caplog
     assert make_plan(make_config("train.micro_batches=4")).warnings == []  # layer norm looks at single samples
     run(config)
     assert said in caplog.text
+
+
+def test_memory_is_told_of_each_process(make_config):
+    memory = {"weights": 400, "gradients": 400, "optimizer": 800, "masks": 50, "activations": 1001, "teacher": 60}
+
+    def of_each(*overrides):
+        return memory_of_each(memory, make_config("train.batch_size=32", *overrides).launch)
+
+    assert of_each() == memory
+    assert of_each("launch.processes=4") == memory | {"activations": 251}
+    shared = {"weights": 100, "gradients": 100, "optimizer": 200, "masks": 13, "activations": 251}
+    assert of_each("launch.processes=4", "launch.strategy=fsdp") == memory | shared | {"sparse weights": 52}
