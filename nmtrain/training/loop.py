@@ -88,7 +88,8 @@ class Trainer:
             self.switch = AutoSwitch(self.control.weights, self.optimizer, between, self.total)
         if checkpoint:
             self._take_up(checkpoint)
-        lengths = checkpoint["lengths"] if checkpoint else {"metrics": 0, "noise": 0}
+        # Other ranks have no records to go on with.
+        lengths = checkpoint["lengths"] if checkpoint and ranks.is_first else {"metrics": 0, "noise": 0}
         self.metrics = Records(folder / "metrics.jsonl", lengths["metrics"])
         self.noise = Records(folder / "noise.jsonl", lengths["noise"])
         self.sink = open_sink(plan.config, folder) if ranks.is_first else Sink()
@@ -315,11 +316,13 @@ class Trainer:
 
     def close(self, summary: dict[str, Any] | None) -> None:
         """End what reads ahead, the records and their mirror; ``summary`` is that of a finished run."""
-        self.task.close()
-        for records in (self.metrics, self.noise):
-            records.sync()
-            records.close()
-        self.sink.finish(summary)
+        try:
+            self.task.close()
+            for records in (self.metrics, self.noise):
+                records.sync()
+                records.close()
+        finally:  # of a full disk too
+            self.sink.finish(summary)
 
     @property
     def updates_between_evaluations(self) -> int:
