@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -85,7 +86,7 @@ def small_disk(tmp_path):
 def fill(disk, room):
     """Take all of a disk but ``room`` bytes."""
     with open(disk / "others", "wb", buffering=0) as file:
-        with pytest.raises(OSError, match="No space left"):
+        with suppress(OSError):
             while file.write(bytes(4096)):
                 pass
         file.truncate(file.tell() - room)
