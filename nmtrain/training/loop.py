@@ -87,7 +87,8 @@ class Trainer:
             self.switch = AutoSwitch(self.control.weights, self.optimizer, between, self.total)
         if checkpoint:
             self._take_up(checkpoint)
-        lengths = checkpoint["lengths"] if checkpoint else {"metrics": 0, "noise": 0}
+        # Other ranks have no records to go on with.
+        lengths = checkpoint["lengths"] if checkpoint and ranks.is_first else {"metrics": 0, "noise": 0}
         self.metrics = Records(folder / "metrics.jsonl", lengths["metrics"])
         self.noise = Records(folder / "noise.jsonl", lengths["noise"])
         self.checkpoints = CheckpointWriter(folder / "checkpoints", plan.config.train.keep)
@@ -320,15 +321,17 @@ class Trainer:
 
     def close(self, summary: dict[str, Any] | None) -> None:
         """End what reads ahead and what is being written; ``summary`` is that of a finished run."""
-        self.task.close()
         try:
-            self.checkpoints.finish()
-        except Exception as error:  # training has failed by itself, and says why
-            logger.warning("the last checkpoint could not be written: %s", error)
-        for records in (self.metrics, self.noise):
-            records.sync()
-            records.close()
-        self.sink.finish(summary)
+            self.task.close()
+            try:
+                self.checkpoints.finish()
+            except Exception as error:  # training has failed by itself, and says why
+                logger.warning("the last checkpoint could not be written: %s", error)
+            for records in (self.metrics, self.noise):
+                records.sync()
+                records.close()
+        finally:  # of a full disk too
+            self.sink.finish(summary)
 
     @property
     def updates_between_evaluations(self) -> int:

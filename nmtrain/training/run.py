@@ -134,7 +134,7 @@ def _train(plan: Plan, folder: RunFolder, owner: Owner | None, ranks: Ranks, dev
     summary = None
     try:
         with (
-            stop_requests(end_of_job()) as stop,
+            stop_requests(end_of_job(), together=ranks.world > 1) as stop,
             progress(trainer.total, trainer.done, ranks.is_first) as advance,
         ):
             for done in trainer.train(stop):
