@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from nmtrain.runs.folder import why_not_writable
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_LACKING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOLCK)  # `datasets` locks its copy while it makes it
 _FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 _SAVED = "state.json"  # what `save_to_disk` of `datasets` leaves in the folder of each split
 _READ_AT_ONCE = 1000
@@ -80,7 +82,7 @@ class LocalSplit:
             dataset._fingerprint = content
             return dataset
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            if self.format != "saved" and (reason := why_not_writable(place)):
+            if self.format != "saved" and (reason := why_not_writable(place) or _refused(error.__cause__ or error)):
                 raise DataError(
                     f"data.cache_dir={place.parent}: cannot be written ({reason}); name a folder that can"
                 ) from error
@@ -162,6 +164,11 @@ def text_of(value: object, what: str) -> str:
     except UnicodeEncodeError as error:  # JSON can write half of a surrogate pair
         raise DataError(f"{what} is no text: {error}") from error
     return value
+
+
+def _refused(error: BaseException) -> str | None:
+    """What a file system cannot give to who writes to it, if it is that."""
+    return error.strerror if isinstance(error, OSError) and error.errno in _LACKING else None
 
 
 def _count(format: str, file: Path) -> int:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from nmtrain.launch.grid import Job
 from nmtrain.launch.status import duration, run_status
+from nmtrain.runs.starts import clock_of
 
 logger = logging.getLogger(__name__)
 _LOOK = 10.0  # seconds between two looks
@@ -55,5 +56,5 @@ def time_left(seconds: float, finished: int, states: Sequence[str]) -> float | N
 
 
 def _states(jobs: Sequence[Job]) -> list[str]:
-    now = time.time()
+    now = clock_of(jobs[0].config.run_folder.parent)
     return [run_status(job.config.run_folder, now).state for job in jobs]

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,15 @@ from nmtrain import errors
 from nmtrain.config.check import Config
 from nmtrain.errors import ConfigError, NmtrainError, Stopped, TrainingError
 from nmtrain.launch.plugins import plugin_folders
+from nmtrain.runs.folder import RunFolder
+from nmtrain.runs.starts import clock_of, is_alive, start_files
 from nmtrain.training.distribution.place import Place, whole_number
 
 if TYPE_CHECKING:
     from nmtrain.training.distribution.ranks import Ranks
 
 _NODES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)  # passed on to the ranks
 JOB, OUTCOME = "job.json", "outcome.json"  # of a folder that the processes started here share with who started them
 
 
@@ -73,7 +75,9 @@ def start_ranks(config: Config) -> None:
             with _as_before(config):
                 elastic_launch(_launch_config(config), sys.executable)("-m", "nmtrain.launch.rank", folder)
         except (ChildFailedError, SignalException) as error:
-            raise _outcome(Path(folder), error) from error
+            outcome = _outcome(Path(folder), error)
+            _note(config, outcome)
+            raise outcome from error
 
 
 @contextmanager
@@ -108,6 +112,7 @@ def _launch_config(config: Config) -> Any:
         "nproc_per_node": launch.local_world,
         "run_id": config.run_name,
         "max_restarts": 0,
+        "signals_to_handle": ",".join(number.name for number in _ENDING),
     }
     if launch.nodes == 1:
         return LaunchConfig(**common, rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost")
@@ -120,16 +125,27 @@ def _launch_config(config: Config) -> Any:
 
 
 def _outcome(folder: Path, error: Exception) -> NmtrainError:
-    """What the first rank told, or else which one ended how."""
+    """What the first rank told, or else what ended the ranks."""
     if (folder / OUTCOME).exists():
         told = json.loads((folder / OUTCOME).read_text())
         kind = getattr(errors, told["kind"])
         if kind is Stopped:
             return Stopped(told["message"], told["by"])
         return kind(told["message"].splitlines()) if kind is ConfigError else kind(told["message"])
-    failures = getattr(error, "failures", {})
+    if (number := getattr(error, "sigval", None)) is not None:
+        return Stopped(number.name, number.name)
+    codes = {rank: failure.exitcode for rank, failure in sorted(getattr(error, "failures", {}).items())}
+    killed = {rank: code for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM}  # the others followed
     ended = [
-        f"rank {rank} ended with {f'signal {-failure.exitcode}' if failure.exitcode < 0 else failure.exitcode}"
-        for rank, failure in sorted(failures.items())
+        f"rank {rank} ended with {f'signal {-code}' if code < 0 else code}" for rank, code in (killed or codes).items()
     ]
     return TrainingError(f"{'; '.join(ended) or error}; the same command resumes")
+
+
+def _note(config: Config, outcome: NmtrainError) -> None:
+    """Let the run's folder tell what became of it, where no rank was left to say so."""
+    folder = RunFolder(config.run_folder)
+    files = start_files(folder.path)
+    with suppress(NmtrainError, OSError):
+        if folder.state == "running" and not (files and is_alive(files[-1], clock_of(files[-1].parent))):
+            folder.set_status("preempted" if isinstance(outcome, Stopped) else "failed", str(outcome))

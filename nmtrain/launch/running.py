@@ -19,7 +19,7 @@ from nmtrain.launch.job import checked, log_to_terminal, run_job
 from nmtrain.launch.plugins import load_plugins, plugin_folders
 from nmtrain.launch.progress import progress_told
 from nmtrain.runs.folder import RunFolder
-from nmtrain.runs.starts import is_alive, start_files
+from nmtrain.runs.starts import clock_of, is_alive, start_files
 
 logger = logging.getLogger(__name__)
 _TRIES = 3  # passes of a launcher, one after the other, that bring no run on
@@ -144,7 +144,7 @@ def _note(config: Config, error: Exception) -> None:
 
 def _is_held(job: Job) -> bool:
     files = start_files(job.config.run_folder)
-    return bool(files) and is_alive(files[-1], time.time())
+    return bool(files) and is_alive(files[-1], clock_of(files[-1].parent))
 
 
 def _wait(held: Sequence[Job]) -> list[Job]:

@@ -15,7 +15,7 @@ from typing import Any
 from nmtrain.errors import UsageError
 from nmtrain.report.read.folders import common_folder, search_run_folders
 from nmtrain.report.read.headline import headline_of, is_known
-from nmtrain.runs.starts import Start, is_alive, read_start, start_files
+from nmtrain.runs.starts import Start, clock_of, is_alive, read_start, start_files
 from nmtrain.runs.sweeps import sweeps_beside
 
 GONE = "gone"  # the state of a run that says it is running, and whose process is no more
@@ -41,10 +41,11 @@ class RunStatus:
 
     @property
     def per_second(self) -> float | None:
-        """Updates a second of the start that is under way, evaluations included."""
+        """Updates a second of the start that is under way, evaluations included; None by a clock that was set back."""
         if self.state != "running" or self.start is None or self.start.done <= self.start.first:
             return None
-        return (self.start.done - self.start.first) / max(1e-9, time.time() - self.start.began)
+        seconds = time.time() - self.start.began
+        return (self.start.done - self.start.first) / seconds if seconds > 0 else None
 
     @property
     def seconds_left(self) -> float | None:
@@ -76,9 +77,9 @@ def show_status(folders: Sequence[Path], watch: bool) -> None:
 
 def run_statuses(folders: Sequence[Path]) -> list[RunStatus]:
     """The runs under ``folders`` and the planned ones, those that train first. Raises as `show_status`."""
-    now = time.time()
     paths = search_run_folders(folders)
-    found = {path: run_status(path, now) for path in paths}
+    now = {folder: clock_of(folder) for folder in {path.parent for path in paths}}
+    found = {path: run_status(path, now[path.parent]) for path in paths}
     for file, sweep in sweeps_beside([*paths, *(folder.resolve() / "any" for folder in folders)]).items():
         for run in sweep.runs:
             path = file.parent.parent / run.run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from nmtrain.errors import RunFolderError
 from nmtrain.runs.starts import FOLDER, Owner
 from nmtrain.runs.whole import write_whole
 
+logger = logging.getLogger(__name__)
 State = Literal["running", "finished", "failed", "preempted"]
 NOT_FINITE = re.compile(r"loss is -?(nan|inf)|not finite", re.IGNORECASE)  # what `TrainingError` says then
 
@@ -139,11 +141,22 @@ class Records:
     """An append-only file of JSON lines: metrics.jsonl, noise.jsonl."""
 
     def __init__(self, path: Path, length: int) -> None:
-        """Open ``path`` and drop what stands behind its first ``length`` bytes: lines after the last checkpoint."""
+        """Open ``path`` and drop what stands behind its first ``length`` bytes: lines after the last checkpoint.
+
+        What should be there and is not becomes one blank line, so that the lengths in checkpoints hold.
+        """
         path.touch()
         self._file = open(path, "r+b")  # noqa: SIM115 (held open for the run)
         self._file.truncate(min(length, path.stat().st_size))
-        self._file.seek(0, os.SEEK_END)
+        damaged = [number for number, line in enumerate(self._file, start=1) if whole_record(line) is None]
+        if missing := length - self._file.tell():
+            self._file.write(b" " * (missing - 1) + b"\n")
+            self._file.flush()
+        if damaged or missing:
+            told = [f"line {number} is damaged" for number in damaged[:3]]
+            told += [f"{len(damaged) - 3} more are"] * (len(damaged) > 3)
+            told += [f"the last {missing} of {length} bytes are gone"] * bool(missing)
+            logger.warning("%s: %s; left out where records are shown, training goes on", path, ", ".join(told))
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one line and hand it to the system at once: a killed process loses nothing."""
@@ -157,3 +170,12 @@ class Records:
 
     def close(self) -> None:
         self._file.close()
+
+
+def whole_record(line: bytes) -> dict[str, Any] | None:
+    """The record on a line, None where the line is damaged."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("update"), int) else None

@@ -28,6 +28,7 @@ from nmtrain.runs.whole import write_whole
 FOLDER = "starts"
 BEAT = 15.0  # seconds between two touches by the owner
 GONE_AFTER = 300.0  # seconds without one; file systems of networks may show one a minute late
+_LATE = 5.0  # seconds that a touch may take to be seen
 _KILLED_WITHIN = 120.0  # seconds that a cluster takes to kill what is left of a job on a machine
 
 
@@ -85,14 +86,10 @@ def is_alive(file: Path, now: float) -> bool:
     """Whether the owner that a start file names is training.
 
     Args:
-        now: by the clock of the file's own file system where that can be had; it may have been set back.
+        now: by `clock_of` the folder; it may have been set back.
     """
-    start = read_start(file)
-    try:
-        age = abs(now - file.stat().st_mtime)
-    except OSError:
-        return False
-    if age > GONE_AFTER or (start is not None and start.ended):
+    start, touched = read_start(file), _touched(file)
+    if touched is None or abs(now - touched) > GONE_AFTER or (start is not None and start.ended):
         return False
     if start is None:
         return True
@@ -170,12 +167,38 @@ class Owner:
 def _stays_alive(file: Path) -> bool:
     """Whether an owner is there, and is not this very job before it was put back in line, which is being killed."""
     until = time.monotonic() + _KILLED_WITHIN
-    while is_alive(file, _clock_of(file.parent)):
+    while is_alive(file, clock_of(file.parent)):
         start = read_start(file)
         if start is None or not _is_before(start, this_process()) or time.monotonic() > until:
             return True
         time.sleep(0.5)
+    return _shows_itself(file)
+
+
+def _shows_itself(file: Path) -> bool:
+    """Whether an owner that is gone by the time of its file touches it all the same: somebody has set the clock.
+
+    Looked at where that may be: the file is of a time to come, or its process is still there.
+    """
+    start, touched = read_start(file), _touched(file)
+    if start is None or start.ended or touched is None:
+        return False
+    here = start.machine == this_process().machine
+    if not (_runs(start) if here else touched > clock_of(file.parent)):
+        return False
+    until = time.monotonic() + BEAT + _LATE
+    while time.monotonic() < until:
+        if _touched(file) != touched:
+            return True
+        time.sleep(min(0.5, BEAT))
     return False
+
+
+def _touched(file: Path) -> float | None:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return None
 
 
 def _is_before(start: Start, me: Start) -> bool:
@@ -189,14 +212,18 @@ def _held(run: Path, file: Path) -> RunHeld:
     return RunHeld(f"{run}: another process is training this run right now{who}")
 
 
-def _clock_of(folder: Path) -> float:
-    """The time by the clock that stamps the files of a folder, which may be another machine's."""
+def clock_of(folder: Path) -> float:
+    """The time by the clock that stamps the files of a folder, which may be another machine's; by our own where no
+    file can be made."""
     probe = folder / f".clock-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
-    probe.touch()
     try:
-        return probe.stat().st_mtime
-    finally:
-        probe.unlink(missing_ok=True)
+        probe.touch()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError:
+        return time.time()
 
 
 @cache

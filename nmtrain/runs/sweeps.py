@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import nmtrain
-from nmtrain.runs.whole import write_whole
+from nmtrain.runs.whole import write_beside_runs
 
 FOLDER = "sweeps"  # beside the run folders
 SCHEMA = 1
@@ -53,10 +53,8 @@ class Sweep:
         return Sweep(self.line, self.base, self.code, self.data, [*others, *self.runs])
 
     def write(self, path: Path) -> None:
-        """Replace ``path`` as a whole."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"schema": SCHEMA} | asdict(self), indent=1).encode() + b"\n"
-        write_whole(path, lambda file: file.write(content))
+        """Replace ``path`` as a whole. Raises RunFolderError where it cannot be written."""
+        write_beside_runs(path, {"schema": SCHEMA} | asdict(self))
 
 
 def read_sweep(path: Path) -> Sweep:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nmtrain.runs.whole import write_whole
+from nmtrain.runs.whole import write_beside_runs
 
 FOLDER = "tuning"  # beside the run folders
 SCHEMA = 1
@@ -82,10 +82,8 @@ class Tuning:
         return math.prod(map(len, self.grid.values()))
 
     def write(self, path: Path) -> None:
-        """Replace ``path`` as a whole."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"schema": SCHEMA} | asdict(self), indent=1).encode() + b"\n"
-        write_whole(path, lambda file: file.write(content))
+        """Replace ``path`` as a whole. Raises RunFolderError where it cannot be written."""
+        write_beside_runs(path, {"schema": SCHEMA} | asdict(self))
 
 
 def read_tuning(path: Path) -> Tuning:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from nmtrain.errors import RunFolderError
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -19,3 +22,15 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_beside_runs(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that is no run's own. Raises RunFolderError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
+    except OSError as error:
+        raise RunFolderError(
+            f"results_dir={path.parent.parent}: {path.relative_to(path.parent.parent)} cannot be written"
+            f" ({error.strerror}); nothing already written is lost; name a folder that can, or repeat the command then"
+        ) from error

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nmtrain.runs.folder import RunFolder, whole_record
+
 if TYPE_CHECKING:
     from nmtrain.config.check import Config
-    from nmtrain.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -101,15 +101,15 @@ def numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 def recorded(folder: RunFolder) -> list[dict[str, Any]]:
     """What a mirror shows of the lines that the folder holds, in the order of their updates."""
-    means = (record for record in _lines(folder, "noise.jsonl", b'"mean"') if record["tensor"] == "mean")
+    means = (record for record in _lines(folder, "noise.jsonl", b'"mean"') if record.get("tensor") == "mean")
     return sorted([*means, *_lines(folder, "metrics.jsonl", b"")], key=lambda record: record["update"])
 
 
 def _lines(folder: RunFolder, name: str, holding: bytes) -> Iterator[dict[str, Any]]:
-    """The lines with these bytes in them; most of noise.jsonl is not worth reading as JSON."""
+    """The whole lines with these bytes in them; most of noise.jsonl is not worth reading as JSON."""
     if (folder / name).exists():
         with open(folder / name, "rb") as file:
-            yield from (json.loads(line) for line in file if holding in line)
+            yield from (record for line in file if holding in line and (record := whole_record(line)) is not None)
 
 
 def one_line(error: Exception) -> str:

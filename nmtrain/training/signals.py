@@ -47,11 +47,14 @@ def asked_by(number: int) -> str:
 
 
 @contextmanager
-def stop_requests(until: float | None = None) -> Iterator[StopRequest]:
+def stop_requests(until: float | None = None, together: bool = False) -> Iterator[StopRequest]:
     """Note the first of `SIGNALS` instead of dying from it; after it SIGINT and SIGTERM take their usual effect.
 
     Args:
         until: as of `StopRequest`.
+        together: in one of several processes, which ends with the run. Whoever started them passes signals on that each
+            may have got already, and ends the others by SIGTERM where one fails: that kills none which is saving, or
+            which is to tell of the failure, unless SIGINT came before.
     """
     request = StopRequest(until)
     if threading.current_thread() is not threading.main_thread():
@@ -65,13 +68,16 @@ def stop_requests(until: float | None = None) -> Iterator[StopRequest]:
 
     def note(number: int, frame: FrameType | None) -> None:
         request.signal = request.signal or signal.Signals(number)
-        restore(signal.SIGINT, signal.SIGTERM)
+        restore(signal.SIGINT, *([] if together and number != signal.SIGINT else [signal.SIGTERM]))
 
     before = {number: signal.signal(number, note) for number in SIGNALS}
     try:
         yield request
-    finally:
-        restore(*SIGNALS)
+    except BaseException:
+        if not together:
+            restore(*SIGNALS)
+        raise
+    restore(*SIGNALS)
 
 
 def end_of_job() -> float | None:

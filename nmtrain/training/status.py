@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nmtrain.data.images.files.ahead import worker_fault
@@ -59,10 +60,22 @@ def status_kept(folder: RunFolder, ranks: Ranks = ALONE) -> Iterator[None]:
         raise failure from error
 
 
+class _Log(logging.FileHandler):
+    """What a full disk does not take is left out: training itself tells of that."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what it could not take before, once more
+            super().close()
+
+
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """The run's own log gets every message, tracebacks too."""
-    handler = logging.FileHandler(path)
+    handler = _Log(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("nmtrain")
     root.setLevel(logging.DEBUG)

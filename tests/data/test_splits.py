@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 
 import datasets
@@ -88,6 +90,18 @@ def test_a_cache_that_cannot_be_written_is_named_by_its_key(tmp_path):
     write_parquet(tmp_path)
     (tmp_path / "cache").touch()
     told = rf"^data\.cache_dir={tmp_path}/cache: cannot be written \({tmp_path}/cache is not a folder\)"
+    with pytest.raises(DataError, match=told):
+        find_split(tmp_path, "train").read(str(tmp_path / "cache"))
+
+
+def test_a_cache_on_a_file_system_without_locks_is_named_by_its_key(tmp_path, monkeypatch):
+    write_parquet(tmp_path)
+
+    def without(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    told = rf"^data\.cache_dir={tmp_path}/cache: cannot be written \(No locks available\); name a folder that can"
     with pytest.raises(DataError, match=told):
         find_split(tmp_path, "train").read(str(tmp_path / "cache"))
 

@@ -1,5 +1,6 @@
 """A launcher that dies is started again while it brings runs on, and no longer."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -62,6 +63,18 @@ def test_three_passes_that_bring_nothing_on_are_the_end_and_each_run_is_named(jo
     unfinished = running.train_jobs(jobs, [], "", tuning=False)
     assert len(done) == 4
     assert unfinished == [f"  {tmp_path}/a: running", f"  {tmp_path}/b: not started"]
+
+
+@pytest.mark.parametrize("hours", [24, -24])
+def test_a_run_is_held_or_free_by_the_clock_of_its_files_and_not_by_our_own(hours, jobs, monkeypatch):
+    (first, second), now = jobs, time.time()
+    for job in jobs:
+        job.folder.prepare()
+    with first.folder.locked():
+        monkeypatch.setattr(time, "time", lambda: now + 3600 * hours)
+        assert running._is_held(first)
+        assert not running._is_held(second)
+    assert not running._is_held(first)
 
 
 def test_a_failed_run_is_not_tried_again_by_the_sweep_it_failed_in_but_by_the_next(jobs, monkeypatch, tmp_path):

@@ -45,6 +45,12 @@ def test_a_run_that_trains_has_progress_metric_speed_and_time_left(tmp_path):
     assert status.seconds_left == pytest.approx(50, rel=0.05)
 
 
+def test_a_run_that_began_later_than_now_by_the_clock_has_no_speed(tmp_path):
+    leave(tmp_path, "a", "running", lines=EVALUATED, began=time.time() + 3600, first=100, done=150, total=400)
+    (status,) = run_statuses([tmp_path])
+    assert (status.state, status.done, status.per_second, status.seconds_left) == ("running", 150, None, None)
+
+
 def test_states_are_told_and_runs_whose_owner_is_gone_are_marked(nm, tmp_path):
     leave(tmp_path, "b", "running", lines=EVALUATED, age=400, host="node7", job="97_3", machine=["other"], total=400)
     leave(tmp_path, "c", "failed", "the loss\x1b[2J is nan\nsecond line", ended=True)

@@ -25,6 +25,13 @@ def leave(run, number=1, age=0.0, **changes):
     return file
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """A tenth of a second for an owner to show itself."""
+    monkeypatch.setattr(starts, "BEAT", 0.05)
+    monkeypatch.setattr(starts, "_LATE", 0.05)
+
+
 ELSEWHERE = {"host": "node7", "machine": ["other boot", "pid:[1]"], "pid": 4711, "job": "97_3"}
 
 
@@ -36,11 +43,27 @@ def test_a_run_held_on_another_machine_is_refused_naming_who_trains_it(tmp_path)
 
 
 @pytest.mark.parametrize("age", [GONE_AFTER + 5, -GONE_AFTER - 5])
-def test_an_owner_that_did_not_touch_its_file_for_minutes_is_gone_also_by_a_clock_set_back(tmp_path, age):
+def test_an_owner_that_did_not_touch_its_file_for_minutes_is_gone_also_by_a_clock_set_back(tmp_path, age, quick):
     leave(tmp_path, age=age, **ELSEWHERE)
     owner = Owner(tmp_path)
     owner.release()
     assert owner.file.name == "0002.json"
+
+
+@pytest.mark.parametrize(("age", "where"), [(3600, {}), (-3600, {}), (-3600, ELSEWHERE)])
+def test_a_live_owner_keeps_its_run_when_the_clock_is_set(tmp_path, age, where, monkeypatch):
+    """Its file is of another hour until it touches it again; meanwhile somebody wants the run."""
+    monkeypatch.setattr(starts, "_LATE", 10)
+    file = leave(tmp_path, age=age, **where)
+    threading.Timer(0.2, os.utime, [file]).start()
+    with pytest.raises(RunHeld):
+        Owner(tmp_path)
+    assert start_files(tmp_path) == [file]
+
+
+def test_an_owner_that_was_suspended_for_minutes_is_gone(tmp_path, quick):
+    leave(tmp_path, age=GONE_AFTER + 5)  # by this very process
+    Owner(tmp_path).release()
 
 
 def test_an_owner_whose_process_ended_on_this_machine_is_gone_at_once(tmp_path):

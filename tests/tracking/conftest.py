@@ -4,6 +4,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,28 @@ class _Offline:
         (file,) = (self.segment / "files" / "media" / "html").glob("summary*.html")
         cells = re.findall("<tr><td>(.*)</td><td>(.*)</td></tr>", file.read_text())
         return {name: float(value) for name, value in cells}
+
+
+class WandbServer(BaseHTTPRequestHandler):
+    """As much of a wandb server as lets a run begin."""
+
+    def do_POST(self):
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        answer = {}
+        if "RunResumeStatus" in asked:
+            answer = {"model": None}
+        elif "upsertBucket" in asked:
+            project = {"id": "p", "name": "nmtrain", "entity": {"id": "e", "name": "me"}}
+            bucket = {"id": "b", "name": "b", "displayName": "b", "config": "{}", "project": project}
+            answer = {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        content = json.dumps({"data": answer}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
 
 
 @pytest.fixture

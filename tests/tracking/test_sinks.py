@@ -52,6 +52,13 @@ def test_mirrors_show_the_numbers_of_a_record_under_its_split():
     assert numbers({"a": {"b/c": 1, "d": "x"}, "e": True, "f": 2.5}) == {"a/b/c": 1, "f": 2.5}
 
 
+def test_damaged_lines_are_left_out(prepared):
+    _, folder = prepared()
+    (folder / "metrics.jsonl").write_bytes(b'{"update": 5}\n\0\0\0\n{"update": 8}\n{"upd\n    \n{"update": 9}\n')
+    (folder / "noise.jsonl").write_bytes(b'{"update": 6, "tensor": "mean"}\n{"update": 7, "tensor": "mean"\n"mean"\n')
+    assert [record["update"] for record in recorded(folder)] == [5, 6, 8, 9]
+
+
 def test_lines_already_in_the_folder_are_read_in_the_order_of_updates(prepared):
     _, folder = prepared()
     assert recorded(folder) == []

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import psutil
 import pytest
 
 from nmtrain.tracking import open_sink
 from nmtrain.training.run import run
+from tests.tracking.conftest import WandbServer
 
 SUMMARY = {"run": "a", "updates": 3, "metrics": {"val/accuracy": 0.5}, "bytes": {"sparse": 100}}
 
@@ -103,28 +104,6 @@ def test_wandb_process_that_dies_ends_neither_this_run_nor_the_next_one_s_mirror
     assert offline(folder.path).rows == rows(1)
 
 
-class Server(BaseHTTPRequestHandler):
-    """As much of a wandb server as lets a run begin."""
-
-    def do_POST(self):
-        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        answer = {}
-        if "RunResumeStatus" in asked:
-            answer = {"model": None}
-        elif "upsertBucket" in asked:
-            project = {"id": "p", "name": "nmtrain", "entity": {"id": "e", "name": "me"}}
-            bucket = {"id": "b", "name": "b", "displayName": "b", "config": "{}", "project": project}
-            answer = {"upsertBucket": {"bucket": bucket, "inserted": True}}
-        content = json.dumps({"data": answer}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments):
-        pass
-
-
 def test_variable_that_wandb_cannot_read_ends_the_mirror_and_not_the_run(prepared, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_MODE", "")
     config, folder = prepared("tracking=wandb")
@@ -138,7 +117,7 @@ def test_variable_that_wandb_cannot_read_ends_the_mirror_and_not_the_run(prepare
 
 @pytest.mark.slow
 def test_server_that_goes_away_holds_the_end_of_a_run_for_20_seconds_at_most(prepared, monkeypatch, caplog):
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), WandbServer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)

@@ -1,9 +1,12 @@
 """What goes wrong while training is said plainly, and nothing already made is lost."""
 
+import errno
 import json
+import logging
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from nmtrain.runs.folder import RunFolder, RunFolderError
 from nmtrain.training.checkpoint import load_checkpoint
 from nmtrain.training.loop import TrainingError
 from nmtrain.training.run import run
+from nmtrain.training.status import logged_to
 
 
 def status(config):
@@ -73,6 +77,29 @@ def test_full_disk_says_so_and_loses_nothing_already_written(make_config, tiny):
     repeated = subprocess.run(command, capture_output=True, text=True)
     assert repeated.returncode == 0, repeated.stderr
     assert status(config)["state"] == "finished"
+
+
+def test_a_log_that_a_full_disk_does_not_take_ends_nothing_and_prints_nothing(capsys):
+    """/dev/full stands in for the disk: it refuses every byte."""
+    with logged_to(Path("/dev/full")):
+        logging.getLogger("nmtrain").warning("lost")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_mirror_is_ended_also_where_the_records_cannot_be_written(make_config, monkeypatch):
+    from nmtrain.runs.folder import Records
+    from nmtrain.tracking import Sink
+
+    finished = []
+    monkeypatch.setattr(Sink, "finish", lambda self, summary: finished.append(summary))
+
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Records, "sync", full)
+    with pytest.raises(TrainingError, match="No space left on device"):
+        run(make_config())
+    assert finished == [None]
 
 
 def test_results_folder_that_cannot_be_written_is_named(make_config):

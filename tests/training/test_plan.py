@@ -5,6 +5,7 @@ import pytest
 from nmtrain.errors import ConfigError
 from nmtrain.models import build_model
 from nmtrain.training import plan
+from nmtrain.training.memory import memory_of_each
 from nmtrain.training.plan import make_plan, shape_faults
 from nmtrain.training.run import run
 
@@ -82,3 +83,15 @@ def test_plans_of_a_sweep_share_their_model_and_are_what_each_is_alone(make_conf
         for figure in ("cost", "training_cost", "bytes", "memory", "spared", "flops", "tensors", "warnings"):
             assert getattr(one, figure) == getattr(other, figure), (one.config.run_name, figure)
     assert len({str(found.memory) for found in together}) == 7  # dense, FF, FF and Q, and the last four
+
+
+def test_memory_is_told_of_each_process(make_config):
+    memory = {"weights": 400, "gradients": 400, "optimizer": 800, "masks": 50, "activations": 1001, "teacher": 60}
+
+    def of_each(*overrides):
+        return memory_of_each(memory, make_config("train.batch_size=32", *overrides).launch)
+
+    assert of_each() == memory
+    assert of_each("launch.processes=4") == memory | {"activations": 251}
+    shared = {"weights": 100, "gradients": 100, "optimizer": 200, "masks": 13, "activations": 251}
+    assert of_each("launch.processes=4", "launch.strategy=fsdp") == memory | shared | {"sparse weights": 52}

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -68,6 +69,31 @@ def test_a_second_sigusr2_does_not_kill_a_run_that_is_saving():
         signal.raise_signal(signal.SIGUSR2)
         signal.raise_signal(signal.SIGUSR2)
         assert asked_by(stop.number) == "SIGUSR2"
+
+
+@pytest.fixture
+def handlers_as_before():
+    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_one_of_several_processes_outlives_signals_that_come_twice_until_it_has_told_what_ended_it(handlers_as_before):
+    with suppress(OSError), stop_requests(together=True) as stop:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2):
+            signal.raise_signal(number)
+        raise OSError("Connection closed by peer")
+    assert asked_by(stop.number) == "SIGTERM"
+    signal.raise_signal(signal.SIGTERM)  # by its launcher, since another one failed: this process goes on
+
+
+def test_a_second_interrupt_still_ends_one_of_several_processes(interruptible, handlers_as_before):
+    """Whoever started them passes it on as SIGTERM."""
+    with stop_requests(together=True):
+        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_time_limit_asks_to_stop_before_it_comes(make_config, monkeypatch):

@@ -39,6 +39,7 @@ class Failure:
     message: str
     status: int
     traceback: str = ""
+    silent: bool = False  # the rank has not said it itself, and will say nothing any more
 
     @classmethod
     def of(cls, rank: int, error: NmtrainError) -> Failure:
@@ -129,6 +130,8 @@ class Watch:
         self._thread.join()
 
     def _wait_for_telling(self) -> None:
+        if self.failure is not None and self.failure.rank == 0 and self.failure.silent:
+            return
         last = time.monotonic() + _TOLD
         while time.monotonic() < last and not self._own.check([_OVER]):
             time.sleep(0.1)
@@ -145,7 +148,8 @@ class Watch:
                 else:
                     self._look_around()
             except (dist.DistError, RuntimeError) as error:  # the store is gone, and who kept it
-                self.failure = Failure(0, "TrainingError", f"is gone, and with it what the ranks share ({error})", 1)
+                reason = f"what the ranks share is gone, and the process that kept it ({error})"
+                self.failure = Failure(0, "TrainingError", reason, 1)
             if self.failure is not None:
                 if self._over.wait(_GRACE) or (self._unwinding and self._over.wait(_UNWINDING)):
                     return
@@ -171,7 +175,8 @@ class Watch:
         silent = [rank for rank in range(self._world) if now - self._seen[rank][1] > self._dead]
         if silent:
             told = "ended without a word, or its machine did: it was killed, or memory ran out"
-            self._post(Failure(silent[0], "TrainingError", f"{told} (last seen at {wheres[silent[0]]})", 1))
+            told += f" (last seen at {wheres[silent[0]]})"
+            self._post(Failure(silent[0], "TrainingError", told, 1, silent=True))
             return
         furthest = max(stand[0] for stand, _ in self._stands)
         for rank, ((count, _), since) in enumerate(self._stands):

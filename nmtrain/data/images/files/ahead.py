@@ -180,5 +180,5 @@ def worker_fault(error: Exception) -> str | None:
 
 
 def _ended(error: Exception) -> str:
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error).split()) or "the connection to it was closed"
     return f"a process that reads images ended ({reason}); if memory ran out, lower data.workers; 0 does without"
