@@ -79,7 +79,7 @@ def test_an_error_of_one_rank_is_told_by_the_first_and_the_run_goes_on(pair, alo
     ("happens", "overrides", "reason"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", [], "rank 1: ended without a word, or its machine did: it was killed"),
-        ("time.sleep(1000)", ["launch.timeout=4"], "rank 1: launch.timeout=4: has not come on from "),
+        ("time.sleep(1000)", ["launch.timeout=15"], "rank 1: launch.timeout=15: has not come on from "),
     ],
 )
 def test_a_rank_that_dies_or_hangs_is_named(happens, overrides, reason, pair, tmp_path):
