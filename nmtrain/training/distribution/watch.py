@@ -72,8 +72,11 @@ class Watch:
         self.failure: Failure | None = None
         self._dead, self._unwinding = _DEAD, False
         self._count, self._signs, self._where = 0, 0, "the start"
-        self._seen: list[tuple[str, float]] = [("", time.monotonic())] * world
-        self._stands: list[tuple[list[int], float]] = [([0, 0], time.monotonic())] * world
+        # Seconds that count are those in which this thread looked: a cluster that stops all processes for a while, and
+        # lets them go on, has ended none.
+        self._now = 0.0
+        self._seen: list[tuple[str, float]] = [("", self._now)] * world
+        self._stands: list[tuple[list[int], float]] = [([0, 0], self._now)] * world
         self._over = threading.Event()
         self._own.set(f"rank{rank}", self._sign_of_life(0))
         self._own.compare_set(_FAILURE, "", "")
@@ -140,6 +143,7 @@ class Watch:
         beat = 0
         while not self._over.wait(_EVERY):
             beat += 1
+            self._now += _EVERY
             try:
                 self._own.set(f"rank{self._rank}", self._sign_of_life(beat))
                 told = self._own.get(_FAILURE)
@@ -160,7 +164,7 @@ class Watch:
 
     def _look_around(self) -> None:
         """Post what is wrong with another rank."""
-        now = time.monotonic()
+        now = self._now
         keys = [f"rank{rank}" for rank in range(self._world)]
         if not self._own.check(keys):
             return  # one has not begun yet
