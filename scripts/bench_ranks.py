@@ -3,8 +3,9 @@
     python scripts/bench_ranks.py [vit t5 vit_compact] [--rounds 15]
 
 Each round times, in turn, one process with half of the batch while the other waits, both with half of a batch each and
-knowing nothing of each other, and both together with the whole batch. Shown are the ratios of the last to the first
-two, as medians over rounds with their quartiles. On a CPU, one thread each; it wants two cores that nothing else uses.
+knowing nothing of each other, and both together with the whole batch, by copies (DDP) and by shards (FSDP2). Shown are
+the ratios of the last two to the first two, as medians over rounds with their quartiles. On a CPU, one thread each; it
+wants two cores that nothing else uses.
 """
 
 from __future__ import annotations
@@ -48,20 +49,18 @@ def bench(ranks: ManyRanks, model: str, recipe: str, rounds: int) -> None:
     line = [*MODELS[model], f"recipe={recipe}", "sparsity=1:8", "measure=off"]
     whole = config_of(*line)
     half = config_of(*line, f"train.batch_size={whole.train.batch_size // 2}")
-    alone, together = OurUpdate(half), OurUpdate(whole, ranks)
-    ratios: dict[str, list[float]] = {"one": [], "apart": []}
+    alone = OurUpdate(half)
+    ways = {way: OurUpdate(config_of(*line, f"launch.strategy={way}"), ranks) for way in ("ddp", "fsdp")}
+    ratios: dict[tuple[str, str], list[float]] = {(way, name): [] for way in ways for name in ("one", "apart")}
     for number in range(rounds + 1):
-        seconds = {
-            "one": timed(ranks, alone, ranks.is_first),
-            "apart": timed(ranks, alone, True),
-            "together": timed(ranks, together, True),
-        }
-        for name, found in ratios.items():
+        seconds = {"one": timed(ranks, alone, ranks.is_first), "apart": timed(ranks, alone, True)}
+        together = {way: timed(ranks, update, True) for way, update in ways.items()}
+        for (way, name), found in ratios.items():
             if number:  # the first round warms up
-                found.append(seconds["together"] / seconds[name])
-    if ranks.is_first:
-        shown = "   ".join(f"{name} {quartiles(found)}" for name, found in ratios.items())
-        print(f"  {model:12} batch {whole.train.batch_size:4} {recipe:8} {shown}", flush=True)
+                found.append(together[way] / seconds[name])
+    for way in ways if ranks.is_first else ():
+        shown = "   ".join(f"{name} {quartiles(ratios[way, name])}" for name in seconds)
+        print(f"  {model:12} batch {whole.train.batch_size:4} {recipe:8} {way:5} {shown}", flush=True)
 
 
 def main() -> None:

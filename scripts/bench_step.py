@@ -145,7 +145,7 @@ class OurUpdate:
         folder = RunFolder(Path(tempfile.mkdtemp()))
         folder.prepare()
         self.trainer = Trainer(plan, model, task, ranks, folder, None, {})
-        self.trainer.forward.train()
+        self.trainer.replicas.forward.train()
         self.number = 0
 
     def __call__(self) -> None:

@@ -276,4 +276,7 @@ def _recipe_faults(recipes: Iterable[Recipe], valid: dict[str, Any]) -> list[str
             option = f"recipe.dense_fraction={recipe.dense_fraction}"
             told = f"has to know what an update costs, which {option} leaves to training; allowed: a fraction"
             faults[f"{flops}: {told}"] = None
+        if recipe.switch_between(1) and "launch" in valid and valid["launch"].strategy == "fsdp":
+            told = "reads the moments of whole tensors; allowed: a fraction, or ddp"
+            faults[f"launch.strategy=fsdp: recipe.dense_fraction=auto {told}"] = None
     return list(faults)

@@ -7,7 +7,7 @@ from typing import Any
 from nmtrain.config.faults import written
 from nmtrain.config.mixing import mixing_faults
 from nmtrain.config.naming import AS_BEFORE
-from nmtrain.config.schema import LaunchConfig, MaskConfig, ModelConfig, OptimConfig, TrainConfig
+from nmtrain.config.schema import AdafactorConfig, LaunchConfig, MaskConfig, ModelConfig, OptimConfig, TrainConfig
 from nmtrain.data import DataShape, TextShape, data_names, headline
 
 
@@ -37,6 +37,9 @@ def combination_faults(valid: dict[str, Any], data: Any, shape: DataShape | Text
         faults.append(f"measure.patterns={patterns}: has no effect with measure.every=null")
     if optim := valid.get("optim"):
         faults += _optim_faults(optim)
+        if launch and launch.strategy == "fsdp" and isinstance(optim, AdafactorConfig):
+            told = "its second moments are of whole rows and columns"
+            faults.append(f"launch.strategy=fsdp: not with optim.name=adafactor ({told}); allowed: adamw, sgd, or ddp")
     return faults
 
 
@@ -90,9 +93,22 @@ def _launch_faults(launch: LaunchConfig, train: TrainConfig) -> list[str]:
         faults.append(f"launch.gpus={launch.gpus}: train.device=cpu has none; allowed: launch.processes={launch.gpus}")
     if launch.nodes > 1 and launch.gpus is None and launch.processes is None:
         faults.append(f"launch.nodes={launch.nodes}: say how many processes each has: launch.gpus or launch.processes")
+    if launch.strategy == "fsdp":
+        faults += _sharding_faults(train)
     if faults or launch.world == 1:
         return faults
     return share_faults(train, launch.world)
+
+
+def _sharding_faults(train: TrainConfig) -> list[str]:
+    """Of what needs whole weights, or acts on each process by itself."""
+    faults = []
+    if train.compile:
+        faults.append(f"launch.strategy=fsdp: not with train.compile={written(train.compile)}; allowed: false, or ddp")
+    if train.precision == "fp16":
+        told = "each process would find overflows in its own rows alone"
+        faults.append(f"launch.strategy=fsdp: not with train.precision=fp16 ({told}); allowed: bf16, fp32, or ddp")
+    return faults
 
 
 def share_faults(train: TrainConfig, world: int) -> list[str]:

@@ -161,6 +161,7 @@ class LaunchConfig(Section):
     gpus: Count | None = None
     processes: Count | None = None
     nodes: Count = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     timeout: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 600.0
     compare_every: Count = 500
 

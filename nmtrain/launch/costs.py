@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -24,8 +25,9 @@ def show_costs(jobs: Sequence[Job], combinations: int) -> None:
     table = Table("run", "state", "updates", "training FLOPs", "of dense", "memory", "disk", "time")
     table.columns[0].overflow = "fold"
     flops, disk, most, seconds, unknown, left = 0.0, 0, 0, 0.0, 0, 0
+    shared: dict[str, Any] = {}
     for job in jobs:
-        plan = make_plan(job.config)
+        plan = make_plan(job.config, shared)
         config, state = plan.config, job.folder.state_or_none or "planned"
         known = speeds.get(_alike(config))
         time = None if known is None else known * config.total_updates / config.updates_per_epoch

@@ -67,7 +67,8 @@ def in_order(jobs: list[Job]) -> list[Job]:
     if order == "cost":
         from nmtrain.training.plan import make_plan
 
-        return sorted(jobs, key=lambda job: float(make_plan(job.config).flops["training"]))
+        shared: dict[str, Any] = {}
+        return sorted(jobs, key=lambda job: float(make_plan(job.config, shared).flops["training"]))
     return jobs
 
 

@@ -82,6 +82,8 @@ def report_command(run: Path) -> str:
 
 def show_plan(plan: Plan) -> None:
     """What --dry-run prints: phases, sparse tensors, cost, memory."""
+    from nmtrain.training.memory import memory_of_each
+
     config = plan.config
     console = terminal()
     console.print(f"{config.run_folder}", style="bold", soft_wrap=True, markup=False)
@@ -114,8 +116,11 @@ def show_plan(plan: Plan) -> None:
     inference = _beside_dense(plan.flops["inference"], plan.flops["inference_dense"], si)
     table.add_row("inference FLOPs per sample", inference)
     table.add_row("bytes of the model", _beside_dense(plan.bytes["sparse"], plan.bytes["dense"], si))
-    parts = ", ".join(f"{name} {si(size)}" for name, size in plan.memory.items())
-    table.add_row("memory while training, bytes", f"about {si(sum(plan.memory.values()))} ({parts})")
+    launch = plan.config.launch
+    memory = memory_of_each(plan.memory, launch)
+    parts = ", ".join(f"{name} {si(size)}" for name, size in memory.items())
+    of_each = "" if launch.world == 1 else f", each of {launch.world} processes"
+    table.add_row(f"memory while training, bytes{of_each}", f"about {si(sum(memory.values()))} ({parts})")
     if plan.config.train.gradient_checkpointing:
         table.add_row("spared by gradient checkpointing", f"{si(plan.spared)} of activations")
     console.print(table)

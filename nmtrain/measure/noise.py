@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nmtrain.measure.depth import blocks, depth_of
 from nmtrain.sparsity import NMPattern, SparseTensor, SparsityState, nm_mask, sparsity_control
 from nmtrain.sparsity.rules import stock_names
+from nmtrain.sparsity.shards import WHOLE, Shards
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +64,9 @@ class NoiseMeter:
     that is the target's mask of the weights that the forward used; a dense model can be measured for several targets,
     each with records of its own, and what depends on no mask is taken once.
 
-    Sums are taken in float64 on the device, and come to the host once per measurement. Processes do not talk: DDP
-    leaves the same averaged gradient on every rank, so every rank has the same records and one may keep the meter.
+    Sums are taken in float64 on the device, and come to the host once per measurement. Processes that train copies do
+    not talk: DDP leaves the same averaged gradient on every rank, so every rank has the same records and one may keep
+    the meter. Those that share the weights add up what each has of its rows.
 
     Args:
         model: stock or sparsified; the module itself, not its DDP or compiled wrapper.
@@ -73,6 +75,7 @@ class NoiseMeter:
         optimizer: of this model.
         every: updates per measurement.
         window: updates, at least 2.
+        shards: what the model's weights are of the stock model's.
     """
 
     def __init__(
@@ -82,12 +85,13 @@ class NoiseMeter:
         optimizer: torch.optim.Optimizer,
         every: int,
         window: int,
+        shards: Shards = WHOLE,
     ) -> None:
         if not all(measured.values()) or not measured:
             raise ValueError("there are no tensors to measure; for a dense model take those of resolve_rules")
         if every < 1 or window < 2:
             raise ValueError(f"every = {every} and window = {window}: must be at least 1 and 2 updates")
-        self.optimizer, self.every = optimizer, every
+        self.optimizer, self.every, self._shards = optimizer, every, shards
         self.tensors = [tensor for tensors in measured.values() for tensor in tensors]
         self._sparsities = [str(sparsity) for sparsity, tensors in measured.items() for _ in tensors]
         self._control = sparsity_control(model)
@@ -110,7 +114,7 @@ class NoiseMeter:
         self._masks: list[Tensor | None] = [None] * len(self.tensors)  # of the last measurement
         self._averages: _RunningAverages | None = None
         if not all("betas" in group for group in optimizer.param_groups):
-            self._averages = _RunningAverages([part.part_of(weight) for part, weight in self._pairs()])
+            self._averages = _RunningAverages([self._part(part, weight) for part, weight in self._pairs()])
 
     @torch.no_grad()
     def see_gradients(self, number: int) -> None:
@@ -122,7 +126,7 @@ class NoiseMeter:
         """
         gradients = self._gradients()
         sums = torch.stack([gradient.abs().sum(dtype=torch.float64) for gradient in gradients])
-        self._window.append(sums / self._entries)
+        self._window.append(self._shards.summed(sums) / self._entries)
         self._number = number
         if (number + 1) % self.every:
             return
@@ -132,8 +136,8 @@ class NoiseMeter:
                 tensor = self.tensors[i]
                 mask, state = in_force.get(tensor, (None, SparsityState(None)))
                 if mask is None or state.pattern is None:
-                    mask = nm_mask(tensor.part_of(weight), tensor.pattern, tensor.axis)
-                split = _Split(mask)
+                    mask = self._mask_at_target(tensor, self._part(tensor, weight))
+                split = _Split(mask, self._shards)
                 self._before[i] = _Seen(state, split, split.means_and_variances(gradient.abs().double()))
 
     @torch.no_grad()
@@ -159,7 +163,7 @@ class NoiseMeter:
             for i in tensors:
                 split, last = before[i].split, self._masks[i]
                 changed = (torch.zeros_like(split.mask) if last is None else split.mask != last).count_nonzero()
-                counts = torch.stack([split.kept, changed])
+                counts = torch.stack([split.kept, self._shards.summed(changed)])
                 second = split.means_and_variances(v_hat)
                 rows[i] = torch.cat([before[i].gradient, split.means(noise), second, counts, window_var.unsqueeze(0)])
         places = range(len(self.tensors))
@@ -181,9 +185,12 @@ class NoiseMeter:
         return {
             "tensors": self._identity(),
             "measured": self._measured,
-            "masks": self._masks,
+            "masks": [
+                None if mask is None else self._shards.whole(mask, tensor.name, tensor.rows)
+                for tensor, mask in zip(self.tensors, self._masks, strict=True)
+            ],
             "window": list(self._window),
-            "averages": None if self._averages is None else dict(vars(self._averages)),
+            "averages": None if self._averages is None else self._changed_averages(vars(self._averages), whole=True),
         }
 
     def load_state_dict(self, state: Record) -> None:
@@ -196,7 +203,10 @@ class NoiseMeter:
         if state["tensors"] != self._identity():
             logger.warning("noise was measured on other tensors or patterns before; what is new here starts anew")
         self._masks = [
-            None if (mask := masks.get(tuple(identity))) is None else mask.to(device) for identity in self._identity()
+            None
+            if (mask := masks.get(tuple(identity))) is None
+            else self._shards.own(mask.to(device), tensor.name, tensor.rows)
+            for tensor, identity in zip(self.tensors, self._identity(), strict=True)
         ]
         self._measured = state["measured"]
         if labels != [part.label for part in self._parts]:
@@ -204,7 +214,27 @@ class NoiseMeter:
         self._window.clear()
         self._window.extend(means.to(device) for means in state["window"])
         if self._averages is not None and state["averages"] is not None:
-            self._averages.load(**state["averages"])
+            self._averages.load(**self._changed_averages(state["averages"], whole=False))
+
+    def _changed_averages(self, state: Record, whole: bool) -> Record:
+        """Running averages of all rows from those of the rows that are kept here, or the other way round."""
+        change = self._shards.whole if whole else self._shards.own
+        return {
+            key: [change(one, part.name, part.rows) for part, one in zip(self._parts, value, strict=True)]
+            if isinstance(value, list)
+            else value
+            for key, value in state.items()
+        }
+
+    def _mask_at_target(self, tensor: SparseTensor, part: Tensor) -> Tensor:
+        if self._shards.holds_groups(tensor, tensor.pattern):
+            return nm_mask(part, tensor.pattern, tensor.axis)
+        whole = self._shards.whole(part, tensor.name, tensor.rows)
+        return self._shards.own(nm_mask(whole, tensor.pattern, tensor.axis), tensor.name, tensor.rows)
+
+    def _part(self, part: SparseTensor, weight: Tensor) -> Tensor:
+        rows = self._shards.place(part.name, part.rows)
+        return weight if rows is None else weight[rows[0] : rows[1]]
 
     def _identity(self) -> list[list[str]]:
         return [[tensor.label, str(tensor.pattern), tensor.axis] for tensor in self.tensors]
@@ -217,7 +247,7 @@ class NoiseMeter:
         for part, weight in self._pairs():
             if weight.grad is None:
                 raise RuntimeError(f"{part.label} has no gradient; noise is measured where the loss reaches")
-            gradients.append(part.part_of(weight.grad))
+            gradients.append(self._part(part, weight.grad))
         return gradients
 
     def _moments(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -229,7 +259,7 @@ class NoiseMeter:
         for part, weight in self._pairs():
             state = self.optimizer.state[weight]
             step = torch.as_tensor(state["step"]).double()
-            m, v = (part.part_of(state[key]).double() for key in ("exp_avg", "exp_avg_sq"))
+            m, v = (self._part(part, state[key]).double() for key in ("exp_avg", "exp_avg_sq"))
             beta1, beta2 = betas[id(weight)]
             held_at = torch.as_tensor(state.get("held_at", state["step"])).double()
             yield m / (1 - beta1**step), v / (1 - beta2**held_at)
@@ -267,11 +297,12 @@ class NoiseMeter:
 class _Split:
     """A mask's kept and pruned entries, and float64 statistics over both; nothing here waits for the device."""
 
-    def __init__(self, mask: Tensor) -> None:
-        self.mask = mask
-        self.kept = mask.count_nonzero()
-        counts = torch.stack([self.kept, mask.numel() - self.kept]).double()
-        self._shares = counts / mask.numel()
+    def __init__(self, mask: Tensor, shards: Shards) -> None:
+        self.mask, self._summed = mask, shards.summed
+        kept = mask.count_nonzero()
+        counts = self._summed(torch.stack([kept, mask.numel() - kept]).double())
+        self.kept = counts[0]
+        self._shares = counts / counts.sum()
         self._divisors = counts.clamp(min=1)
 
     def means(self, values: Tensor) -> Tensor:
@@ -288,7 +319,8 @@ class _Split:
 
     def _means(self, values: Tensor) -> Tensor:
         kept = values * self.mask
-        return torch.stack([kept.sum(), (values - kept).sum()]) / self._divisors  # the difference is exact
+        sums = torch.stack([kept.sum(), (values - kept).sum()])  # the difference is exact
+        return self._summed(sums) / self._divisors
 
     def _with_whole(self, of_parts: Tensor) -> Tensor:
         return torch.cat([(of_parts * self._shares).sum().unsqueeze(0), of_parts])

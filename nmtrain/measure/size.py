@@ -8,7 +8,7 @@ from math import comb, prod
 from torch import Tensor, nn
 
 from nmtrain.sparsity import NMPattern, SparseTensor
-from nmtrain.sparsity.apply import SparseWeight
+from nmtrain.sparsity.control import SparseWeight
 from nmtrain.sparsity.rules import stock_names
 
 

@@ -7,13 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nmtrain.sparsity.apply import (
-        SparsityControl,
-        remove_sparsity,
-        sparsify_model,
-        sparsity_control,
-        verify_sparsity,
-    )
+    from nmtrain.sparsity.apply import remove_sparsity, sparsify_model, sparsity_control, verify_sparsity
+    from nmtrain.sparsity.control import SparsityControl
     from nmtrain.sparsity.mask import Axis, nm_mask
     from nmtrain.sparsity.pattern import NMPattern
     from nmtrain.sparsity.rules import NoTensorLeft, SparseTensor, SparsityRule, resolve_rules
@@ -46,7 +41,7 @@ _HOME = {
     "NMPattern": "pattern",
     "NoTensorLeft": "rules",
     "SparseTensor": "rules",
-    "SparsityControl": "apply",
+    "SparsityControl": "control",
     "SparsityRule": "rules",
     "SparsityState": "state",
     "nm_mask": "mask",

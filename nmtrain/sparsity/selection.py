@@ -26,6 +26,8 @@ def is_eager_cpu(tensor: Tensor) -> bool:
 def nth(groups: Tensor, n: int, dim: int, largest: bool = True) -> Tensor:
     """The n-th largest (or smallest) entry of each group along ``dim``, which is kept with length 1."""
     m, last = groups.shape[dim], dim == groups.dim() - 1
+    if not groups.numel():  # of several processes one may keep no row of a small weight
+        return groups.narrow(dim, 0, 1)
     if n > m + 1 - n:  # fewer to look at from the other end
         n, largest = m + 1 - n, not largest
     if n == 1 and m >= _AMAX_START:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from nmtrain.sparsity.apply import SparseWeight
+from nmtrain.sparsity.control import SparseWeight
 
 
 @torch.no_grad()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from nmtrain.runs.metrics import gain
-from nmtrain.sparsity import sparsity_control, stock_state_dict
+from nmtrain.sparsity import stock_state_dict
 
 
 class BestWeights:
@@ -27,12 +28,18 @@ class BestWeights:
         self.update = 0
         self.weights: dict[str, Tensor] = {}  # on the CPU, exactly N:M, under the stock model's names; none yet
 
-    def see(self, update: int, value: float, model: nn.Module) -> None:
-        """Take in an evaluation of ``model``, which has its sparsity in force."""
-        better = not self.weights or gain(self.metric, value) > gain(self.metric, self.value)
-        if better and math.isfinite(value) and sparsity_control(model).at_target:
+    def see(self, update: int, value: float, at_target: bool, model: Callable[[], nn.Module]) -> None:
+        """Take in an evaluation.
+
+        Args:
+            at_target: whether every sparse weight shows its strict target.
+            model: gives what was evaluated, with its sparsity in force.
+        """
+        better = math.isnan(self.value) or gain(self.metric, value) > gain(self.metric, self.value)
+        if better and math.isfinite(value) and at_target:
             self.update, self.value = update, value
-            self.weights = {name: tensor.to("cpu", copy=True) for name, tensor in stock_state_dict(model).items()}
+            state = stock_state_dict(model())
+            self.weights = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
 
     def record(self, split: str) -> dict[str, Any]:
         """What summary.json says of it."""

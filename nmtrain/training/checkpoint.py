@@ -1,14 +1,17 @@
-"""Checkpoints: whole or not at all, checked by content, the newest ones kept."""
+"""Checkpoints: whole or not at all, checked by content, the newest ones kept; written while training goes on."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nmtrain.errors import ConfigError
 from nmtrain.runs.folder import write_whole
@@ -30,6 +33,56 @@ def save_checkpoint(folder: Path, update: int, content: dict[str, Any], keep: in
     for old in _newest_first(folder)[keep:]:
         old.unlink()
     return path
+
+
+class CheckpointWriter:
+    """Saves checkpoints of one run, one at a time, in a thread: training waits for no more than a copy of the content.
+
+    An error of the thread is raised by the next call.
+
+    Args:
+        folder: of the checkpoints.
+        keep: how many.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def begin(self, update: int, content: dict[str, Any]) -> None:
+        """Begin to save ``content`` as it is now, once the checkpoint before is whole."""
+        self.finish()
+        self._thread = threading.Thread(target=self._save, args=(update, _copied(content)), name="nmtrain-checkpoint")
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until what was begun is whole."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if (error := self._error) is not None:
+            self._error = None
+            raise error
+
+    def _save(self, update: int, content: dict[str, Any]) -> None:
+        try:
+            save_checkpoint(self._folder, update, content, self._keep)
+        except Exception as error:
+            self._error = error
+
+
+def _copied(content: Any) -> Any:
+    """The same on the CPU, with tensors of its own."""
+    if isinstance(content, Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        found = copy.copy(content)  # a state dict has more than its entries
+        found.update({key: _copied(value) for key, value in content.items()})
+        return found
+    if isinstance(content, list | tuple):
+        return type(content)(map(_copied, content))
+    return content
 
 
 def load_checkpoint(folder: Path, ranks: Ranks = ALONE) -> dict[str, Any] | None:

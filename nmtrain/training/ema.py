@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from nmtrain.sparsity.rules import stock_name
+from nmtrain.sparsity.shards import WHOLE, Shards
+
 
 class WeightAverage:
     """``average = decay * average + (1 - decay) * weight`` after each update, from the weights before the first.
@@ -19,14 +22,16 @@ class WeightAverage:
     Args:
         model: on its device, its weights those that training starts from.
         decay: in (0, 1).
+        shards: what the model's weights are of the stock model's.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, shards: Shards = WHOLE) -> None:
         persistent = model.state_dict(keep_vars=True)
         buffers = {name: b for name, b in model.named_buffers() if name in persistent and b.is_floating_point()}
         self._live = {name: tensor.detach() for name, tensor in (dict(model.named_parameters()) | buffers).items()}
         self._average = {name: tensor.clone() for name, tensor in self._live.items()}
         self._decay = decay
+        self._shards, self._buffers = shards, buffers.keys()
 
     @torch.no_grad()
     def update(self) -> None:
@@ -51,8 +56,13 @@ class WeightAverage:
             self._live[name].copy_(held)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self._average
+        """Of whole weights, whatever of them is kept here."""
+        return {
+            name: average if name in self._buffers else self._shards.whole(average, stock_name(name))
+            for name, average in self._average.items()
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, average in self._average.items():
-            average.copy_(state[name])
+            whole = state[name]
+            average.copy_(whole if name in self._buffers else self._shards.own(whole, stock_name(name)))

@@ -21,9 +21,9 @@ from nmtrain.runs.folder import Records, RunFolder
 from nmtrain.sparsity import sparsity_control
 from nmtrain.tracking import Sink, open_sink
 from nmtrain.training.best import BestWeights
-from nmtrain.training.checkpoint import save_checkpoint
+from nmtrain.training.checkpoint import CheckpointWriter
 from nmtrain.training.distribution.ranks import Ranks
-from nmtrain.training.distribution.replicas import replicas
+from nmtrain.training.distribution.strategy import replicas
 from nmtrain.training.ema import WeightAverage
 from nmtrain.training.optim import build_optimizer, learning_rate, set_learning_rate, take_step
 from nmtrain.training.plan import Plan
@@ -59,19 +59,19 @@ class Trainer:
         self.ranks = ranks
         self.device = next(model.parameters()).device
         self.total = plan.config.total_updates
-        self.model = model
-        self.control = sparsity_control(model)
         if checkpoint:
             model.load_state_dict(checkpoint["model"])
             remembered = checkpoint.get("remembered", {})  # checkpoints of before have none
-            self.control.remembered = {label: left.to(self.device) for label, left in remembered.items()}
+            control = sparsity_control(model)
+            control.remembered = {label: left.to(self.device) for label, left in remembered.items()}
         self.normalizing = recompute_blocks(model) if plan.config.train.gradient_checkpointing else []
-        self.forward = compiled(model, plan.config.train.compile)
-        self.replicas = replicas(ranks, self.forward, model, self.config)
-        self.optimizer = build_optimizer(model, plan.config.optim)
+        self.replicas = replicas(ranks, model, compiled(model, plan.config.train.compile), self.config)
+        self.model, shards = self.replicas.kept, self.replicas.shards
+        self.control = sparsity_control(self.model)
+        self.optimizer = build_optimizer(self.model, plan.config.optim)
         self.loss_scale = LossScale(self.device, plan.config.train.precision)
         ema = plan.config.train.ema
-        self.average = None if ema is None else WeightAverage(model, ema)
+        self.average = None if ema is None else WeightAverage(self.model, ema, shards)
         self.best = BestWeights(task.headline) if plan.config.train.keep_best else None
         self.done = 0  # updates
         self.loss_sum = torch.zeros((), device=self.device)  # over the updates since the last line
@@ -80,9 +80,8 @@ class Trainer:
         self.switched_at: int | None = checkpoint.get("switched_at") if checkpoint else None
         self.meter = None
         if plan.config.measure.every is not None and plan.measured:
-            self.meter = NoiseMeter(
-                model, plan.measured, self.optimizer, plan.config.measure.every, plan.config.measure.window
-            )
+            every, window = plan.config.measure.every, plan.config.measure.window
+            self.meter = NoiseMeter(self.model, plan.measured, self.optimizer, every, window, shards)
         self.switch = None
         if (between := plan.config.recipe.switch_between(self.total)) is not None:  # not yet switched
             self.switch = AutoSwitch(self.control.weights, self.optimizer, between, self.total)
@@ -92,11 +91,12 @@ class Trainer:
         lengths = checkpoint["lengths"] if checkpoint and ranks.is_first else {"metrics": 0, "noise": 0}
         self.metrics = Records(folder / "metrics.jsonl", lengths["metrics"])
         self.noise = Records(folder / "noise.jsonl", lengths["noise"])
+        self.checkpoints = CheckpointWriter(folder / "checkpoints", plan.config.train.keep)
         self.sink = open_sink(plan.config, folder) if ranks.is_first else Sink()
 
     def _take_up(self, checkpoint: dict[str, Any]) -> None:
         """Go on from what a checkpoint holds beside the weights, which are there already."""
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.replicas.load_optimizer_state(self.optimizer, checkpoint["optimizer"])
         if self.config.train.precision == "fp16":
             self.loss_scale.load_state_dict(checkpoint["loss_scale"])
         self.done = checkpoint["done"]
@@ -120,7 +120,7 @@ class Trainer:
             Stopped: after a stop request, once the state is saved.
         """
         train, every_eval = self.config.train, self.updates_between_evaluations
-        self.forward.train()
+        self.replicas.forward.train()
         while self.done < self.total:
             grad_norm, rate = self.update(self.done)
             self.done += 1
@@ -136,9 +136,11 @@ class Trainer:
             yield self.done
             if (number := self.ranks.most(stop.number)) and not last:
                 self.save()
+                self.checkpoints.finish()
                 raise Stopped(f"{asked_by(number)} after update {self.done} of {self.total}", asked_by(number))
             if self.done % self.config.launch.compare_every == 0:
                 self.replicas.require_same(self.model.state_dict(), self.done)
+        self.checkpoints.finish()
 
     def update(self, number: int) -> tuple[torch.Tensor | None, float]:
         """One optimizer update: masks, forward and backward over the micro-batches, step."""
@@ -147,6 +149,7 @@ class Trainer:
             batches = self.task.batches(number)
         with self.timed("train"):
             self.control.update({target: recipe.at(number, self.total) for target, recipe in config.recipes.items()})
+            self.replicas.show()
             rate = learning_rate(config.optim, number, self.total)
             set_learning_rate(self.optimizer, rate)
             self.seed(mix_seed("update", config.seed, number, *self.ranks.apart))  # dropout and drop path
@@ -174,7 +177,7 @@ class Trainer:
             self.meter.see_gradients(number)
         grad_norm = None
         if self.config.optim.clip_norm is not None:
-            grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+            grad_norm = self.replicas.clip(self.config.optim.clip_norm)
         if self.switch:
             self.switch.see_gradients()
         take_step(self.optimizer, self.control.with_held_variance())
@@ -238,7 +241,8 @@ class Trainer:
                 with self.average.in_place():
                     metrics |= {f"ema_{name}": value for name, value in self._scored().items()}
         if self.best:
-            self.best.see(self.done, metrics[self.task.headline], self.model)
+            whole = self.replicas.whole_model
+            self.best.see(self.done, metrics[self.task.headline], self.control.at_target, whole)
         self.record(split, **metrics)
         logger.info(
             "update %d of %d, %s: %s %.4f, loss %.4f",
@@ -252,8 +256,9 @@ class Trainer:
         return metrics
 
     def _scored(self) -> dict[str, float]:
-        with self.autocast():  # anew for other weights, of which it keeps copies in half precision until it ends
-            return self.task.evaluate(self.forward, self.config.train.eval_batch_size)
+        # Autocast anew for other weights, of which it keeps copies in half precision until it ends.
+        with self.replicas.evaluating() as model, self.autocast():
+            return self.task.evaluate(model, self.config.train.eval_batch_size)
 
     def _evaluated(self, split: str) -> str:
         """What an evaluation was of, for the log."""
@@ -292,13 +297,14 @@ class Trainer:
         if broken := [name for name, p in self.model.named_parameters() if not p.isfinite().all()]:
             raise TrainingError(f"{len(broken)} weights are not finite after update {self.done}, first {broken[0]}")
         self.replicas.require_same(self.model.state_dict(), self.done)
+        model = self.replicas.whole_model()
         content = {
             "done": self.done,
             "total": self.total,
             "data": self.data,
-            "model": self.model.state_dict(),
-            "remembered": self.control.remembered,
-            "optimizer": self.optimizer.state_dict(),
+            "model": model.state_dict(),
+            "remembered": sparsity_control(model).remembered,
+            "optimizer": self.replicas.optimizer_state(self.optimizer),
             "loss_scale": self.loss_scale.state_dict(),
             "loss_sum": self.ranks.mean(self.loss_sum),
             "loss_count": self.loss_count,
@@ -311,13 +317,16 @@ class Trainer:
             "best": self.best.state_dict() if self.best else None,
             "lengths": {"metrics": self.metrics.sync(), "noise": self.noise.sync()},
         }
-        keep = self.config.train.keep
-        self.ranks.of_first(lambda: save_checkpoint(self.folder / "checkpoints", self.done, content, keep))
+        self.ranks.of_first(lambda: self.checkpoints.begin(self.done, content))
 
     def close(self, summary: dict[str, Any] | None) -> None:
-        """End what reads ahead, the records and their mirror; ``summary`` is that of a finished run."""
+        """End what reads ahead and what is being written; ``summary`` is that of a finished run."""
         try:
             self.task.close()
+            try:
+                self.checkpoints.finish()
+            except Exception as error:  # training has failed by itself, and says why
+                logger.warning("the last checkpoint could not be written: %s", error)
             for records in (self.metrics, self.noise):
                 records.sync()
                 records.close()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nmtrain.config.check import Config
+from nmtrain.config.schema import LaunchConfig
 from nmtrain.models.recompute import recompute_blocks
 from nmtrain.sparsity import SparsityRule, sparsify_model
 from nmtrain.training.optim import optimizer_bytes
@@ -46,6 +47,18 @@ def training_memory(
         "masks": sum(b.numel() for b in model.buffers() if b.dtype == torch.bool),
         "activations": activations,
     }, spared
+
+
+def memory_of_each(memory: dict[str, int], launch: LaunchConfig) -> dict[str, int]:
+    """The same for each of the processes that ``launch`` starts: of a batch each has its share, and of the weights and
+    what belongs to them a copy (DDP) or its share (FSDP2, without what a block gathers while it computes)."""
+    if launch.world == 1:
+        return memory
+    whole = () if launch.strategy == "ddp" else ("weights", "average", "gradients", "optimizer", "masks")
+    shared = {name: -(-size // launch.world) for name, size in memory.items() if name in (*whole, "activations")}
+    if launch.strategy == "fsdp":
+        shared["sparse weights"] = 4 * shared["masks"]  # that it computes with, beside the dense ones below
+    return memory | shared
 
 
 def full_memory(error: Exception) -> str | None:

@@ -161,13 +161,20 @@ class Plan:
         ]
 
 
-def make_plan(config: Config) -> Plan:
+def make_plan(config: Config, shared: dict[str, Any] | None = None) -> Plan:
     """Build the model on the meta device and resolve everything that needs shapes.
+
+    Args:
+        shared: what plans have worked out that runs of one model share; the plans of a sweep pass one dict on.
 
     Raises:
         ConfigError: for an unknown model, roles that it lacks, names that match nothing, axes that M does not divide.
     """
-    model, inputs, multiplied = _built(config)
+    shared = {} if shared is None else shared
+    key = _model_key(config)
+    if key not in shared:
+        shared[key] = _built(config)
+    model, inputs, multiplied = shared[key]
     teacher, of_teacher = planned_teacher(config)
     told = [*_also_needed(config, model), *of_teacher]
     with warnings.catch_warnings(record=True) as caught:
@@ -177,10 +184,11 @@ def make_plan(config: Config) -> Plan:
         rules, tensors, caught = [], [], []
     else:
         tensors = measured[config.sparsity]
-    cost, training_cost, by_length = _costs(config, model, inputs, tensors)
-    uncached = {"use_cache": False} if config.model.kind == "text_to_text" else {}  # as in training
-    with _values(config):
-        memory, spared = training_memory(config, model, rules, lambda model: _forward(model, inputs, **uncached))
+    # Of tensors, these depend on which they are and not on their patterns.
+    key = repr((key, [tensor.label for tensor in tensors], config.optim, config.train.ema))
+    if key not in shared:
+        shared[key] = _costs_and_memory(config, model, inputs, rules, tensors)
+    (cost, training_cost, by_length), (memory, spared) = shared[key]
     return Plan(
         config=_lasting(config, training_cost, tensors),
         rules=rules,
@@ -202,6 +210,26 @@ def make_plan(config: Config) -> Plan:
     )
 
 
+def _model_key(config: Config) -> str:
+    """Runs of one key build the same model, for the same micro-batches, and refuse the same of it."""
+    train = config.train
+    needed = (config.init_from, goes_on(config), config.optim.layer_decay, train.teacher)
+    sizes = (train.batch_size, train.micro_batches)
+    return repr((config.model, needed, config.data_shape, sizes, train.gradient_checkpointing))
+
+
+def _costs_and_memory(
+    config: Config, model: nn.Module, inputs: Inputs, rules: list[SparsityRule], tensors: list[SparseTensor]
+) -> tuple[tuple[ForwardCost, ForwardCost, LengthCost | None], tuple[dict[str, int], int]]:
+    with _values(config):
+        model = deepcopy(model)  # some change for good with what goes through them
+    costs = _costs(config, model, inputs, tensors)
+    uncached = {"use_cache": False} if config.model.kind == "text_to_text" else {}  # as in training
+    with _values(config):
+        memory = training_memory(config, model, rules, lambda model: _forward(model, inputs, **uncached))
+    return costs, memory
+
+
 def _batch_norm_warning(config: Config, model: nn.Module) -> list[str]:
     """Everything else adds up over micro-batches; what batch norm makes of a sample depends on those beside it."""
     parts = config.train.micro_batches
@@ -219,10 +247,7 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     built: dict[str, tuple[nn.Module, Inputs, Collection[str]] | None] = {}
     costs: dict[str, ForwardCost] = {}
     for config in configs:
-        train = config.train
-        needed = (config.init_from, goes_on(config), config.optim.layer_decay, train.teacher)
-        sizes = (train.batch_size, train.micro_batches)
-        key = repr((config.model, needed, config.data_shape, sizes, train.gradient_checkpointing))
+        key = _model_key(config)
         try:
             if key not in built:
                 built[key] = None  # stays, if it cannot be built

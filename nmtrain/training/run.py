@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor, nn
 
 from nmtrain.config.check import Config
 from nmtrain.data.images.batches import ImageBatches
@@ -20,7 +21,7 @@ from nmtrain.runs.folder import RunFolder, write_whole
 from nmtrain.runs.loaded import LOADED
 from nmtrain.runs.starts import Owner
 from nmtrain.runs.sweeps import code_digest
-from nmtrain.runs.weights import BEST, EMA, LAST
+from nmtrain.runs.weights import BEST, EMA, LAST, Weights
 from nmtrain.sparsity import NMPattern, remove_sparsity, sparsify_model, stock_state_dict, verify_sparsity
 from nmtrain.training.checkpoint import drop_checkpoints, load_checkpoint
 from nmtrain.training.disk import require_space
@@ -66,6 +67,8 @@ def run(config: Config, ranks: Ranks = ALONE) -> dict[str, Any]:
     plugins = {plugin.name: plugin.hash for plugin in LOADED}
     ranks.require_same({**values, "nmtrain": code_digest(), "plugins": plugins, "versions": package_versions()})
     plan = make_plan(config)
+    if config.launch.strategy == "fsdp" and ranks.world == 1:
+        raise ConfigError(["launch.strategy=fsdp: has no effect with one process; name launch.gpus, or use torchrun"])
     device = ranks.begin(config.train, config.launch.timeout)
     if (summary := ranks.of_first(lambda: finished_before(config, RunFolder(config.run_folder)))) is not None:
         return summary
@@ -141,7 +144,8 @@ def _train(plan: Plan, folder: RunFolder, owner: Owner | None, ranks: Ranks, dev
         trainer.control.update(final_states(trainer.config))
         metrics = trainer.evaluate("final")
         used = whole_run(trainer, before + time.perf_counter() - started)
-        summary = ranks.of_first(lambda: _finish(trainer, metrics, used))
+        weights = _gathered(trainer)
+        summary = ranks.of_first(lambda: _finish(trainer, *weights, metrics, used))
         if not plan.config.train.keep_after:
             drop_checkpoints(folder / "checkpoints")
     finally:
@@ -214,26 +218,38 @@ def _refuse_other_data(change: str) -> None:
     raise DataError(f"{change}; put back what was there, or force=true starts the run from nothing")
 
 
-def _finish(trainer: Trainer, metrics: dict[str, float], used: Used) -> dict[str, Any]:
+def _gathered(trainer: Trainer) -> tuple[nn.Module, dict[Weights, dict[str, Tensor]]]:
+    """The model, whole, as it was evaluated in the end, and other weights to save beside its own; all ranks call it."""
+    others = {}
+    if trainer.average:
+        with trainer.average.in_place():
+            state = stock_state_dict(trainer.replicas.whole_model())
+            others[EMA] = {name: tensor.clone() for name, tensor in state.items()}
+    if trainer.best and trainer.best.weights:
+        others[BEST] = trainer.best.weights
+    return trainer.replicas.whole_model(), others
+
+
+def _finish(
+    trainer: Trainer,
+    model: nn.Module,
+    others: dict[Weights, dict[str, Tensor]],
+    metrics: dict[str, float],
+    used: Used,
+) -> dict[str, Any]:
     """Project to the exact target what was scored, check it group by group and save it; returns the summary.
 
     So with the averaged weights, by the same masks; those that were best are projected since they were scored.
     """
-    others = {}
-    if trainer.average:
-        with trainer.average.in_place():
-            others[EMA] = {name: tensor.clone() for name, tensor in stock_state_dict(trainer.model).items()}
-    if trainer.best and trainer.best.weights:
-        others[BEST] = trainer.best.weights
-    remove_sparsity(trainer.model)
-    zeros = verify_sparsity(trainer.model, trainer.plan.rules)
+    remove_sparsity(model)
+    zeros = verify_sparsity(model, trainer.plan.rules)
     if zeros:
         logger.info("%d kept weights are exactly zero: their groups have fewer than N non-zero weights", zeros)
-    save_weights(trainer.model, trainer.folder / LAST.file)
+    save_weights(model, trainer.folder / LAST.file)
     for kind, weights in others.items():
-        trainer.model.load_state_dict(weights)
-        verify_sparsity(trainer.model, trainer.plan.rules)
-        save_weights(trainer.model, trainer.folder / kind.file)
+        model.load_state_dict(weights)
+        verify_sparsity(model, trainer.plan.rules)
+        save_weights(model, trainer.folder / kind.file)
     summary = summarize(trainer, metrics, used) | {"kept_zeros": zeros}
     trainer.folder.write_json("summary.json", summary)
     trainer.folder.set_status("finished")

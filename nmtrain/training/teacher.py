@@ -82,6 +82,10 @@ def load_teacher(config: Config, data: ImageBatches | TextData, device: torch.de
         assert isinstance(config.data_shape, DataShape)
         said = preprocessing(found.architecture, {}, source, config.data_shape.channels)
         known = (said["mean"], said["std"]) if {"mean", "std"} <= described_input(source).keys() else None
+        if known is None:
+            logger.warning(
+                "train.teacher=%s: nothing beside its weights says mean and std; its images have the student's", source
+            )
     return Teacher(model.to(device), config.train, _levels(data, known, device))
 
 

@@ -173,6 +173,7 @@ class TextToText(_TextTask):
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             generation_config=self.model.generation_config,
+            synced_gpus=False,  # ranks have batches of their own, of whole weights
         )
         return [self.data.tokenizer.decode(row[1:]) for row in tokens.tolist()]  # without the start token
 

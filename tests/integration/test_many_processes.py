@@ -44,6 +44,14 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines if line["split"] == "train"]
 
 
+def evaluated(folder: Path) -> list[float]:
+    """All that was measured of the model and of its averaged weights, and the noise of its gradients."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    noise = [json.loads(line) for line in (folder / "noise.jsonl").read_text().splitlines()]
+    scores = [line[name] for line in lines if line["split"] != "train" for name in ("loss", "ema_loss")]
+    return scores + [line["grad_abs_mean"] for line in noise]
+
+
 @pytest.mark.slow
 def test_the_readme_s_commands_for_many_devices_work_as_written(do, tmp_path):
     (chapter,) = re.findall(r"## Many devices\n(.*?)\n## ", (ROOT / "README.md").read_text(), flags=re.S)
@@ -72,8 +80,10 @@ def test_the_readme_s_commands_for_many_devices_work_as_written(do, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_one_process_to_two_and_back(do, tmp_path):
-    assert do(*ALONE, *LINE, f"results_dir={tmp_path}/whole")[0] == 0
+def test_a_run_goes_on_from_one_process_to_copies_to_shards_and_back(do, tmp_path):
+    """With all that a checkpoint holds: averaged and best weights, noise, a scale that an early update has left."""
+    line = [*LINE, "recipe=s_ste", "train.ema=0.5", "train.keep_best=true", "measure.every=3", "train.eval_every=0.03"]
+    assert do(*ALONE, *line, f"results_dir={tmp_path}/whole")[0] == 0
     (whole,) = (tmp_path / "whole").glob("*-*")
     folder = tmp_path / "parts" / whole.name
 
@@ -85,15 +95,15 @@ def test_a_run_goes_on_from_one_process_to_two_and_back(do, tmp_path):
         (folder / "summary.json").unlink()
         (folder / "status.json").write_text('{"state": "running", "reason": null}')
 
-    kept = ["train.checkpoint_every=2", "train.keep=9", "train.keep_after=true", f"results_dir={tmp_path}/parts"]
-    assert do(*ALONE, *LINE, *kept)[0] == 0
-    until(2)
-    assert do(*ALONE, *LINE, *kept, "launch.processes=2")[0] == 0
-    assert losses(folder) == pytest.approx(losses(whole), abs=1e-5)
-    until(4)
-    status, out, _ = do(*ALONE, *LINE, *kept)
-    assert (status, f"resuming at update 4 of {folder}" in out) == (0, True)
-    assert losses(folder) == pytest.approx(losses(whole), abs=1e-5)
+    kept = ["train.keep=9", "train.keep_after=true", f"results_dir={tmp_path}/parts"]
+    assert do(*ALONE, *line, *kept)[0] == 0
+    ways = {"alone": [], "ddp": ["launch.processes=2"], "fsdp": ["launch.processes=2", "launch.strategy=fsdp"]}
+    for update, way in ((2, "ddp"), (4, "alone"), (2, "fsdp"), (4, "ddp"), (2, "fsdp"), (4, "alone")):
+        until(update)
+        status, out, err = do(*ALONE, *line, *kept, *ways[way])
+        assert (status, f"resuming at update {update} of {folder}" in out) == (0, True), (way, err)
+        assert losses(folder) == pytest.approx(losses(whole), abs=1e-5), way
+        assert evaluated(folder) == pytest.approx(evaluated(whole), abs=1e-5), way
 
 
 @pytest.mark.slow
@@ -111,6 +121,14 @@ def test_a_run_goes_on_from_one_process_to_two_and_back(do, tmp_path):
         (["launch.nodes=2"], {}, "launch.nodes=2: say how many processes each has"),
         (["launch.nodes=2", "launch.processes=1"], {}, "launch.nodes=2: MASTER_ADDR, MASTER_PORT, NODE_RANK"),
         (["launch.processes=2", "sparsity=1:7"], {}, "sparsity=1:7: "),
+        (["launch.strategy=fsdp"], {}, "launch.strategy=fsdp: has no effect with one process"),
+        (["launch.strategy=fsdp", "launch.processes=2", "train.compile=true"], {}, "launch.strategy=fsdp: not with"),
+        (["launch.strategy=fsdp", "launch.processes=2", "optim=adafactor"], {}, "launch.strategy=fsdp: not with opt"),
+        (
+            ["launch.strategy=fsdp", "launch.processes=2", "recipe=step", "recipe.dense_fraction=auto"],
+            {},
+            "launch.strategy=fsdp: recipe.dense_fraction=auto reads the moments of whole tensors",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_once_in_plain_words(arguments, variables, told, do):

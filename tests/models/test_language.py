@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-import nmtrain.sparsity.apply
+import nmtrain.sparsity.control
 from nmtrain.config.schema import MaskConfig, ModelConfig
 from nmtrain.data.shapes import TextShape
 from nmtrain.data.text.tokens import ByteTokenizer, PretrainedTokenizer
@@ -69,13 +69,13 @@ def test_a_forward_sparsifies_each_weight_once_though_t5_reads_some_several_time
     model = build_model(config_of(name), SHAPE)
     tensors = sparsify_model(model, sparsity_rules(model, mask(["ff"]), NMPattern(1, 16)))
     computed = []
-    original = nmtrain.sparsity.apply.apply_mask
+    original = nmtrain.sparsity.control.apply_mask
 
     def counting(weight, *arguments, value=None, **options):
         computed.extend([weight.shape] if value is None else [])
         return original(weight, *arguments, value=value, **options)
 
-    monkeypatch.setattr(nmtrain.sparsity.apply, "apply_mask", counting)
+    monkeypatch.setattr(nmtrain.sparsity.control, "apply_mask", counting)
     loss_of(model, "text_to_text").backward()
     assert sorted(computed) == sorted(tensor.shape for tensor in tensors)
 

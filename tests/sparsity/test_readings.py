@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import nmtrain.sparsity.apply
+import nmtrain.sparsity.control
 from nmtrain.sparsity import NMPattern, SparsityRule, SparsityState, remove_sparsity, sparsify_model, sparsity_control
 
 TARGET = NMPattern(1, 4)
@@ -58,14 +58,14 @@ def sparse_model(reentrant=None):
 def computed(monkeypatch):
     """The shapes of all weights that were sparsified, in order."""
     shapes = []
-    original = nmtrain.sparsity.apply.apply_mask
+    original = nmtrain.sparsity.control.apply_mask
 
     def counting(weight, *arguments, value=None, **options):
         if value is None:
             shapes.append(tuple(weight.shape))
         return original(weight, *arguments, value=value, **options)
 
-    monkeypatch.setattr(nmtrain.sparsity.apply, "apply_mask", counting)
+    monkeypatch.setattr(nmtrain.sparsity.control, "apply_mask", counting)
     return shapes
 
 

@@ -23,7 +23,7 @@ def seen(metric, *values):
     best = BestWeights(metric)
     for update, value in enumerate(values, start=1):
         model.weight.data.fill_(update)
-        best.see(update, value, model)
+        best.see(update, value, True, lambda: model)
     assert not best.weights or best.weights["weight"].item() == best.update
     return best.update, best.value
 
@@ -45,7 +45,7 @@ def test_only_what_is_strictly_at_its_target_counts():
     states = [SparsityState(None), SparsityState(NMPattern(2, 4)), SparsityState(TARGET, 0.1), SparsityState(TARGET)]
     for update, state in enumerate(states):
         sparsity_control(model).update({TARGET: state})
-        best.see(update, 1 - update / 10, model)
+        best.see(update, 1 - update / 10, sparsity_control(model).at_target, lambda: model)
         assert bool(best.weights) == (update == 3)
     assert best.weights["weight"].tolist() == [[0, 0, 0, 4, 0, 0, 0, 8]]
     assert list(best.weights) == ["weight"]

@@ -3,6 +3,9 @@
 import pytest
 
 from nmtrain.errors import ConfigError
+from nmtrain.models import build_model
+from nmtrain.training import plan
+from nmtrain.training.memory import memory_of_each
 from nmtrain.training.plan import make_plan, shape_faults
 from nmtrain.training.run import run
 
@@ -55,3 +58,40 @@ def test_batch_norm_under_micro_batches_is_said_at_the_start(make_config, caplog
     assert make_plan(make_config("train.micro_batches=4")).warnings == []  # layer norm looks at single samples
     run(config)
     assert said in caplog.text
+
+
+def test_plans_of_a_sweep_share_their_model_and_are_what_each_is_alone(make_config, monkeypatch):
+    each = [
+        ("recipe=dense",),
+        ("recipe=sr_ste", "sparsity=1:8"),
+        ("recipe=mdgf", "sparsity=1:32"),
+        ("recipe=sdgf", "sparsity=2:4", "mask.axis=output"),
+        ("recipe=sr_ste", "sparsity=1:4", "mask.roles=[ff,q]"),
+        ("recipe=sr_ste", "optim=sgd"),
+        ("recipe=sr_ste", "train.ema=0.9"),
+        ("recipe=sr_ste", "train.gradient_checkpointing=true"),
+        ("recipe=sr_ste", "train.batch_size=16"),
+    ]
+    configs = [make_config(*overrides) for overrides in each]
+    alone = [make_plan(config) for config in configs]
+    built = []
+    monkeypatch.setattr(plan, "build_model", lambda *a, **k: built.append(a) or build_model(*a, **k))
+    shared: dict = {}
+    together = [make_plan(config, shared) for config in configs]
+    assert len(built) == 3  # a batch of its own, and checkpointing
+    for one, other in zip(alone, together, strict=True):
+        for figure in ("cost", "training_cost", "bytes", "memory", "spared", "flops", "tensors", "warnings"):
+            assert getattr(one, figure) == getattr(other, figure), (one.config.run_name, figure)
+    assert len({str(found.memory) for found in together}) == 7  # dense, FF, FF and Q, and the last four
+
+
+def test_memory_is_told_of_each_process(make_config):
+    memory = {"weights": 400, "gradients": 400, "optimizer": 800, "masks": 50, "activations": 1001, "teacher": 60}
+
+    def of_each(*overrides):
+        return memory_of_each(memory, make_config("train.batch_size=32", *overrides).launch)
+
+    assert of_each() == memory
+    assert of_each("launch.processes=4") == memory | {"activations": 251}
+    shared = {"weights": 100, "gradients": 100, "optimizer": 200, "masks": 13, "activations": 251}
+    assert of_each("launch.processes=4", "launch.strategy=fsdp") == memory | shared | {"sparse weights": 52}

@@ -78,6 +78,21 @@ def test_a_teacher_is_given_images_normalised_as_it_learned_them(kind, teacher, 
     assert torch.allclose(other(normalised), model((picture - 0.25) / 0.5), atol=1e-5)
 
 
+def test_a_teacher_of_which_no_mean_and_std_are_known_is_given_the_students_with_a_warning(
+    teacher, make_config, tmp_path, caplog
+):
+    export_run(teacher, tmp_path / "export")
+    file = tmp_path / "export" / "config.json"
+    written = json.loads(file.read_text())
+    del written["pretrained_cfg"]["mean"], written["pretrained_cfg"]["std"]
+    file.write_text(json.dumps(written))
+    config = make_config(f"train.teacher={tmp_path}/export")
+    found = load_teacher(config, images(config), torch.device("cpu"))
+    batch = torch.rand(2, 1, 16, 16)
+    assert found(batch).equal(found.model(batch))
+    assert "nothing beside its weights says mean and std; its images have the student's" in caplog.text
+
+
 def weights(config):
     return load_file(config.run_folder / "model.safetensors")
 

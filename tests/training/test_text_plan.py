@@ -249,3 +249,16 @@ def test_a_length_penalty_makes_another_run_and_an_old_config_without_the_key_is
     assert old.run_name == before.run_name
     values["train"]["length_penalty"] = 0.6
     assert check_config(values).run_name != before.run_name
+
+
+@pytest.mark.parametrize("family", ["longt5_local", "bert"])
+def test_plans_of_text_that_share_a_model_are_what_each_is_alone(family, checkpoint, tmp_path):
+    lines = (["recipe=dense"], ["recipe=sr_ste"], ["recipe=mdgf", "sparsity=1:8"], ["mask.roles=[ff,o]"])
+    configs = [config_of(checkpoint, family, tmp_path, *line) for line in lines]
+    shared: dict = {}
+    for config in configs:
+        alone, together = make_plan(config), make_plan(config, shared)
+        for figure in ("cost", "training_cost", "bytes", "memory", "flops", "tensors"):
+            assert getattr(alone, figure) == getattr(together, figure), figure
+        assert torch.equal(alone.by_length.steps, together.by_length.steps)
+    assert len(shared) == 4  # the model, and what it costs dense, with FF and with FF and O sparse

@@ -138,12 +138,12 @@ def test_accumulation_changes_the_result_by_rounding_only(make_config):
 
 
 def test_masks_are_made_once_per_update_and_reused_by_micro_batches(make_config, monkeypatch):
-    from nmtrain.sparsity import apply
+    from nmtrain.sparsity import control
 
     made = []
-    one, several = apply.nm_mask, apply.write_masks
-    monkeypatch.setattr(apply, "nm_mask", lambda *args: made.append(1) or one(*args))
-    monkeypatch.setattr(apply, "write_masks", lambda pairs, *args: made.append(len(pairs)) or several(pairs, *args))
+    one, several = control.nm_mask, control.write_masks
+    monkeypatch.setattr(control, "nm_mask", lambda *args: made.append(1) or one(*args))
+    monkeypatch.setattr(control, "write_masks", lambda pairs, *args: made.append(len(pairs)) or several(pairs, *args))
     config = make_config("train.micro_batches=4", "recipe=ste", "train.updates=3", "train.eval_every=100")
     run(config)
     tensors = 2  # fc1 and fc2 of the one block

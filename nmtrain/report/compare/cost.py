@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from nmtrain.report.compare.quality import pattern_cell, run_marks, signature_note, table_title
-from nmtrain.report.compare.sections import DENSE, Group, Result, finished, mean_of
+from nmtrain.report.compare.sections import DENSE, Group, Result, finished, median_of
 from nmtrain.report.compare.statistics import pareto_front
 from nmtrain.report.compare.table import NOTHING, TRAINING_FLOPS, Cell, Table, percent, quantity, rate, seconds
 from nmtrain.report.read.headline import Headline
@@ -55,7 +55,8 @@ def cost_table(group: Group, section: str) -> Table:
         "is every entry while it is dense or D > 0, else the kept ones. Runs of earlier versions did not record it.",
         f"Inference FLOPs are per sample{of_training}. Bytes: of the model with its sparse tensors as kept values and "
         "indices; on disk: of model.safetensors, zeros included. Density: kept part of those tensors. "
-        f"Seconds, throughput and peak memory were measured on: {', '.join(devices) or 'an unrecorded device'}."
+        "Seconds, throughput and peak memory: medians over seeds, measured on: "
+        f"{', '.join(devices) or 'an unrecorded device'}."
         f"{apart if len(devices) > 1 else ''}",
         "Bold: on the Pareto front, no other row is as good at that cost or below (by means, whatever n).",
         *signature_note(group.runs),
@@ -79,11 +80,11 @@ def _cost_row(
         return NOTHING if math.isnan(value) else Cell(shown, detail, value, best, anchor=result.anchor)
 
     def measured(column: str, write: Callable[[float], str], detail: str = "") -> Cell:
-        value = mean_of(runs, column)
+        value = median_of(runs, column)
         return NOTHING if math.isnan(value) else Cell(write(value), detail, value, anchor=result.anchor)
 
     flops, dense = result.mean("training_flops"), result.mean("training_flops_dense")
-    per_update = f"{seconds(mean_of(runs, 'seconds_per_update'))} per update"
+    per_update = f"{seconds(median_of(runs, 'seconds_per_update'))} per update"
     exported = result.mean("bytes_exported")
     on_disk = "" if math.isnan(exported) else f"{quantity(exported, 'B')} on disk"
     unit = str(runs["throughput_unit"].iloc[0])

@@ -11,7 +11,7 @@ import pandas as pd
 
 from nmtrain.report.compare.quality import pattern_cell, row_results, run_marks, signature_note
 from nmtrain.report.compare.scores import NOT_A_NUMBER, WITH_THE_BEST, Row, Scores, compare
-from nmtrain.report.compare.sections import DENSE, Result, Section, patterns_of
+from nmtrain.report.compare.sections import DENSE, Result, Section, median_of, patterns_of
 from nmtrain.report.compare.statistics import distinct_levels, interpolate
 from nmtrain.report.compare.table import NOTHING, TRAINING_FLOPS, Cell, Table, quantity, seconds
 from nmtrain.report.read.grouping import column_order
@@ -75,7 +75,7 @@ def equal_flops_table(section: Section, curves: pd.DataFrame) -> Table | None:
         *([f"In no row, since no seed finished: {', '.join(dict.fromkeys(without))}."] if without else []),
     ]
     head = ("pattern", "budget", "recipe", headline.axis, "from", "FLOPs spent", "measured training", "bytes")
-    title = f"{headline.title} at equal training FLOPs: {section.title}"
+    title = f"{headline.title} at equal training FLOPs: {section.name}"
     return Table(f"{section.slug}-equal-flops", title, head, rows, 3, notes)
 
 
@@ -121,7 +121,7 @@ def _budget_row(stub: list[Cell], at: AtBudget, tests: Row) -> list[Cell]:
 def _measured(result: Result) -> Cell:
     if result.finished["device"].nunique(dropna=False) > 1:
         return Cell("–", "several devices: see the cost table", anchor=result.anchor)
-    value = result.mean("seconds_train")
+    value = median_of(result.finished, "seconds_train")
     return Cell(seconds(value), value=value, anchor=result.anchor)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nmtrain.report.compare.table import NOTHING, Cell, Table, percent, quantity, seconds
-from nmtrain.report.read.grouping import column_order, pattern_order
+from nmtrain.report.read.grouping import column_order, pattern_order, variant_label
 from nmtrain.report.read.headline import DEFAULT, headline_of
 from nmtrain.report.read.split import WORDS
 
@@ -41,7 +41,8 @@ def run_list(runs: pd.DataFrame) -> RunList:
         *("training FLOPs", "measured total", *padded, "code", "device", "records"),
     )
     cells = [None if pd.isna(run["cell"]) else run["cell"] for run in ordered]
-    rows = [_row(run, named=one is None, padded=bool(padded)) for run in ordered]
+    with_roles = runs["roles"].nunique() > 1
+    rows = [_row(run, named=one is None, padded=bool(padded), with_roles=with_roles) for run in ordered]
     return RunList(Table("runs", "Runs", head, rows, stub=6), cells)
 
 
@@ -53,8 +54,8 @@ def _order(run: dict[str, Any]) -> tuple[Any, ...]:
     return (False, run["model"], run["data"], pattern, column, run["group"], run["seed"], run["folder"])
 
 
-def _row(run: dict[str, Any], named: bool, padded: bool) -> list[Cell]:
-    """``named``: each final value says what it is, for a column that mixes metrics."""
+def _row(run: dict[str, Any], named: bool, padded: bool, with_roles: bool) -> list[Cell]:
+    """``named``: each final value says what it is, for a column that mixes metrics; so do patterns with their roles."""
 
     def text(key: str) -> Cell:
         return NOTHING if pd.isna(run[key]) else Cell(str(run[key]), value=str(run[key]))
@@ -63,12 +64,15 @@ def _row(run: dict[str, Any], named: bool, padded: bool) -> list[Cell]:
         return NOTHING if pd.isna(run[key]) else Cell(shown, detail, value=float(run[key]))
 
     found = "" if pd.isna(run["switched_at"]) else f"dense up to {run['switched_at']:.0f}"
+    recipe = variant_label(run["variant"]) if pd.isna(run["label"]) else run["label"]
     status = run["status"] if pd.isna(run["reason"]) else f"{run['status']}: {run['reason']}"
     return [
         text("folder"),
         text("data"),
-        NOTHING if pd.isna(run["sparsity"]) else Cell(run["sparsity"], value=run["target_density"]),
-        text("recipe") if pd.isna(run["label"]) else text("label"),
+        NOTHING
+        if pd.isna(run["sparsity"])
+        else Cell(run["sparsity"], run["roles"] if with_roles else "", run["target_density"]),
+        NOTHING if pd.isna(recipe) else Cell(recipe, value=recipe),
         number("seed", f"{run['seed']:.0f}"),
         Cell(status, value=status),
         _final(run, named),

@@ -93,9 +93,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Section:
-    """Runs of one family, on one split: comparable but for their length (``runs``), as one `Group` per length."""
+    """Runs of one family, on one split: comparable but for their length (``runs``), as one `Group` per length.
+
+    Attributes:
+        name: what tells it from the other sections of a report; stands over each of its tables and figures.
+        title: the name, with all settings that are not as shipped.
+    """
 
     slug: str
+    name: str
     title: str
     runs: pd.DataFrame
     groups: list[Group]
@@ -126,6 +132,11 @@ def evaluated_in_training(runs: pd.DataFrame) -> pd.DataFrame:
 
 def mean_of(runs: pd.DataFrame, column: str) -> float:
     return float(runs[column].astype(float).mean())
+
+
+def median_of(runs: pd.DataFrame, column: str) -> float:
+    """For what was measured: a run that had to share its machine, or was held up, does not move it far."""
+    return float(runs[column].astype(float).median())
 
 
 def columns_of(runs: pd.DataFrame) -> list[tuple[str, str]]:
@@ -173,7 +184,7 @@ def build_sections(frames: Frames) -> list[Section]:
     beside = {found["dense_family"].iloc[0] for found in families}
     alone = [found for family, found in dense.groupby("family") if family not in beside]
     families += filter(_has_something_to_show, alone)
-    names = [(_name(found, frames.settings), found["split"].iloc[0]) for found in families]
+    names = [(name_of(found, frames.settings), found["split"].iloc[0]) for found in families]
     sections = []
     for (name, split), family in zip(names, families, strict=True):
         like = [other for other, named in zip(families, names, strict=True) if named == (name, split)]
@@ -182,24 +193,30 @@ def build_sections(frames: Frames) -> list[Section]:
         setting = frames.settings[first["group"]]
         settings = [frames.settings[other["group"].iloc[0]] for other in like]
         unread = SPARSE_ONLY if is_dense else ()
-        keys = {*differing([without(one, unread) for one in settings]), *unusual(setting, is_dense)}
-        described = describe(setting, sorted(keys.difference(LENGTH)))
-        details = f" ({described})" if described else ""
-        title = f"{name}, {WORDS[split]} split{details}"
+        apart = set(differing([without(one, unread) for one in settings])).difference(LENGTH)
+        told = apart.union(unusual(setting, is_dense))
+        short, title = (_with_settings(f"{name}, {WORDS[split]} split", setting, keys) for keys in (apart, told))
         mark = "" if split == "val" else f"-{split}"
         mark += f"-{family['family'].iloc[0]}" if len(like) > 1 else ""
         partners = dense[dense["dense_family"].isin(family["dense_family"]) & ~dense["folder"].isin(family["folder"])]
         everything = pd.concat([partners, family])
-        section = Section(slug(name) + mark, title, everything, _groups(slug(name) + mark, everything, frames))
-        sections.append(((name + details, list(WORDS).index(split), section.slug), section))
+        groups = _groups(slug(name) + mark, everything, frames)
+        section = Section(slug(name) + mark, short, title, everything, groups)
+        sections.append(((_with_settings(name, setting, told), list(WORDS).index(split), section.slug), section))
     return [section for _, section in sorted(sections, key=lambda keyed: keyed[0])]
+
+
+def _with_settings(name: str, setting: Flat, keys: set[str]) -> str:
+    described = describe(setting, sorted(keys))
+    return f"{name} ({described})" if described else name
 
 
 def _has_something_to_show(family: pd.DataFrame) -> bool:
     return bool(family["counted"].any() or (family["lost"] == DIVERGED).any())
 
 
-def _name(family: pd.DataFrame, settings: dict[str, Flat]) -> str:
+def name_of(family: pd.DataFrame, settings: dict[str, Flat]) -> str:
+    """``t5 on g2p, ff sparse`` for runs of one family."""
     first = family.iloc[0]
     if first["recipe"] == DENSE:
         return f"{first['model']} on {first['data']}, dense only"

@@ -49,7 +49,7 @@ NOTHING = Cell("–")
 
 @dataclass(frozen=True)
 class Table:
-    """``head`` names the columns; the first ``stub`` columns name the row and are set left, the others are numbers."""
+    """``head`` names the columns; the first ``stub`` columns name the row."""
 
     slug: str
     title: str
@@ -57,6 +57,10 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     stub: int = 1
     notes: Sequence[str] = field(default_factory=tuple)
+
+    def is_text(self, column: int) -> bool:
+        """Whether a column is set left: it names the row, or holds words."""
+        return column < self.stub or any(isinstance(row[column].value, str) for row in self.rows)
 
     @property
     def legend(self) -> list[str]:

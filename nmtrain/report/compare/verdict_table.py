@@ -45,7 +45,7 @@ def why_fewer(verdict: Verdict) -> list[str]:
 def _table(findings: list[Finding]) -> Table:
     section = findings[0].section
     rows = [_row(finding) for finding in findings]
-    return Table(f"{section.slug}-claims", f"Claims: {section.title}", _HEAD, rows, stub=6, notes=_NOTES)
+    return Table(f"{section.slug}-claims", f"Claims: {section.name}", _HEAD, rows, stub=6, notes=_NOTES)
 
 
 def _row(finding: Finding) -> list[Cell]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from nmtrain.report.compare.cost import on_front, ordered_results
 from nmtrain.report.compare.equal_flops import evaluations
@@ -129,7 +130,7 @@ def draw_training(section: Section, curves: pd.DataFrame, folder: Path) -> Drawi
         "are in the data."
     )
     caption += _lost([result for group in section.groups for result in ordered_results(group)])
-    title = f"{headline.title} and training FLOPs: {section.title}"
+    title = f"{headline.title} and training FLOPs: {section.name}"
     return save(figure, f"{section.slug}-training", title, caption, data, folder)
 
 
@@ -263,7 +264,7 @@ def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
             front[cost] / factor, reached, drawstyle="steps-post", color="#BBBBBB", lw=4, marker="o", ms=11, zorder=0
         )
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.set_xticks(log_ticks(data[cost] / factor))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.set_xlabel(f"{what} / {prefix}{unit}")
@@ -276,6 +277,11 @@ def draw_cost(group: Group, section: str, folder: Path) -> Drawing:
     caption += _lost(ordered_results(group))
     title = table_title(f"{headline.title} and inference cost", section, group)
     return save(figure, f"{group.slug}-inference", title, caption, data, folder)
+
+
+def log_ticks(values: pd.Series) -> list[float]:
+    """From the smallest to the largest, evenly on a logarithmic axis, so that no label meets the next: two digits."""
+    return sorted({float(f"{tick:.2g}") for tick in np.geomspace(values.min(), values.max(), 4)})
 
 
 def _cost_data(group: Group) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from nmtrain.report.compare.sections import (
     patterns_with_noise,
 )
 from nmtrain.report.compare.table import Table
-from nmtrain.report.compare.tuning import tuning_table
+from nmtrain.report.compare.tuning import tuning_tables
 from nmtrain.report.compare.verdict import Verdict
 from nmtrain.report.compare.verdict_table import verdict_tables, why_fewer
 from nmtrain.report.draw.drawing import Drawing
@@ -30,8 +30,9 @@ from nmtrain.report.draw.orders import draw_cost, draw_noise, draw_quality, draw
 from nmtrain.report.draw.processes import submit
 from nmtrain.report.read.frame import Frames
 
-# A figure takes two seconds of a core; a report draws the sparsest patterns and says which it leaves to the data.
-MOST_NOISE_FIGURES = 2
+# A figure takes two seconds of a core: a report draws the sparsest pattern of each group, and where there is one group
+# the next one too, and says which it leaves to the data.
+FEWEST_NOISE_FIGURES = 2
 
 
 @dataclass
@@ -82,17 +83,17 @@ def build_chapters(
         for group in section.groups:
             part = Part(group.title or f"Final {group.headline.label} and cost")
             if group.has_results:
-                _add_noise(part, group, section.title, frames.noise, noise, folder, pool)
+                _add_noise(part, group, section.name, frames.noise, noise, folder, pool)
                 short = [draw_quality, draw_cost] if group.patterns else [draw_cost]
-                part.pending[:0] = [submit(pool, draw, group, section.title, folder) for draw in short]
-            _add_tables(part, group, section.title, frames)
+                part.pending[:0] = [submit(pool, draw, group, section.name, folder) for draw in short]
+            _add_tables(part, group, section.name, frames)
             parts.append(part)
         chapters.append(Chapter(section.slug, section.title, [*parts, *training]))
     averages, reason = glue_tables(sections), why_no_average(sections)
     if averages or reason:
         part = Part("Mean over tasks", tables=averages, notes=[reason] if reason else [])
         chapters.append(Chapter("glue-average", "GLUE average", [part]))
-    if tables := [tuning_table(found, f"tuning-{i}") for i, found in enumerate(frames.tunings, 1)]:
+    if tables := tuning_tables(frames):
         chapters.append(Chapter("tuning", "Tuning", [Part("What was tried, and chosen", tables=tables)]))
     return chapters
 
@@ -128,8 +129,8 @@ def _add_noise(
         part.pending.append(submit(pool, draw_noise, group, section, pattern, drawn, folder))
     if left_out:
         part.notes.append(
-            f"Noise was also recorded at {', '.join(left_out)}: see frames/noise.csv. A report draws it for "
-            f"{MOST_NOISE_FIGURES} patterns, the sparsest first; to see others, report on their runs alone."
+            f"Noise was also recorded at {', '.join(left_out)}: see frames/noise.csv. A report draws the sparsest "
+            "patterns; to see others, report on their runs alone."
         )
 
 
@@ -149,7 +150,7 @@ def _training_part(section: Section, frames: Frames, folder: Path, pool: Executo
 
 
 def _noise_to_draw(sections: Sequence[Section], frames: Frames) -> set[tuple[str, str]]:
-    """(group, pattern) of the noise figures: the sparsest of each group, then the next sparsest, up to the limit."""
+    """(group, pattern) of the noise figures: the sparsest of each group, then the next, as far as they are few."""
     ranked = [
         (rank, group.slug, pattern)
         for section in sections
@@ -157,4 +158,5 @@ def _noise_to_draw(sections: Sequence[Section], frames: Frames) -> set[tuple[str
         for rank, pattern in enumerate(patterns_with_noise(group, frames.noise))
     ]
     ranked.sort(key=lambda found: found[0])
-    return {(slug, pattern) for _, slug, pattern in ranked[:MOST_NOISE_FIGURES]}
+    sparsest = sum(rank == 0 for rank, _, _ in ranked)
+    return {(slug, pattern) for _, slug, pattern in ranked[: max(sparsest, FEWEST_NOISE_FIGURES)]}

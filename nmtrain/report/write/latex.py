@@ -39,7 +39,7 @@ def latex(table: Table) -> str:
     lines = [
         f"% {table.title}".replace("\n", " "),
         r"% Needs \usepackage{booktabs}. Written by `nmtrain report`.",
-        rf"\begin{{tabular}}{{{'l' * table.stub}{'r' * (columns - table.stub)}}}",
+        rf"\begin{{tabular}}{{{''.join('l' if table.is_text(i) else 'r' for i in range(columns))}}}",
         r"\toprule",
         _row([escape(name) for name in table.head]),
         r"\midrule",

@@ -1,4 +1,4 @@
-"""A model of which each rank trains a whole copy: what is done so that the copies stay one model."""
+"""The model that ranks train together, each a whole copy of it: what is done so that the copies stay one model."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nmtrain.config.check import Config
 from nmtrain.config.schema import TrainConfig
 from nmtrain.errors import ConfigError, TrainingError
 from nmtrain.sparsity.rules import stock_name
+from nmtrain.sparsity.shards import WHOLE, Shards
 from nmtrain.training.distribution.ranks import ManyRanks, Ranks
 from nmtrain.training.plan import has_idle_weights
 
@@ -29,14 +30,31 @@ _AT_ONCE = 1 << 22  # entries whose hash is computed at once
 
 
 class Replicas:
-    """How the model of a run is wrapped: here, not at all, for the one process that trains it.
+    """The model of a run for the one process that trains it: it computes with what it keeps.
 
     Args:
-        model: on its device, compiled or not.
+        model: on its device; its parameters and buffers are what is trained.
+        forward: the same, compiled or not.
+
+    Attributes:
+        kept: the model whose parameters the optimizer moves.
+        forward: what computes the loss.
+        shards: what ``kept`` has of the stock model's weights.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.forward = model
+    shards: Shards = WHOLE
+
+    def __init__(self, model: nn.Module, forward: nn.Module | None = None) -> None:
+        self.kept = model
+        self.forward = model if forward is None else forward
+
+    def show(self) -> None:
+        """Before the first forward of an update, masks made: let ``forward`` compute with what is kept now."""
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """What evaluates, with what is kept now."""
+        yield self.forward
 
     def adding_up(self) -> AbstractContextManager[None]:
         """Around the forward and backward of a micro-batch that is not the last: gradients stay the rank's own."""
@@ -45,68 +63,56 @@ class Replicas:
     def settle(self) -> None:
         """After the last backward of an update: gradients are those of the whole batch; buffers become so."""
 
+    def clip(self, most: float) -> Tensor:
+        """Shrink the gradients to this norm in all; returns what it was."""
+        return nn.utils.clip_grad_norm_(self.kept.parameters(), most)
+
     def require_same(self, tensors: dict[str, Tensor], done: int) -> None:
         """Raise TrainingError, naming the tensor and the ranks, where ranks do not have the same bits."""
 
+    def whole_model(self) -> nn.Module:
+        """The model with all rows of its weights, to be saved or exported by the first rank, which alone has them; all
+        ranks call it."""
+        return self.kept
 
-class DataParallelReplicas(Replicas):
-    """By torch's `DistributedDataParallel`, which averages gradients over ranks while the backward goes on.
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """That of `whole_model`, on the same terms."""
+        return optimizer.state_dict()
 
-    It leaves buffers alone. Masks are the same on all ranks since weights are. Statistics of batch norm are each
-    rank's own in the forward, and averaged after each update, so that all evaluate, average and save the same ones.
-    """
+    def load_optimizer_state(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Take up what `optimizer_state` gave, whatever number of processes it was for."""
+        optimizer.load_state_dict(state)
 
-    def __init__(self, ranks: ManyRanks, model: nn.Module, stock: nn.Module, config: Config) -> None:
-        self._ranks, self._stock, self._group = ranks, stock, ranks.gradients
-        device = next(stock.parameters()).device
+
+class ManyReplicas(Replicas):
+    """What is the same wherever several ranks train one model. Statistics of batch norm are each rank's own in the
+    forward, and averaged after each update, so that all evaluate, average and save the same ones."""
+
+    def __init__(self, ranks: ManyRanks, model: nn.Module, forward: nn.Module | None = None) -> None:
+        super().__init__(model, forward)
+        self._ranks, self._group = ranks, ranks.gradients
         self._statistics = [
             buffer
-            for module in stock.modules()
+            for module in model.modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
             for buffer in (module.running_mean, module.running_var)
             if buffer is not None
         ]
-        self._wrapped = DistributedDataParallel(
-            model,
-            device_ids=[device] if device.type == "cuda" else None,
-            process_group=self._group,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=has_idle_weights(config),
-            **_LEAVE_BUFFERS,
-        )
-        self._settled = self._wrapped.find_unused_parameters
-        self.forward = self._wrapped
-
-    @contextmanager
-    def adding_up(self) -> Iterator[None]:
-        with self._wrapped.no_sync():
-            yield
 
     @torch.no_grad()
     def settle(self) -> None:
-        if not self._settled:
-            self._require_gradients()
         if self._statistics:
             flat = torch.cat([statistic.flatten() for statistic in self._statistics])
             dist.all_reduce(flat, group=self._group)
             flat /= self._ranks.world
-            for statistic, mean in zip(
-                self._statistics, flat.split([s.numel() for s in self._statistics]), strict=True
-            ):
+            sizes = [statistic.numel() for statistic in self._statistics]
+            for statistic, mean in zip(self._statistics, flat.split(sizes), strict=True):
                 statistic.copy_(mean.view_as(statistic))
-
-    def _require_gradients(self) -> None:
-        """Of the first update: unless it expects that, DDP averages nothing of a bucket with a gradient missing."""
-        named = self._stock.named_parameters()
-        if bare := [stock_name(name) for name, p in named if p.requires_grad and p.grad is None]:
-            raise TrainingError(
-                f"{len(bare)} weights have no gradient, first {bare[0]}; {self._ranks.world} processes train models"
-                " whose forward always uses the same weights"
-            )
-        self._settled = True
 
     def require_same(self, tensors: dict[str, Tensor], done: int) -> None:
         """See `Replicas.require_same`."""
+        if not tensors:
+            return
         own = torch.stack([position_hash(tensor) for tensor in tensors.values()]).cpu()
         found = torch.stack(self._ranks.gathered(own))
         differing = (found != found[0]).any(0).nonzero().flatten().tolist()
@@ -122,9 +128,50 @@ class DataParallelReplicas(Replicas):
         )
 
 
-def replicas(ranks: Ranks, model: nn.Module, stock: nn.Module, config: Config) -> Replicas:
-    """How ``ranks`` train ``model``; ``stock`` is the same one, not compiled."""
-    return DataParallelReplicas(ranks, model, stock, config) if isinstance(ranks, ManyRanks) else Replicas(model)
+class DataParallelReplicas(ManyReplicas):
+    """By torch's `DistributedDataParallel`, which averages gradients over ranks while the backward goes on.
+
+    It leaves buffers alone. Masks are the same on all ranks since weights are.
+    """
+
+    def __init__(self, ranks: ManyRanks, model: nn.Module, forward: nn.Module, config: Config) -> None:
+        device = next(model.parameters()).device
+        self._wrapped = DistributedDataParallel(
+            forward,
+            device_ids=[device] if device.type == "cuda" else None,
+            process_group=ranks.gradients,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=has_idle_weights(config),
+            **_LEAVE_BUFFERS,
+        )
+        super().__init__(ranks, model, self._wrapped)
+        self._compiled = forward
+        self._settled = self._wrapped.find_unused_parameters
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """Without the wrapper: ranks do not have equally many batches to score."""
+        yield self._compiled
+
+    @contextmanager
+    def adding_up(self) -> Iterator[None]:
+        with self._wrapped.no_sync():
+            yield
+
+    def settle(self) -> None:
+        if not self._settled:
+            self._require_gradients()
+        super().settle()
+
+    def _require_gradients(self) -> None:
+        """Of the first update: unless it expects that, DDP averages nothing of a bucket with a gradient missing."""
+        named = self.kept.named_parameters()
+        if bare := [stock_name(name) for name, p in named if p.requires_grad and p.grad is None]:
+            raise TrainingError(
+                f"{len(bare)} weights have no gradient, first {bare[0]}; {self._ranks.world} processes train models"
+                " whose forward always uses the same weights"
+            )
+        self._settled = True
 
 
 def with_batch_norm(ranks: Ranks, model: nn.Module, train: TrainConfig, device: torch.device) -> nn.Module:

@@ -94,3 +94,15 @@ def test_what_was_measured_on_several_devices_stands_apart_and_is_never_averaged
         "6.67 ms per update",
     ]
     assert [row[2].marks for row in table.rows] == ["△", "△", ""]
+
+
+def test_what_was_measured_is_the_median_so_that_a_run_that_was_held_up_does_not_move_it(run, sections):
+    for seed, train in enumerate((10.0, 12.0, 900.0)):
+        seconds = {"total": train, "train": train, "eval": 0.0, "data": 0.0}
+        rate = {"unit": "images", "per_second": 1200 / train}
+        run("sr_ste", "1:4", seed, summary={"seconds": seconds, "throughput": rate, "peak_memory_bytes": train * 1e6})
+    ((group,),) = (section.groups for section in sections())
+    table = cost_table(group, "title")
+    shown = dict(zip(table.head, table.rows[0], strict=True))
+    assert (shown["measured training"].text, shown["measured training"].detail) == ("12.0 s", "40.0 ms per update")
+    assert (shown["throughput"].text, shown["peak memory"].text) == ("100 images/s", "12.0 MB")

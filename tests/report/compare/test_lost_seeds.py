@@ -256,7 +256,8 @@ def test_a_setting_in_which_every_run_diverged_is_shown_by_the_metric_of_its_dat
     run("sdgf", "1:8", 0, name="cola", config=config, **DIVERGED)
     write_report([runs], tmp_path / "out")
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "**Matthews correlation: vit on glue-cola, ff sparse, validation split (optim.lr=1)**" in report
+    assert "## vit on glue-cola, ff sparse, validation split (optim.lr=1)\n" in report
+    assert "**Matthews correlation: vit on glue-cola, ff sparse, validation split**" in report
     assert "| 1:8 | diverged ! (n = 0, 1 of 1 seeds diverged) |" in report
     assert "no recipe can be ranked by its final Matthews correlation. Left out: SDGF stepwise (1 of 1 seeds" in report
 

@@ -378,3 +378,13 @@ def test_a_report_has_it_beside_the_accuracy(run, runs, tmp_path):
     write_report([runs], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert text.index("Accuracy: vit on glyphs") < text.index("Top-5 accuracy: vit on glyphs") < text.index("Cost: vit")
+
+
+def test_captions_say_only_what_tells_a_section_from_others(run, sections):
+    run("sdgf", "1:4", config={"optim.lr": 0.01, "train.precision": "bf16"})
+    assert [section.name for section in sections()] == ["vit on glyphs, ff sparse, validation split"]
+    run("sdgf", "1:4", name="other", config={"optim.lr": 0.02, "train.precision": "bf16"})
+    assert [section.name for section in sections()] == [
+        "vit on glyphs, ff sparse, validation split (optim.lr=0.01)",
+        "vit on glyphs, ff sparse, validation split (optim.lr=0.02)",
+    ]

@@ -5,7 +5,7 @@ import pytest
 from nmtrain.errors import ReportError
 from nmtrain.report import write_report
 from nmtrain.report.compare.run_list import run_list
-from nmtrain.report.compare.tuning import tuning_table
+from nmtrain.report.compare.tuning import tuning_table, tuning_tables
 from nmtrain.report.read.folders import read_runs
 from nmtrain.report.read.frame import build_frames
 from nmtrain.runs.tuning import Trial, TunedCell, Tuning
@@ -121,3 +121,28 @@ def test_a_damaged_record_is_named(tuned):
     (tuned / "tuning" / "sweep.json").write_text("{}")
     with pytest.raises(ReportError, match=r"sweep\.json: is damaged .*; remove it, or repeat the sweep"):
         write_report([tuned], tuned / "out")
+
+
+def test_tasks_that_one_grid_was_tried_on_have_a_table_each_with_dense_beside(tuned, run):
+    run("gmp", "1:4", 100, name="both", summary={"roles": ["ff", "q"]})
+    run("gmp", "1:4", 100, name="digits", config={"data.name": "digits"})
+    trials = [Trial({"optim.lr": 0.01}, [name], [0.5]) for name in ("both", "digits", "removed")]
+    cells = [TunedCell("gmp", "1:4", [], "accuracy", [trial], 0, []) for trial in trials]
+    Tuning(GRID, [100], cells).write(tuned / "tuning" / "another.json")
+    shown = {table.title: [row[1].text for row in table.rows] for table in tuning_tables(frames_of(tuned))}
+    assert shown == {
+        "Tuning of optim.lr": ["GMP"],
+        "Tuning of optim.lr: vit on digits, ff sparse": ["GMP"],
+        "Tuning of optim.lr: vit on glyphs, ff sparse": ["dense", "SR-STE"],
+        "Tuning of optim.lr: vit on glyphs, ff+q sparse": ["dense", "GMP"],
+    }
+
+
+def test_the_list_of_runs_tells_roles_apart_and_names_tuning_runs_by_their_variant(tuned, run):
+    run("mdgf", "1:4", 100, 0.5, name="both", summary={"roles": ["q", "ff"]})
+    rows = {row[0].text: row for row in run_list(frames_of(tuned).runs).table.rows}
+    assert [(rows[name][2].detail, rows[name][3].text) for name in ("sr_ste-lr0.01", "both", "dense-lr0.01")] == [
+        ("ff", "SR-STE"),
+        ("ff+q", "MDGF exponential"),
+        ("", "dense"),
+    ]

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 
 from nmtrain.report import write_report
 from nmtrain.report.compare.sections import build_sections
-from nmtrain.report.draw.figures import draw_training
+from nmtrain.report.draw.figures import draw_training, log_ticks
 from nmtrain.report.draw.style import line_style, look
 from nmtrain.report.read.folders import read_runs
 from nmtrain.report.read.frame import build_frames
@@ -129,3 +129,12 @@ def test_equal_scores_are_drawn_without_a_warning(headline, value, run, sections
         warnings.simplefilter("error")
         drawing = draw_training(section, curves, tmp_path / "figures")
     assert drawing.data[headline].tolist() == [value] * 4
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [((371, 757), [370, 470, 600, 760]), ((1, 1000), [1, 10, 100, 1000]), ((1.5, 1.504), [1.5]), ((2.0, 2.0), [2.0])],
+)
+def test_ticks_of_a_cost_are_as_far_apart_as_each_other(values, ticks):
+    """matplotlib's own fell back to every 50 between 371 and 757, whose labels met."""
+    assert log_ticks(pd.Series(values)) == ticks

@@ -55,3 +55,9 @@ def test_files_of_a_report_are_balanced_and_ascii(report):
         columns = text.count("&", text.index(r"\toprule"), text.index(r"\midrule"))
         body = text[text.index(r"\midrule") : text.index(r"\bottomrule")].splitlines()[1:]
         assert {line.count(" & ") for line in body} == {columns}
+
+
+def test_columns_of_words_are_set_left_wherever_they_stand():
+    words = Cell("interpolated", value="interpolated")
+    table = Table("slug", "Costs", ["pattern", "FLOPs", "from"], [[Cell("1:4"), Cell("2", value=2.0), words]])
+    assert r"\begin{tabular}{lrl}" in latex(table)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -174,3 +175,13 @@ def test_a_folder_of_the_same_name_where_the_report_is_called_is_not_imported(ru
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_every_group_has_the_noise_of_its_sparsest_pattern_drawn(run, runs, tmp_path):
+    for data, pattern in itertools.product(("digits", "glyphs", "letters"), ("1:4", "1:8")):
+        lines = [{"update": 20, "tensor": "mean", "pattern": pattern, "decay": 0.0, "grad_noise": 0.5}]
+        run("sdgf", pattern, name=f"{data}-{pattern[-1]}", noise=lines, config={"data.name": data})
+    write_report([runs], tmp_path / "out")
+    drawn = sorted(path.name for path in (tmp_path / "out" / "figures").glob("*noise*.csv"))
+    assert drawn == [f"vit-on-{data}-ff-sparse-noise-1of8.csv" for data in ("digits", "glyphs", "letters")]
+    assert (tmp_path / "out" / "report.md").read_text().count("Noise was also recorded at 1:4: see") == 3

@@ -13,6 +13,8 @@ from nmtrain.training.run import run
 LINE = ["experiment=smoke", "sparsity=1:8", "train.updates=8", "train.batch_size=32", "train.log_every=1"]
 LINE += ["model.options.depth=1", "model.options.embed_dim=64", "train.checkpoint_every=2", "measure=off"]
 RESNET = ["data=digits", "model=resnet", "sparsity=1:8", "train.updates=2", "train.sync_batchnorm=true"]
+SHARED = ["data=digits", "model=resnet", "sparsity=1:8", "train.updates=8", "measure=off", "launch.strategy=fsdp"]
+SHARED += ["launch.compare_every=6"]
 # Something that happens to the second rank in the update with index 5.
 AT_UPDATE = """
 import os, signal, time
@@ -77,7 +79,7 @@ def test_an_error_of_one_rank_is_told_by_the_first_and_the_run_goes_on(pair, alo
     ("happens", "overrides", "reason"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", [], "rank 1: ended without a word, or its machine did: it was killed"),
-        ("time.sleep(1000)", ["launch.timeout=4"], "rank 1: launch.timeout=4: has not come on from "),
+        ("time.sleep(1000)", ["launch.timeout=15"], "rank 1: launch.timeout=15: has not come on from "),
     ],
 )
 def test_a_rank_that_dies_or_hangs_is_named(happens, overrides, reason, pair, tmp_path):
@@ -115,9 +117,11 @@ def test_what_all_ranks_see_ends_them_alike_and_is_told_once(pair, tmp_path):
         "mixed": ("", ["train.batch_size=30", "train.mixup=0.2"]),
         "code": (other, []),
         "norm": ("", RESNET),
+        "counted": (AT_UPDATE.format("self.model.bn1.num_batches_tracked += 1"), SHARED),
     }
+    alone = (RESNET, SHARED)  # lines of their own
     jobs = [
-        {"overrides": [*(LINE if overrides is not RESNET else []), *overrides, f"results_dir={tmp_path}/{name}"]}
+        {"overrides": [*([] if overrides in alone else LINE), *overrides, f"results_dir={tmp_path}/{name}"]}
         | {"before": before, "fails": True}
         for name, (before, overrides) in cases.items()
     ]
@@ -135,3 +139,6 @@ def test_what_all_ranks_see_ends_them_alike_and_is_told_once(pair, tmp_path):
     assert "mixing pairs the images of a batch, and 2 processes have 15 of them each" in told["mixed"]
     assert told["code"] == "ConfigError: rank 1: nmtrain=of 1, and of 0 on rank 0"
     assert told["norm"].startswith("ConfigError: train.sync_batchnorm=true: torch has it for CUDA devices alone")
+    assert told["counted"].startswith(
+        "TrainingError: after update 6, bn1.num_batches_tracked is not the same on rank 1"
+    )

@@ -1,9 +1,14 @@
-"""The hash by which ranks compare tensors, and a process that is alone."""
+"""The hash by which ranks compare tensors, what cannot be shared, and a process that is alone."""
 
+import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
 
+from nmtrain.errors import ConfigError
 from nmtrain.training.distribution.ranks import ALONE
 from nmtrain.training.distribution.replicas import position_hash
+from nmtrain.training.distribution.sharded import shard_model
 
 
 def test_the_hash_sees_a_bit_and_a_change_of_places():
@@ -43,3 +48,21 @@ def test_a_process_that_is_alone_touches_nothing_of_torch_distributed(make_confi
     assert ALONE.whole([["a"], ["b", "c"]]) == ["a", "b", "c"]
     assert ALONE.apart == ()
     assert not torch.distributed.is_initialized()
+
+
+@pytest.fixture
+def group():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def test_a_model_that_fsdp2_cannot_wrap_is_refused_in_one_line(group):
+    model = nn.Linear(4, 4)
+    model.temperature = nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(ConfigError) as refused:
+        shard_model(model, group)
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith("launch.strategy=fsdp: FSDP2 cannot wrap this model (")
+    assert "scalar" in line
+    assert line.endswith("); allowed: ddp")

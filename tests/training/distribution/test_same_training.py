@@ -1,6 +1,7 @@
 """Two processes train what one does: losses, metrics, noise and the final masks, for every model and recipe."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ T5 = ["model=t5", *COMMON, "data.train_size=256", "data.val_size=60", "data.test
 T5 += [f"model.options.{option}=64" for option in ("d_model", "d_ff")]
 T5 += [f"model.options.{option}=1" for option in ("num_layers", "num_decoder_layers")]
 OPTIONS = {"rigl": ["recipe.every=3"], "top_kast": ["recipe.every=3"], "ac_dc": ["recipe.rounds=2"]}
+STRATEGIES = ["ddp", "fsdp"]
 RECIPES = [*list_recipes(), "mdgf_linear", "sdgf_geometric"]
 
 
@@ -59,9 +61,10 @@ def assert_same_training(one: Path, two: Path, evaluated: bool) -> None:
         assert torch.equal(weight == 0, theirs[name] == 0), name  # the masks
 
 
-def compare(pair, folder: Path, jobs: dict[str, list[str]], alone: list[str]) -> None:
+def compare(pair, folder: Path, jobs: dict[str, list[str]], strategy: str, alone: Sequence[str] = ()) -> None:
     """Each job by one process, which is told what is ``alone`` for it, and by two."""
-    both = pair(*({"overrides": [*line, f"results_dir={folder}/two/{name}"]} for name, line in jobs.items()))
+    told = [f"launch.strategy={strategy}"]
+    both = pair(*({"overrides": [*line, *told, f"results_dir={folder}/two/{name}"]} for name, line in jobs.items()))
     for number, ((name, line), (first, second)) in enumerate(zip(jobs.items(), both.outcomes(), strict=True)):
         overrides = [*line, *alone, f"results_dir={folder}/one/{name}"]
         config = checked(compose_values(prepare_overrides(overrides)))
@@ -91,7 +94,8 @@ def photos(tmp_path) -> Path:
     return root
 
 
-def test_of_what_a_run_may_do_besides(pair, photos, tmp_path):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_of_what_a_run_may_do_besides(strategy, pair, photos, tmp_path):
     """Averages, best weights, micro-batches, clipping, penalty and exchange; images from files, of which each process
     reads its own and draws what they are drawn alone, mixed and erased; batch norm; text."""
     files = ["data=folder", f"data.path={photos}", "data.image_size=16", "data.workers=0", "data.erase=0.9"]
@@ -102,23 +106,53 @@ def test_of_what_a_run_may_do_besides(pair, photos, tmp_path):
         "exchange": [*vit, "recipe=rigl", "recipe.every=3", "train.updates=6"],
         "files": [*VIT, *files, "recipe=ste", "train.updates=4", "train.batch_size=16"],
         "text": [*T5, "recipe=mdgf", "train.updates=4", "train.micro_batches=2"],
+        # Of 192 rows the first process keeps 96, which cut K, and with it a group of 64 rows.
+        "rows": [*vit, "mask.roles=[ff,q,k,v]", "mask.axis=output", "sparsity=1:64", "recipe=sdgf", "train.updates=6"],
+        "again": [*VIT, "recipe=mdgf", "train.updates=4", "train.gradient_checkpointing=true"],
     }
-    compare(pair, tmp_path, jobs, [])
+    compare(pair, tmp_path, jobs, strategy)
     ((folder,),) = [list((tmp_path / "two" / "files").glob("*-*"))]
     log = (folder / "train.log").read_text()
     assert [log.count(f"{split}/dark/03.png) cannot be read") for split in ("train", "val")] == [1, 1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [VIT, T5], ids=["vit", "t5"])
-def test_of_every_recipe(model, pair, tmp_path):
-    compare(pair, tmp_path, {recipe: [*with_recipe(model, recipe), "train.updates=50"] for recipe in RECIPES}, [])
+def test_of_what_listens_to_others(pair, tmp_path):
+    """A teacher, and moments that say when a dense phase ends; of the latter each copy has all."""
+    teacher = checked(compose_values(prepare_overrides([*VIT, "recipe=dense", f"results_dir={tmp_path}/teacher"])))
+    run(teacher)
+    taught = [*VIT, "recipe=static", "train.updates=4", f"train.teacher={teacher.run_folder}"]
+    compare(pair, tmp_path / "taught", {"taught": taught}, "fsdp")
+    switch = [*VIT, "recipe=step", "recipe.dense_fraction=auto", "train.updates=30", "train.eval_every=1"]
+    compare(pair, tmp_path, {"taught": taught, "switch": switch}, "ddp")
+    (folder,) = (tmp_path / "two" / "switch").glob("*-*")
+    assert json.loads((folder / "summary.json").read_text())["switched_at"] < 30
+
+
+def test_in_half_precision_shards_train_what_copies_train(pair, tmp_path):
+    """One process rounds the products of larger batches, and is another run to three digits."""
+    line = [*VIT, "recipe=sr_ste", "train.updates=6", "train.precision=bf16"]
+    jobs = [{"overrides": [*line, f"launch.strategy={way}", f"results_dir={tmp_path}/{way}"]} for way in STRATEGIES]
+    pair(*jobs).outcomes()
+    one, two = ([records(f, "metrics.jsonl") for f in (tmp_path / way).glob("*-*")] for way in STRATEGIES)
+    losses = [[line["loss"] for line in lines] for (lines,) in (one, two)]
+    assert len(losses[0]) > 6
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 @pytest.mark.slow
-def test_of_every_recipe_with_batch_norm_over_the_same_samples(pair, tmp_path):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("model", [VIT, T5], ids=["vit", "t5"])
+def test_of_every_recipe(model, strategy, pair, tmp_path):
+    jobs = {recipe: [*with_recipe(model, recipe), "train.updates=50"] for recipe in RECIPES}
+    compare(pair, tmp_path, jobs, strategy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_of_every_recipe_with_batch_norm_over_the_same_samples(strategy, pair, tmp_path):
     """Evaluations come once, in the end: what they see are running statistics, which one process takes from both
     shares in turn, and two on the average."""
     line = ["train.updates=50", "train.eval_every=100", "train.eval_batch_size=1000"]
     jobs = {recipe: [*with_recipe(RESNET, recipe), *line] for recipe in RECIPES}
-    compare(pair, tmp_path, jobs, ["train.micro_batches=2"])
+    compare(pair, tmp_path, jobs, strategy, ["train.micro_batches=2"])
