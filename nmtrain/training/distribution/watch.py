@@ -39,7 +39,7 @@ class Failure:
     message: str
     status: int
     traceback: str = ""
-    silent: bool = False  # the rank has not said it itself, and will say nothing any more
+    silent: bool = False  # the rank has not said it itself, or there is nowhere left to say it
 
     @classmethod
     def of(cls, rank: int, error: NmtrainError) -> Failure:
@@ -111,7 +111,7 @@ class Watch:
         end = time.monotonic() + _VERDICT
         while time.monotonic() < end and not self._over.wait(_EVERY / 2):
             if self.failure is not None:
-                if self.failure.rank == self._rank:
+                if self.failure.rank == self._rank and not self.failure.silent:
                     return None
                 self._log_traceback(self.failure)
                 return self.failure
@@ -153,7 +153,7 @@ class Watch:
                     self._look_around()
             except (dist.DistError, RuntimeError) as error:  # the store is gone, and who kept it
                 reason = f"what the ranks share is gone, and the process that kept it ({error})"
-                self.failure = Failure(0, "TrainingError", reason, 1)
+                self.failure = Failure(0, "TrainingError", reason, 1, silent=True)
             if self.failure is not None:
                 if self._over.wait(_GRACE) or (self._unwinding and self._over.wait(_UNWINDING)):
                     return
