@@ -22,6 +22,7 @@ from nmtrain.config.schema import (
     ModelConfig,
     OptimConfig,
     Root,
+    SlurmCluster,
     TrackingConfig,
     TrainConfig,
 )
@@ -128,6 +129,8 @@ def check_config(values: dict[str, Any], data_shape: DataShape | TextShape | Non
         valid = _valid_sections(values)
     if "optim" in valid and "train" in valid:
         valid["optim"] = _at_batch_size(valid["optim"], valid["train"].batch_size)
+    if "launch" in valid and isinstance(cluster := valid.get("cluster"), SlurmCluster):
+        valid["launch"] = _on_nodes(valid["launch"], cluster.nodes, faults)
     shape = data_shape or _check_data(values.get("data"), valid.get("model"), faults)
     recipes = _check_recipes(values, valid, faults)
     faults += combination_faults(valid, values.get("data"), shape)
@@ -220,6 +223,13 @@ def _valid_sections(values: dict[str, Any]) -> dict[str, Any]:
         except ValidationError:
             continue
     return valid
+
+
+def _on_nodes(launch: LaunchConfig, nodes: int, faults: list[str]) -> LaunchConfig:
+    """What ``launch`` comes to in the jobs of a cluster that have so many nodes each."""
+    if launch.nodes not in (1, nodes):
+        faults.append(f"launch.nodes={launch.nodes}: a job has cluster.nodes={nodes}; leave launch.nodes out")
+    return launch.model_copy(update={"nodes": nodes})
 
 
 def _at_batch_size(optim: OptimConfig, size: int) -> OptimConfig:

@@ -226,6 +226,7 @@ class SlurmCluster(_Cluster):
     partition: str | None
     account: str | None
     time: Count
+    nodes: Count = 1  # runs made before have no such key
     gpus: Count | None
     cpus: Count | None
     memory: Count | None

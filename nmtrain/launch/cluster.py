@@ -42,6 +42,7 @@ def _of_slurm(cluster: SlurmCluster) -> dict[str, Any]:
         "account": cluster.account,
         "timeout_min": cluster.time,
         "signal_delay_s": min(120, 15 * cluster.time),  # a quarter of the time at most
+        "nodes": cluster.nodes if cluster.nodes > 1 else None,
         "gpus_per_node": cluster.gpus,
         "cpus_per_task": cluster.cpus,
         "mem_gb": cluster.memory,

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -116,12 +117,26 @@ def _launch_config(config: Config) -> Any:
     }
     if launch.nodes == 1:
         return LaunchConfig(**common, rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost")
+    _name_nodes_of_slurm()
     if missing := [name for name in _NODES if not os.environ.get(name)]:
         raise ConfigError([f"launch.nodes={launch.nodes}: {', '.join(missing)} are not set, by which the nodes meet"])
     address, port, node = os.environ["MASTER_ADDR"], whole_number("MASTER_PORT"), whole_number("NODE_RANK")
     return LaunchConfig(
         **common, rdzv_backend="static", rdzv_endpoint=f"{address}:{port}", rdzv_configs={"rank": node, "timeout": 900}
     )
+
+
+def _name_nodes_of_slurm() -> None:
+    """In a job of SLURM with a task on each node: where the nodes meet, and which one this is."""
+    job, node = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_NODEID")
+    if node is None or not job.isdecimal():
+        return
+    command = ["scontrol", "show", "hostnames", os.environ.get("SLURM_JOB_NODELIST", "")]
+    with suppress(OSError, subprocess.SubprocessError):
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+        meeting = (told[0] if told else "", str(20_000 + int(job) % 10_000), node)
+        for name, value in zip(_NODES, meeting, strict=True):
+            os.environ.setdefault(name, value)
 
 
 def _outcome(folder: Path, error: Exception) -> NmtrainError:

@@ -19,6 +19,8 @@ def put_back_in_line(stopped: Stopped) -> None:
     """
     if stopped.by == "SIGINT" or (job := this_process().job) is None:
         return
+    if os.environ.get("SLURM_NODEID", "0") != "0":  # the first node of several does
+        return
     if stopped.by == "SIGTERM" and _is_cancelled(job):
         return
     of_submitit = signal.getsignal(signal.SIGUSR2)

@@ -14,6 +14,7 @@ from nmtrain.launch.cluster import launcher_overrides
 from nmtrain.launch.grid import Job, in_order, keep_sweep
 from nmtrain.launch.job import checked, require_measured
 from nmtrain.launch.running import train_jobs
+from nmtrain.launch.search import is_search, run_search
 from nmtrain.launch.tuning import (
     COMPARED,
     Tune,
@@ -34,12 +35,16 @@ from nmtrain.runs.tuning import FOLDER, Tuning
 def run_sweep(overrides: list[str]) -> None:
     """Check every combination, then train one after the other, or as the launcher does it.
 
-    Combinations of one run folder are one run: only the first of them trains. With ``tune``, tuning runs come first.
+    Combinations of one run folder are one run: only the first of them trains. With ``tune``, tuning runs come first;
+    with Optuna's sweeper, it says which combinations there are, one after the other.
 
     Raises:
         ConfigError: listing the faults of all combinations; nothing was started.
         SweepError: naming the runs that did not finish; the others did.
     """
+    if is_search(overrides):
+        run_search(overrides)
+        return
     configs = _check_all(overrides)
     if (tune := _tune_of(configs)) is None:
         _run_all(overrides, _jobs(sweep_combinations(overrides), configs))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.commands import assert_equal, ended, start
+
 ROOT = Path(__file__).parents[2]
 LINE = ["experiment=smoke", "sparsity=1:8", "train.batch_size=32", "train.log_every=1", "measure=off"]
 LINE += ["model.options.depth=1", "model.options.embed_dim=64", "train.updates=6", "train.checkpoint_every=2"]
@@ -153,3 +155,26 @@ def test_under_torchrun_the_first_process_alone_tells_it(arguments, told, do):
     assert out == ""
     assert err.count(told) == 1
     assert "exitcode  : 2" in err
+
+
+@pytest.mark.slow
+def test_two_nodes_of_a_slurm_job_find_each_other(tmp_path):
+    """As srun starts a task on each: both are this machine here, and scontrol is a stand-in."""
+    run_here = start([*LINE, "launch.processes=2", f"results_dir={tmp_path}/one"], tmp_path / "one.out")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\necho localhost\n")
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    assert ended(run_here) == 0, (tmp_path / "one.out").read_text()
+
+    def on(node):
+        def set_up():
+            os.environ |= {"SLURM_JOB_ID": str(os.getppid()), "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NODEID": str(node)}
+            os.environ["PATH"] = f"{tmp_path}/bin:{os.environ['PATH']}"
+
+        return set_up
+
+    line = [*LINE, "launch.nodes=2", "launch.processes=1", f"results_dir={tmp_path}/two"]
+    both = [start(line, tmp_path / f"{node}.out", on(node)) for node in (0, 1)]
+    for node, process in enumerate(both):
+        assert ended(process) == 0, (tmp_path / f"{node}.out").read_text()
+    assert_equal(tmp_path / "one", tmp_path / "two")

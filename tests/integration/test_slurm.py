@@ -132,6 +132,32 @@ def test_a_sweep_through_everything_that_a_cluster_does_ends_as_an_undisturbed_o
     assert_equal_sweeps(tmp_path / "alone", results)
 
 
+def test_runs_of_two_processes_go_through_it_too(slurm, tmp_path):
+    """Where the signals of a cluster reach the process that started the two, and the two themselves."""
+    variables, _ = slurm
+    line = [*LINE, "-m", "recipe=ste", "seed=0,1", "launch.processes=2"]
+    results = tmp_path / "runs"
+    cluster = ["cluster=slurm", "cluster.partition=debug", "cluster.jobs=1", "cluster.time=10", "cluster.cpus=2"]
+    sweep = nmtrain(variables, *line, f"results_dir={results}", *cluster, cwd=tmp_path)
+    for command in (["scancel", "--signal=USR2"], ["scontrol", "requeue"]):
+        wait_for(lambda: training(results), sweep)
+        run = training(results)[0]
+        begun = len(starts(run))
+        slurm_says(variables, *command, starts(run)[-1]["job"])
+        wait_for(lambda run=run: run not in training(results), sweep)
+        state = json.loads((run / "status.json").read_text())
+        print(time.strftime("%H:%M:%S"), " ".join(command), run.name, state, flush=True)
+        wait_for(lambda run=run, begun=begun: len(starts(run)) > begun, sweep)
+    out, _ = sweep.communicate(timeout=2400)
+    assert sweep.returncode == 0, out
+    assert "2 of 2 runs are finished and counted." in out
+    assert [len(starts(run)) for run in sorted(results.glob("vit-*"))] in ([3, 1], [1, 3], [2, 2])
+    undisturbed = nmtrain(variables, *line, f"results_dir={tmp_path}/alone", cwd=tmp_path)
+    undisturbed.communicate(timeout=2400)
+    assert undisturbed.returncode == 0
+    assert_equal_sweeps(tmp_path / "alone", results)
+
+
 def test_the_chapter_of_the_readme_can_be_followed_command_by_command(slurm, tmp_path):
     """But for the set-up and its end, which are those of these tests."""
     variables, _ = slurm

@@ -319,3 +319,21 @@ def test_ctrl_c_stops_several_runs_at_once_and_the_same_sweep_goes_on(tiny, tmp_
     assert set(runs().values()) <= {"preempted", "running"}
     assert cli._main(command) == 0
     assert list(runs().values()) == ["finished"] * 2
+
+
+@pytest.mark.slow
+def test_the_jobs_of_submitit_on_this_machine_train_what_this_process_would(sweep, runs, tmp_path):
+    pytest.importorskip("submitit")
+    line = ["-m", "recipe=ste", "seed=0,1"]
+    status, out, err = sweep(*line, "cluster=submitit_local", "cluster.time=10")
+    assert (status, err) == (0, "")
+    assert "2 of 2 runs are finished and counted." in out
+    assert sorted(runs().values()) == ["finished"] * 2
+    for folder in (tmp_path / "runs").glob("vit-*"):
+        (begun,) = (json.loads(file.read_text()) for file in (folder / "starts").glob("*.json"))
+        assert begun["pid"] != os.getpid()
+    status, _, _ = sweep(*line, f"results_dir={tmp_path}/here")
+    assert status == 0
+    for folder in (tmp_path / "here").glob("vit-*"):
+        for name in ("model.safetensors", "metrics.jsonl"):
+            assert (folder / name).read_bytes() == (tmp_path / "runs" / folder.name / name).read_bytes()

@@ -56,6 +56,20 @@ def test_slurm_has_what_sbatch_is_to_be_told(tiny, tmp_path, monkeypatch):
     }
 
 
+def test_a_run_over_several_nodes_of_slurm_has_the_processes_of_all(tiny, tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(clusters.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda name: name)
+    line = ["cluster=slurm", "cluster.nodes=2", "launch.processes=4"]
+    config = chosen(tiny, *line)
+    assert (config.launch.nodes, config.launch.world) == (2, 8)
+    assert "++hydra.launcher.nodes=2" in launcher_overrides(config.cluster, [], tmp_path)
+    assert config.run_name == chosen(tiny).run_name
+    told = refused("-m", *tiny, "seed=0,1", *line, "launch.nodes=3")
+    assert told == "launch.nodes=3: a job has cluster.nodes=2; leave launch.nodes out"
+    told = refused("-m", *tiny, "seed=0,1", *line[:2])
+    assert told == "launch.nodes=2: say how many processes each has: launch.gpus or launch.processes"
+
+
 def test_what_is_missing_is_said_before_anything_starts(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda name: None)
     slurm = chosen(tiny, "cluster=slurm").cluster

@@ -153,6 +153,15 @@ def test_a_plain_job_is_put_back_in_line_where_slurm_does_not_do_it(by, state, e
     assert (asked.read_text().splitlines() if asked.exists() else []) == expected
 
 
+def test_of_several_nodes_the_first_puts_the_job_back_in_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "99")
+    asked = answer(tmp_path, monkeypatch, "scontrol", "")
+    for node in ("1", "0"):
+        monkeypatch.setenv("SLURM_NODEID", node)
+        put_back_in_line(Stopped("", "SIGUSR2"))
+        assert asked.exists() == (node == "0")
+
+
 @pytest.mark.parametrize(("state", "called"), [("RUNNING", [signal.SIGUSR2]), ("CANCELLED", [])])
 def test_submitits_own_handler_has_the_last_word_unless_the_job_was_cancelled(state, called, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "99")

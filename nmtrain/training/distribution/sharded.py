@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map_only
 
 from nmtrain.errors import ConfigError
 from nmtrain.measure.depth import blocks
@@ -159,9 +160,18 @@ def shard_model(model: nn.Module, group: dist.ProcessGroup) -> None:
     mesh = DeviceMesh.from_group(group, next(model.parameters()).device.type)
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()
+    found = [model.get_submodule(name) for name in blocks(model)]
+    for block in found:
+        block.register_forward_hook(_without_views)
     try:
-        for module in [*map(model.get_submodule, blocks(model)), model]:
+        for module in [*found, model]:
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
     except (ValueError, NotImplementedError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError([f"launch.strategy=fsdp: FSDP2 cannot wrap this model ({reason}); allowed: ddp"]) from error
+
+
+def _without_views(block: nn.Module, inputs: Any, output: Any) -> Any:
+    """FSDP2 gathers the weights again by a hook on a block's output, which a view loses to whoever adds to it in place:
+    gradients would be wrong without a word."""
+    return tree_map_only(Tensor, lambda tensor: tensor.clone() if tensor._is_view() else tensor, output)

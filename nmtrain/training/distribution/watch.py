@@ -39,7 +39,7 @@ class Failure:
     message: str
     status: int
     traceback: str = ""
-    silent: bool = False  # the rank has not said it itself, and will say nothing any more
+    silent: bool = False  # the rank has not said it itself, or there is nowhere left to say it
 
     @classmethod
     def of(cls, rank: int, error: NmtrainError) -> Failure:
@@ -72,8 +72,11 @@ class Watch:
         self.failure: Failure | None = None
         self._dead, self._unwinding = _DEAD, False
         self._count, self._signs, self._where = 0, 0, "the start"
-        self._seen: list[tuple[str, float]] = [("", time.monotonic())] * world
-        self._stands: list[tuple[list[int], float]] = [([0, 0], time.monotonic())] * world
+        # Seconds that count are those in which this thread looked: a cluster that stops all processes for a while, and
+        # lets them go on, has ended none.
+        self._now = 0.0
+        self._seen: list[tuple[str, float]] = [("", self._now)] * world
+        self._stands: list[tuple[list[int], float]] = [([0, 0], self._now)] * world
         self._over = threading.Event()
         self._own.set(f"rank{rank}", self._sign_of_life(0))
         self._own.compare_set(_FAILURE, "", "")
@@ -108,7 +111,7 @@ class Watch:
         end = time.monotonic() + _VERDICT
         while time.monotonic() < end and not self._over.wait(_EVERY / 2):
             if self.failure is not None:
-                if self.failure.rank == self._rank:
+                if self.failure.rank == self._rank and not self.failure.silent:
                     return None
                 self._log_traceback(self.failure)
                 return self.failure
@@ -140,6 +143,7 @@ class Watch:
         beat = 0
         while not self._over.wait(_EVERY):
             beat += 1
+            self._now += _EVERY
             try:
                 self._own.set(f"rank{self._rank}", self._sign_of_life(beat))
                 told = self._own.get(_FAILURE)
@@ -149,7 +153,7 @@ class Watch:
                     self._look_around()
             except (dist.DistError, RuntimeError) as error:  # the store is gone, and who kept it
                 reason = f"what the ranks share is gone, and the process that kept it ({error})"
-                self.failure = Failure(0, "TrainingError", reason, 1)
+                self.failure = Failure(0, "TrainingError", reason, 1, silent=True)
             if self.failure is not None:
                 if self._over.wait(_GRACE) or (self._unwinding and self._over.wait(_UNWINDING)):
                     return
@@ -160,7 +164,7 @@ class Watch:
 
     def _look_around(self) -> None:
         """Post what is wrong with another rank."""
-        now = time.monotonic()
+        now = self._now
         keys = [f"rank{rank}" for rank in range(self._world)]
         if not self._own.check(keys):
             return  # one has not begun yet

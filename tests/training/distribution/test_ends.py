@@ -2,6 +2,8 @@
 on from its last checkpoint."""
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -79,7 +81,7 @@ def test_an_error_of_one_rank_is_told_by_the_first_and_the_run_goes_on(pair, alo
     ("happens", "overrides", "reason"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", [], "rank 1: ended without a word, or its machine did: it was killed"),
-        ("time.sleep(1000)", ["launch.timeout=4"], "rank 1: launch.timeout=4: has not come on from "),
+        ("time.sleep(1000)", ["launch.timeout=15"], "rank 1: launch.timeout=15: has not come on from "),
     ],
 )
 def test_a_rank_that_dies_or_hangs_is_named(happens, overrides, reason, pair, tmp_path):
@@ -90,6 +92,22 @@ def test_a_rank_that_dies_or_hangs_is_named(happens, overrides, reason, pair, tm
     found = status(folder)
     assert found["state"] == "failed"
     assert found["reason"].startswith(reason)
+
+
+@pytest.mark.slow
+def test_ranks_that_are_stopped_together_for_a_while_go_on(pair, tmp_path):
+    """As a scheduler suspends a job: for longer than a rank may be silent."""
+    line = [*LINE, f"results_dir={tmp_path}/two", "train.updates=200", "train.checkpoint_every=200"]
+    both = pair({"overrides": line})
+    while not list(tmp_path.glob("two/*/metrics.jsonl")):
+        time.sleep(0.1)
+    for process in both.processes:
+        process.send_signal(signal.SIGSTOP)
+    time.sleep(30)
+    for process in both.processes:
+        process.send_signal(signal.SIGCONT)
+        time.sleep(2)
+    assert both.outcomes()[0][1]["summary"]["status"] == "finished"
 
 
 @pytest.mark.slow

@@ -66,3 +66,37 @@ def test_a_model_that_fsdp2_cannot_wrap_is_refused_in_one_line(group):
     assert line.startswith("launch.strategy=fsdp: FSDP2 cannot wrap this model (")
     assert "scalar" in line
     assert line.endswith("); allowed: ddp")
+
+
+class ViewBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 4))
+
+    def forward(self, x):
+        return self.inner(x).view(x.shape)
+
+
+class AddsInPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(ViewBlock(), ViewBlock())
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+            x += 1
+        return x
+
+
+def test_a_model_that_adds_in_place_to_a_view_has_the_gradients_it_has_alone(group):
+    """FSDP2 by itself warns of that, and would not gather the weights again for the backward."""
+    alone, shared = AddsInPlace(), AddsInPlace()
+    shared.load_state_dict(alone.state_dict())
+    shard_model(shared, group)
+    inputs = torch.randn(3, 4)
+    for model in (alone, shared):
+        model(inputs).square().sum().backward()
+    gradients = [parameter.grad for parameter in alone.parameters()]
+    for gradient, parameter in zip(gradients, shared.parameters(), strict=True):
+        assert torch.allclose(parameter.grad.full_tensor(), gradient)

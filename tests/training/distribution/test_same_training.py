@@ -155,4 +155,8 @@ def test_of_every_recipe_with_batch_norm_over_the_same_samples(strategy, pair, t
     shares in turn, and two on the average."""
     line = ["train.updates=50", "train.eval_every=100", "train.eval_batch_size=1000"]
     jobs = {recipe: [*with_recipe(RESNET, recipe), *line] for recipe in RECIPES}
+    if (
+        strategy == "fsdp"
+    ):  # AdamW rounds shards otherwise than whole weights, and an exchange of near equals turns on it
+        jobs["rigl"] = [*(each for each in jobs["rigl"] if not each.startswith("optim.")), "optim=sgd", "optim.lr=1e-3"]
     compare(pair, tmp_path, jobs, strategy, ["train.micro_batches=2"])
