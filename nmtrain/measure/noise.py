@@ -186,7 +186,7 @@ class NoiseMeter:
             "tensors": self._identity(),
             "measured": self._measured,
             "masks": [
-                None if mask is None else self._shards.whole(mask, tensor.name, tensor.rows)
+                None if mask is None else self._shards.for_first(mask, tensor.name, tensor.rows)
                 for tensor, mask in zip(self.tensors, self._masks, strict=True)
             ],
             "window": list(self._window),
@@ -205,7 +205,7 @@ class NoiseMeter:
         self._masks = [
             None
             if (mask := masks.get(tuple(identity))) is None
-            else self._shards.own(mask.to(device), tensor.name, tensor.rows)
+            else self._shards.own(mask, tensor.name, tensor.rows).to(device, copy=True)
             for tensor, identity in zip(self.tensors, self._identity(), strict=True)
         ]
         self._measured = state["measured"]
@@ -218,7 +218,7 @@ class NoiseMeter:
 
     def _changed_averages(self, state: Record, whole: bool) -> Record:
         """Running averages of all rows from those of the rows that are kept here, or the other way round."""
-        change = self._shards.whole if whole else self._shards.own
+        change = self._shards.for_first if whole else self._shards.own
         return {
             key: [change(one, part.name, part.rows) for part, one in zip(self._parts, value, strict=True)]
             if isinstance(value, list)

@@ -165,7 +165,7 @@ class _Part:
 
     def kept(self, value: Tensor) -> Tensor:
         """What is kept here of what was made from the part."""
-        return self.weight.own(self.i, value) if self.is_gathered else value
+        return self.weight.own(self.i, value).clone() if self.is_gathered else value
 
     def gathered(self) -> _Part:
         part, mask = (self.weight.whole(self.i, one) for one in (self.part, self.mask))
@@ -173,10 +173,11 @@ class _Part:
 
     def depends_on_others(self, scaled: Mapping[str, Tensor]) -> bool:
         """Whether rows that other processes keep have a say in what is kept here; ``scaled`` has what has a scale."""
-        shards, projection, wider = self.weight.shards, self.state.projection, self.state.flow.wider
-        if shards is WHOLE:
+        shards, projection, flow = self.weight.shards, self.state.projection, self.state.flow
+        derives = projection.power is not None or projection.queried or flow.contenders is not None
+        if shards is WHOLE or (self.state.freeze and not derives):
             return False
-        patterns = [self.pattern, *([self.tensor.fit(wider, self.state.exact)] if wider is not None else [])]
+        patterns = [self.pattern, *([self.tensor.fit(flow.wider, self.state.exact)] if flow.wider is not None else [])]
         return (
             not all(shards.holds_groups(self.tensor, pattern) for pattern in patterns)
             or projection.whole_groups > 0

@@ -28,11 +28,16 @@ class Shards:
         return True
 
     def own(self, whole: Tensor, name: str, rows: Rows = None) -> Tensor:
-        """What this process keeps of ``whole``, which has a value for each entry of the weight's ``rows``."""
+        """What this process keeps of ``whole``, which has a value for each entry of the weight's ``rows``. A view of it
+        may be what is returned: to keep it, clone it."""
         return whole
 
     def whole(self, part: Tensor, name: str, rows: Rows = None) -> Tensor:
         """The inverse of `own`, on every process; all call it in the same order."""
+        return part
+
+    def for_first(self, part: Tensor, name: str, rows: Rows = None) -> Tensor:
+        """The same to be saved: on the first process alone, and there on the CPU; elsewhere without an entry."""
         return part
 
     def summed(self, value: Tensor) -> Tensor:
@@ -93,6 +98,10 @@ class RowShards(Shards):
         dist.all_gather(pieces, padded, group=self._group)
         kept = [piece[: last - first] for piece, (first, last) in zip(pieces, bounds, strict=True)]
         return torch.cat(kept).view(part.dtype)
+
+    def for_first(self, part: Tensor, name: str, rows: Rows = None) -> Tensor:
+        whole = self.whole(part, name, rows)
+        return whole.cpu() if self._rank == 0 else whole[:0].cpu()
 
     def summed(self, value: Tensor) -> Tensor:
         dist.all_reduce(value := value.clone(), group=self._group)

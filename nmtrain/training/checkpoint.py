@@ -58,9 +58,17 @@ class CheckpointWriter:
 
     def finish(self) -> None:
         """Wait until what was begun is whole."""
+        self.wait()
+        self._thread = None
+        self.check()
+
+    def wait(self, most: float | None = None) -> None:
+        """The same for ``most`` seconds, whatever came of it."""
         if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+            self._thread.join(most)
+
+    def check(self) -> None:
+        """Raise what a save that has ended failed by."""
         if (error := self._error) is not None:
             self._error = None
             raise error

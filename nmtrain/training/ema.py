@@ -56,9 +56,9 @@ class WeightAverage:
             self._live[name].copy_(held)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Of whole weights, whatever of them is kept here."""
+        """Of whole weights, whatever of them is kept here; on the first process, if several share them."""
         return {
-            name: average if name in self._buffers else self._shards.whole(average, stock_name(name))
+            name: average if name in self._buffers else self._shards.for_first(average, stock_name(name))
             for name, average in self._average.items()
         }
 

@@ -133,14 +133,15 @@ class Trainer:
                 self.evaluate(self.config.split)
             if last or (evaluate if train.checkpoint_every is None else self.done % train.checkpoint_every == 0):
                 self.save()
+            self.checkpoints.check()
             yield self.done
             if (number := self.ranks.most(stop.number)) and not last:
                 self.save()
-                self.checkpoints.finish()
+                self.ranks.of_first(self.checkpoints.finish)  # the others wait: their end would be its end
                 raise Stopped(f"{asked_by(number)} after update {self.done} of {self.total}", asked_by(number))
             if self.done % self.config.launch.compare_every == 0:
                 self.replicas.require_same(self.model.state_dict(), self.done)
-        self.checkpoints.finish()
+        self.ranks.of_first(self.checkpoints.finish)
 
     def update(self, number: int) -> tuple[torch.Tensor | None, float]:
         """One optimizer update: masks, forward and backward over the micro-batches, step."""
@@ -294,7 +295,8 @@ class Trainer:
         """Write a checkpoint. A loss or weight that is not finite is raised instead: the last good one stays."""
         self.checked_loss()
         self.share_damage()
-        if broken := [name for name, p in self.model.named_parameters() if not p.isfinite().all()]:
+        own = [name for name, p in self.model.named_parameters() if not p.isfinite().all()]
+        if broken := sorted({name for names in self.ranks.gathered(own) for name in names}):
             raise TrainingError(f"{len(broken)} weights are not finite after update {self.done}, first {broken[0]}")
         self.replicas.require_same(self.model.state_dict(), self.done)
         model = self.replicas.whole_model()

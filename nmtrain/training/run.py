@@ -48,6 +48,7 @@ from nmtrain.training.summary import Used, summarize, whole_run
 from nmtrain.training.teacher import load_teacher, teacher_digest
 
 logger = logging.getLogger(__name__)
+_FOR_A_CHECKPOINT = 20.0  # seconds, where another rank has failed; the ranks are to be gone within a minute
 
 
 def run(config: Config, ranks: Ranks = ALONE) -> dict[str, Any]:
@@ -136,6 +137,7 @@ def _train(plan: Plan, folder: RunFolder, owner: Owner | None, ranks: Ranks, dev
         with (
             stop_requests(end_of_job(), together=ranks.world > 1) as stop,
             progress(trainer.total, trainer.done, ranks.is_first) as advance,
+            ranks.failing(lambda _: trainer.checkpoints.wait(_FOR_A_CHECKPOINT)),
         ):
             for done in trainer.train(stop):
                 if owner:

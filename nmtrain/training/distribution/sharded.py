@@ -112,16 +112,18 @@ class ShardedReplicas(ManyReplicas):
     def whole_model(self) -> nn.Module:
         whole = copy.deepcopy(self.kept)
         for name, parameter in _distinct(whole):
-            parameter.data = self._for_first(parameter.data, name)
+            parameter.data = self.shards.for_first(parameter.data, name)
         control = sparsity_control(whole)
-        control.hold(WHOLE, lambda tensor, value: self._for_first(value, tensor.name, tensor.rows))
+        control.hold(WHOLE, lambda tensor, value: self.shards.for_first(value, tensor.name, tensor.rows))
+        control.remembered = {label: left.cpu() for label, left in control.remembered.items()}
         return whole.cpu()
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        return self._changed(optimizer, optimizer.state_dict(), self._for_first)
+        return self._changed(optimizer, optimizer.state_dict(), self.shards.for_first)
 
     def load_optimizer_state(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        optimizer.load_state_dict(self._changed(optimizer, state, self.shards.own))
+        own = self._changed(optimizer, state, lambda whole, name: self.shards.own(whole, name).clone())
+        optimizer.load_state_dict(own)
 
     def _changed(self, optimizer: torch.optim.Optimizer, state: dict[str, Any], change: Any) -> dict[str, Any]:
         """The state with what ``change`` makes of each moment; a count of updates is no moment."""
@@ -135,11 +137,6 @@ class ShardedReplicas(ManyReplicas):
             for number, of_one in sorted(state["state"].items())
         }
         return state | {"state": moments}
-
-    def _for_first(self, part: Tensor, name: str, rows: tuple[int, int] | None = None) -> Tensor:
-        """On the first rank the whole, on the CPU; nothing on others. One tensor at a time is whole on a device."""
-        whole = self.shards.whole(part, name, rows)
-        return whole.cpu() if self._ranks.is_first else whole[:0].cpu()
 
 
 def _distinct(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

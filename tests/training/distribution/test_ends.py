@@ -123,6 +123,30 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_update(pair, alone, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("happens", "code", "state"),
+    [("os.kill(os.getpid(), signal.SIGTERM)", 130, "preempted"), ("raise KeyError('lost')", 1, "failed")],
+)
+def test_a_checkpoint_that_takes_its_time_is_waited_for(happens, code, state, pair, tmp_path):
+    """For longer than a rank is left alone once another one has ended: that of update 6 after a signal, the last one
+    before the failure of update 6 else."""
+    slow = """
+import time
+import nmtrain.training.checkpoint as module
+save = module.save_checkpoint
+patch.setattr(module, "save_checkpoint", lambda *given: (time.sleep(9), save(*given)))
+"""
+    job = {"overrides": [*LINE, f"results_dir={tmp_path}/two"], "before": slow + AT_UPDATE.format(happens)}
+    codes, _ = pair(job).ended()
+    (folder,) = (tmp_path / "two").glob("*-*")
+    assert codes == [code, code]
+    assert status(folder)["state"] == state
+    newest = max(path.name for path in (folder / "checkpoints").iterdir())
+    assert newest.startswith("0000000006-" if state == "preempted" else "0000000004-")
+    assert newest.endswith(".pt")
+
+
+@pytest.mark.slow
 def test_what_all_ranks_see_ends_them_alike_and_is_told_once(pair, tmp_path):
     """One after the other in one pair of processes: each refusal leaves both free for the next run."""
     flip = "self.model.blocks[0].mlp.fc2.parametrizations.weight.original.data[3, 5] *= 1.0001"
