@@ -64,7 +64,11 @@ def _row(run: dict[str, Any], named: bool, padded: bool, with_roles: bool) -> li
         return NOTHING if pd.isna(run[key]) else Cell(shown, detail, value=float(run[key]))
 
     found = "" if pd.isna(run["switched_at"]) else f"dense up to {run['switched_at']:.0f}"
-    recipe = variant_label(run["variant"]) if pd.isna(run["label"]) else run["label"]
+    recipe = run["label"]
+    if pd.isna(recipe) and not pd.isna(
+        run["variant"]
+    ):  # of a run that is in no table; one that cannot be read has none
+        recipe = variant_label(run["variant"])
     status = run["status"] if pd.isna(run["reason"]) else f"{run['status']}: {run['reason']}"
     return [
         text("folder"),
