@@ -67,7 +67,7 @@ def _row(run: dict[str, Any], named: bool, padded: bool, with_roles: bool) -> li
     recipe = run["label"]
     if pd.isna(recipe) and not pd.isna(
         run["variant"]
-    ):  # of a run that is in no table; one that cannot be read has none
+    ):  # it is in no table, and can be read
         recipe = variant_label(run["variant"])
     status = run["status"] if pd.isna(run["reason"]) else f"{run['status']}: {run['reason']}"
     return [
