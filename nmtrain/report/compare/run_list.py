@@ -65,9 +65,7 @@ def _row(run: dict[str, Any], named: bool, padded: bool, with_roles: bool) -> li
 
     found = "" if pd.isna(run["switched_at"]) else f"dense up to {run['switched_at']:.0f}"
     recipe = run["label"]
-    if pd.isna(recipe) and not pd.isna(
-        run["variant"]
-    ):  # it is in no table, and can be read
+    if pd.isna(recipe) and not pd.isna(run["variant"]):  # it is in no table, and can be read
         recipe = variant_label(run["variant"])
     status = run["status"] if pd.isna(run["reason"]) else f"{run['status']}: {run['reason']}"
     return [
