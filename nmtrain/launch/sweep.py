@@ -28,7 +28,6 @@ from nmtrain.launch.tuning import (
     with_values,
 )
 from nmtrain.report.compare.table import plain_text
-from nmtrain.report.compare.tuning import tuning_table
 from nmtrain.runs.tuning import FOLDER, Tuning
 
 
@@ -84,6 +83,8 @@ def _run_tuned(overrides: list[str], tune: Tune) -> None:
     tuning = Tuning(tune.grid, tune.seeds, list(once.values()))  # a dense cell stands once for all patterns
     name = _sweep_name(overrides, [config.run_folder for config in trials])
     tuning.write(finals[0].results_dir / FOLDER / f"{name}.json")
+    from nmtrain.report.compare.tuning import tuning_table  # by now pandas is no wait any more
+
     print(f"\n{plain_text(tuning_table(tuning))}\n\nfinal runs on {finals[0].split}: ", end="")
     _run_all(ending, _jobs(combinations, finals), part="tuned")
 

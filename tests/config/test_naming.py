@@ -36,6 +36,7 @@ CHANGES_NOTHING = {
     "launch.gpus",
     "launch.processes",
     "launch.nodes",
+    "launch.strategy",
     "launch.timeout",
     "launch.compare_every",
     "measure.patterns",
