@@ -3,7 +3,8 @@
     python scripts/keep_records.py results/runs/study results/study
 
 `nmtrain report` reads the copies as it reads the runs, and a sweep into their folder trains none of them again. Of the
-noise records they hold the averages over tensors, which is what reports show. Tuning records come along.
+noise records they hold the averages over tensors, which is what reports show; of the records of training, the first of
+each phase and about a hundred others. Tuning records come along.
 """
 
 from __future__ import annotations
@@ -11,19 +12,37 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-FILES = ("config.yaml", "environment.json", "metrics.jsonl", "sparse_tensors.json", "summary.json")
+FILES = ("config.yaml", "environment.json", "sparse_tensors.json", "summary.json")
 
 
 def keep(run: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(run / name, out / name)
+    with open(run / "metrics.jsonl") as lines, open(out / "metrics.jsonl", "w") as kept:
+        kept.writelines(thinned(lines, json.loads((run / "summary.json").read_text())["updates"]))
     if (run / "noise.jsonl").exists():
         with open(run / "noise.jsonl") as lines, open(out / "noise.jsonl", "w") as kept:
             kept.writelines(line for line in lines if json.loads(line)["tensor"] == "mean")
     shutil.copyfile(run / "status.json", out / "status.json")  # last: from here on the copy is a finished run
+
+
+def thinned(lines: Iterable[str], updates: int) -> Iterator[str]:
+    """The evaluations, and of the records of training the first of each phase and about a hundred others.
+
+    What is left of kept lines is the same lines.
+    """
+    phase, last = None, 0
+    for line in lines:
+        record = json.loads(line)
+        if record["split"] == "train":
+            if record["phase"] == phase and record["update"] - last < updates / 100:
+                continue
+            phase, last = record["phase"], record["update"]
+        yield line
 
 
 def main() -> None:
