@@ -1,0 +1,295 @@
+"""The study's questions (a) to (g), answered from its records: answers.md and answers.csv.
+
+    python scripts/study_answers.py results/study
+
+A comparison is a t-test paired by seed as in `nmtrain report`, corrected by Holm's method over the comparisons of its
+question on its bed. Differences are in points: words or images right of a hundred, on test.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri, stdtr
+
+from nmtrain.report.compare.statistics import Difference, Estimate, corrected, difference, estimate
+from nmtrain.report.read.folders import read_runs
+from nmtrain.report.read.frame import Frames, build_frames
+
+BEDS = {"g2p": 3234, "glyphs": 6250}  # and the updates of a run of full length
+FF, ALL = "ff", "ff+q+k+v+o"
+DENSE, STATIC, SR_STE, MDGF, LINEAR = "dense", "static", "SR-STE", "MDGF exponential", "MDGF linear"
+STRAIGHT = "MDGF exponential, straight-through gradient"
+SDGF = ("SDGF stepwise", "SDGF geometric")
+
+Scores = Mapping[int, float]  # points by seed
+Pair = tuple[Scores, Scores]
+SUPPORTED, CONTRADICTED, OPEN = "supported", "contradicted", "not supported"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One comparison of one question; ``verdict`` is on "the first is above the second"."""
+
+    question: str
+    bed: str
+    what: str
+    found: Difference
+
+    @property
+    def verdict(self) -> str:
+        if not self.found.shown:
+            return OPEN
+        return SUPPORTED if self.found.mean > 0 else CONTRADICTED
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's, of accuracy with the logarithm of noise; the interval by Fisher's z."""
+
+    bed: str
+    metric: str
+    over: str
+    n: int
+    rho: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        reach = ndtri(0.975) * 1.03 / math.sqrt(self.n - 3)  # Fieller, Hartley and Pearson, 1957
+        return math.tanh(math.atanh(self.rho) - reach), math.tanh(math.atanh(self.rho) + reach)
+
+    @property
+    def p(self) -> float:
+        t = abs(self.rho) * math.sqrt((self.n - 2) / (1 - self.rho**2))
+        return float(2 * stdtr(self.n - 2, -t))
+
+
+class Records:
+    """The finished runs of the study, and their scores on test by seed.
+
+    Attributes:
+        parts: ``tuned``: under wsd; ``cosine``; ``protocol``: one learning rate and cosine; ``methods``: one rate, one
+            seed. Those of which there are runs.
+    """
+
+    def __init__(self, root: Path) -> None:
+        folders = {part: [root / part / bed for bed in BEDS] for part in ("cosine", "protocol")}
+        folders |= {"tuned": [root / bed for bed in BEDS], "methods": [root / "methods"]}
+        self.parts: dict[str, Frames] = {}
+        for part, own in folders.items():
+            if there := [folder for folder in own if folder.is_dir()]:
+                self.parts[part] = build_frames(read_runs(there))
+
+    def __call__(self, bed: str, label: str, pattern: str = "1:32", roles: str = ALL, part: str = "tuned") -> Scores:
+        """Of the runs of full length; empty where there are none."""
+        runs = self.runs(part, bed, label, pattern, roles)
+        return _by_seed(runs[runs["updates"] == BEDS[bed]])
+
+    def at_flops_of(self, bed: str, other: str, label: str) -> Scores:
+        """Of the tuned runs of another length that spent the training FLOPs of ``other``, within 5 %; at 1:32."""
+        full = self.runs("tuned", bed, other, "1:32", ALL)
+        budget = full[full["updates"] == BEDS[bed]]["training_flops"].median()
+        runs = self.runs("tuned", bed, label, "1:32", ALL)
+        near = (runs["training_flops"] / budget - 1).abs() < 0.05
+        return _by_seed(runs[near & (runs["updates"] != BEDS[bed])])
+
+    def runs(self, part: str, bed: str, label: str | None, pattern: str, roles: str) -> pd.DataFrame:
+        """The rows of the runs of one recipe, or of every sparse one."""
+        runs = on_test(self.parts[part if part in self.parts else "tuned"])
+        own = runs[(runs["data"] == bed) & (part in self.parts)]
+        own = own[own["label"] == label] if label else own
+        return own if label == DENSE else own[(own["sparsity"] == pattern) & (own["roles"] == roles)]
+
+
+def on_test(frames: Frames) -> pd.DataFrame:
+    runs = frames.runs[frames.runs["counted"] & (frames.runs["split"] == "test")]
+    return runs.assign(points=100 * runs["quality"])
+
+
+def _by_seed(runs: pd.DataFrame, column: str = "points") -> Scores:
+    return {int(seed): float(value) for seed, value in zip(runs["seed"], runs[column], strict=True)}
+
+
+def gain(one: Scores, other: Scores) -> Scores:
+    return {seed: one[seed] - other[seed] for seed in one.keys() & other.keys()}
+
+
+def unpaired(scores: Scores) -> Scores:
+    """The same scores by other seeds, so that they are not compared with those of the same seed elsewhere."""
+    return {-1 - seed: score for seed, score in scores.items()}
+
+
+def comparisons(get: Records) -> Iterator[tuple[str, str, str, Pair]]:
+    """(question, bed, what, both sides), whether there are runs of it or not."""
+    for bed in BEDS:
+
+        def over_sr_ste(pattern: str = "1:32", part: str = "tuned", bed: str = bed) -> Scores:
+            return gain(get(bed, MDGF, pattern, part=part), get(bed, SR_STE, pattern, part=part))
+
+        for roles, name in ((ALL, "every role"), (FF, "FF")):
+            for pattern in ("1:8", "1:32", "1:64"):
+                sides = get(bed, MDGF, pattern, roles), get(bed, SR_STE, pattern, roles)
+                yield "b", bed, f"MDGF over SR-STE, {name} at {pattern}, tuned", sides
+        yield "b", bed, "that gain at 1:32 over that at 1:8, every role", (over_sr_ste(), over_sr_ste("1:8"))
+        for label in (MDGF, LINEAR, *SDGF):
+            sides = get(bed, label, part="protocol"), get(bed, SR_STE, part="protocol")
+            yield "b", bed, f"{label} over SR-STE, every role at 1:32, the paper's protocol", sides
+        yield "c", bed, "MDGF over SR-STE at SR-STE's FLOPs", (get.at_flops_of(bed, SR_STE, MDGF), get(bed, SR_STE))
+        yield "f", bed, "MDGF over SR-STE under wsd", (get(bed, MDGF), get(bed, SR_STE))
+        cosine = get(bed, MDGF, part="cosine"), get(bed, SR_STE, part="cosine")
+        yield "f", bed, "MDGF over SR-STE under cosine", cosine
+        yield "f", bed, "the gain under cosine over that under wsd", (over_sr_ste(part="cosine"), over_sr_ste())
+        for label in (MDGF, SR_STE, DENSE):
+            yield "f", bed, f"{label} under wsd over cosine", (get(bed, label), get(bed, label, part="cosine"))
+        for pattern in ("1:32", "1:8"):
+            for one, other in ((MDGF, STATIC), (STATIC, SR_STE), (MDGF, STRAIGHT), (STRAIGHT, SR_STE)):
+                sides = get(bed, one, pattern), get(bed, other, pattern)
+                yield "g", bed, f"{one} over {other} at {pattern}", sides
+    gains = {bed: gain(get(bed, MDGF), get(bed, SR_STE)) for bed in BEDS}
+    sides = gains["g2p"], unpaired(gains["glyphs"])
+    yield "d", "both", "gain of MDGF over SR-STE at 1:32 in language over that in vision", sides
+
+
+def answers(get: Records) -> list[Answer]:
+    """The comparisons that have two seeds or more, each corrected for the others of its question on its bed."""
+    found: dict[tuple[str, str], dict[str, Difference]] = {}
+    for question, bed, what, sides in comparisons(get):
+        test = difference(*sides)
+        if test is not None and test.tested:
+            found.setdefault((question, bed), {})[what] = test
+    return [
+        Answer(question, bed, what, test)
+        for (question, bed), tests in sorted(found.items())
+        for what, test in corrected(tests).items()
+    ]
+
+
+def run_noise(frames: Frames, metric: str) -> pd.DataFrame:
+    """Counted sparse runs on test with a column ``noise``: the mean logarithm of ``metric`` over measurements."""
+    noise = frames.noise[frames.noise[metric] > 0]
+    mean = np.log(noise.set_index(["folder", "sparsity"])[metric]).groupby(level=[0, 1]).mean()
+    runs = on_test(frames)
+    return runs[runs["roles"] == ALL].join(mean.rename("noise"), on=["folder", "sparsity"], how="inner")
+
+
+def correlations(get: Records) -> list[Correlation]:
+    """Of accuracy with noise over training, at 1:32 with every role sparse."""
+    found = []
+    for bed, updates in BEDS.items():
+        for metric in ("second_moment_mean", "grad_noise", "grad_noise/pruned"):
+            tuned = run_noise(get.parts["tuned"], metric)
+            tuned = tuned[(tuned["data"] == bed) & (tuned["sparsity"] == "1:32") & (tuned["updates"] == updates)]
+            methods = run_noise(get.parts["methods"], metric)
+            methods = methods[methods["data"] == bed]
+            for over, runs in (("tuned runs", tuned), ("methods at one learning rate", methods)):
+                rho = runs["quality"].corr(runs["noise"], method="spearman")
+                found.append(Correlation(bed, metric, over, len(runs), float(rho)))
+    return found
+
+
+def changes(get: Records) -> Iterator[tuple[str, str, Estimate, Difference | None]]:
+    """(bed, recipe, change, change less SR-STE's) of the noise of pruned entries in decades, at 1:32, tuned.
+
+    The change of a run is its mean over the last fifth of the measurements less that over the first.
+    """
+    noise = get.parts["tuned"].noise
+    noise = noise[noise["grad_noise/pruned"] > 0]
+    log = noise.assign(log=np.log10(noise["grad_noise/pruned"]))
+    for bed, updates in BEDS.items():
+        early = log[log["update"] <= updates / 5].groupby(["folder", "sparsity"])["log"].mean()
+        late = log[log["update"] > updates * 4 / 5].groupby(["folder", "sparsity"])["log"].mean()
+        runs = get.runs("tuned", bed, None, "1:32", ALL)
+        runs = runs[runs["updates"] == updates].join((late - early).rename("change"), on=["folder", "sparsity"])
+        change = {label: _by_seed(own, "change") for label, own in runs.groupby("label")}
+        for label in (SR_STE, STATIC, STRAIGHT, MDGF, "GMP"):
+            if label in change:
+                less = None if label == SR_STE else difference(change[label], change[SR_STE])
+                yield bed, label, estimate(list(change[label].values())), less
+
+
+QUESTIONS = {
+    "a": "Noise of pruned entries falls with decay, and lower noise goes with higher accuracy",
+    "b": "MDGF or SDGF over SR-STE above 80 % sparsity, the more so the sparser",
+    "c": "The same at equal training FLOPs",
+    "d": "Language gains more than vision",
+    "e": "A recipe of ours over all of the paper's at 1:32",
+    "f": "How much of the gain is the schedule's",
+    "g": "How much is the masked gradient's and how much the decay's",
+}
+
+
+def lines(get: Records, found: list[Answer], correlated: list[Correlation]) -> Iterator[str]:
+    """answers.md."""
+    yield "# Answers of the study"
+    yield ""
+    yield "Made by `python scripts/study_answers.py results/study`; what the columns mean stands at its end."
+    for letter, asked in QUESTIONS.items():
+        yield from ("", f"## ({letter}) {asked}", "")
+        if letter == "a":
+            yield from ("| bed | recipe | change of pruned noise | n | less SR-STE's |", "|---|---|--:|--:|--:|")
+            for bed, label, change, less in changes(get):
+                beside = "" if less is None else f"{less.mean:+.2f} ± {less.half_width:.2f}"
+                yield f"| {bed} | {label} | {change.mean:+.2f} ± {change.half_width:.2f} | {change.n} | {beside} |"
+            yield ""
+            yield from ("| bed | noise | over | n | rho (95 %) | p |", "|---|---|---|--:|--:|--:|")
+            for each in correlated:
+                low, high = each.interval
+                yield (
+                    f"| {each.bed} | `{each.metric}` | {each.over} | {each.n} | {each.rho:+.2f} ({low:+.2f} to {high:+.2f}) "
+                    f"| {p_text(each.p)} |"
+                )
+            continue
+        yield from (
+            "| bed | comparison | difference | n | p | Holm | could show | verdict |",
+            "|---|---|--:|--:|--:|--:|--:|---|",
+        )
+        for one in (one for one in found if one.question == letter):
+            test = one.found
+            holm = "" if test.holm is None else p_text(test.holm)
+            n = f"{test.pairs}" if test.pairs else f"{test.n[0]}, {test.n[1]}"
+            yield (
+                f"| {one.bed} | {one.what} | {test.mean:+.1f} ± {test.half_width:.1f} | {n} | {p_text(test.p)} "
+                f"| {holm} | {test.smallest:.1f} | {one.verdict} |"
+            )
+    yield from (
+        "",
+        "Difference: in points on test, the first less the second, with half of its 95 % t-interval; n: seeds that "
+        "both have (else of either, Welch's test). Holm: p corrected for all comparisons of the question on that bed; "
+        "the verdict goes by it. Could show: the smallest true difference that a single test of this n and spread "
+        "shows in 80 % of cases. Supported: the first is above the second; contradicted: below; not supported: neither "
+        "is shown. Noise: the mean of its logarithm over the measurements of a run; rho: Spearman's with accuracy on "
+        "test, over runs. Change of pruned noise: of `grad_noise/pruned` from the first fifth of training to the last, "
+        "in powers of ten, mean over runs with half of its 95 % t-interval.",
+    )
+
+
+def p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def main() -> None:
+    root = Path(sys.argv[1])
+    get = Records(root)
+    found, correlated = answers(get), correlations(get)
+    (root / "answers.md").write_text("\n".join(lines(get, found, correlated)) + "\n")
+    with open(root / "answers.csv", "w", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(
+            ("question", "bed", "comparison", "difference", "half_width", "pairs", "p", "holm", "smallest", "verdict")
+        )
+        for one in found:
+            test = one.found
+            numbers = (test.mean, test.half_width, test.pairs, test.p, test.holm, test.smallest)
+            rounded = ["" if number is None else f"{number:.4g}" for number in numbers]
+            out.writerow((one.question, one.bed, one.what, *rounded, one.verdict))
+
+
+if __name__ == "__main__":
+    main()
