@@ -82,6 +82,7 @@ class Records:
     def __init__(self, root: Path) -> None:
         folders = {part: [root / part / bed for bed in BEDS] for part in ("cosine", "protocol")}
         folders |= {"tuned": [root / bed for bed in BEDS], "methods": [root / "methods"]}
+        self.root = root
         self.parts: dict[str, Frames] = {}
         for part, own in folders.items():
             if there := [folder for folder in own if folder.is_dir()]:
@@ -241,10 +242,8 @@ def lines(get: Records, found: list[Answer], correlated: list[Correlation]) -> I
             yield from ("| bed | noise | over | n | rho (95 %) | p |", "|---|---|---|--:|--:|--:|")
             for each in correlated:
                 low, high = each.interval
-                yield (
-                    f"| {each.bed} | `{each.metric}` | {each.over} | {each.n} | {each.rho:+.2f} ({low:+.2f} to {high:+.2f}) "
-                    f"| {p_text(each.p)} |"
-                )
+                rho = f"{each.rho:+.2f} ({low:+.2f} to {high:+.2f})"
+                yield f"| {each.bed} | `{each.metric}` | {each.over} | {each.n} | {rho} | {p_text(each.p)} |"
             continue
         yield from (
             "| bed | comparison | difference | n | p | Holm | could show | verdict |",
