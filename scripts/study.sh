@@ -38,17 +38,17 @@ sweep experiment="study/$bed" recipe=dense "$patterns" seed=$five "$low"
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential sparsity=1:32 train.flops=$budget seed=$five "$high"
 # What the schedule does: cosine in place of wsd.
 cosine() { train results_dir="results/study/cosine/$bed" optim.schedule=cosine sparsity=1:32 "$@"; }
-cosine experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste seed=$five "$wide"
-cosine experiment="study/$bed" recipe=dense seed=100 optim.lr="${dense:1:-1}"
+cosine experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste seed=$five "$high"
+cosine experiment="study/$bed" recipe=dense seed=100 optim.lr=3e-3,6e-3
 # As the paper's code has it: gradients of pruned weights undamped.
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential recipe.gradient=straight_through sparsity=1:32 \
-  seed=$five "$wide"
+  seed=$five "$high"
 # The paper's protocol: one learning rate, that of dense training, one cosine.
 train results_dir="results/study/protocol/$bed" data.evaluate=test optim.schedule=cosine optim.lr=3e-3 \
   experiment="study/${bed}_all" sparsity=1:32 seed=0,1,2 \
-  recipe=dense,sr_ste,mdgf_exponential,mdgf_linear,sdgf_stepwise,sdgf_geometric
+  recipe=sr_ste,mdgf_exponential,mdgf_linear,sdgf_stepwise,sdgf_geometric
 # A milder pattern.
-sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:8 seed=$five "$two"
+sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:8 seed=0,1,2 "$two"
 # More seeds for the comparisons that are claimed.
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste,static sparsity=1:32 seed=$five,5,6,7 "$wide"
 sweep experiment="study/$bed" recipe=dense "$patterns" seed=$five,5,6,7 "$low"

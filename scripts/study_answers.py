@@ -28,6 +28,7 @@ FF, ALL = "ff", "ff+q+k+v+o"
 DENSE, STATIC, SR_STE, MDGF, LINEAR = "dense", "static", "SR-STE", "MDGF exponential", "MDGF linear"
 STRAIGHT = "MDGF exponential, straight-through gradient"
 SDGF = ("SDGF stepwise", "SDGF geometric")
+BRIEF = "MDGF exponential (finetune_fraction=0.7)"  # ours: D has fallen after 0.3 of training
 
 Scores = Mapping[int, float]  # points by seed
 Pair = tuple[Scores, Scores]
@@ -75,12 +76,12 @@ class Records:
     """The finished runs of the study, and their scores on test by seed.
 
     Attributes:
-        parts: ``tuned``: under wsd; ``cosine``; ``protocol``: one learning rate and cosine; ``methods``: one rate, one
-            seed. Those of which there are runs.
+        parts: ``tuned``: under wsd; ``cosine``; ``protocol``: one learning rate and cosine; ``brief``: MDGF whose D
+            falls in the first 0.3 of training; ``methods``: one rate, one seed. Those of which there are runs.
     """
 
     def __init__(self, root: Path) -> None:
-        folders = {part: [root / part / bed for bed in BEDS] for part in ("cosine", "protocol")}
+        folders = {part: [root / part / bed for bed in BEDS] for part in ("cosine", "protocol", "brief")}
         folders |= {"tuned": [root / bed for bed in BEDS], "methods": [root / "methods"]}
         self.root = root
         self.parts: dict[str, Frames] = {}
@@ -143,6 +144,10 @@ def comparisons(get: Records) -> Iterator[tuple[str, str, str, Pair]]:
             sides = get(bed, label, part="protocol"), get(bed, SR_STE, part="protocol")
             yield "b", bed, f"{label} over SR-STE, every role at 1:32, the paper's protocol", sides
         yield "c", bed, "MDGF over SR-STE at SR-STE's FLOPs", (get.at_flops_of(bed, SR_STE, MDGF), get(bed, SR_STE))
+        brief = get(bed, BRIEF, part="brief")
+        yield "e", bed, "brief MDGF over MDGF, equal updates", (brief, get(bed, MDGF))
+        yield "e", bed, "brief MDGF over MDGF at SR-STE's FLOPs", (brief, get.at_flops_of(bed, SR_STE, MDGF))
+        yield "e", bed, "brief MDGF over SR-STE, equal updates and no more FLOPs", (brief, get(bed, SR_STE))
         yield "f", bed, "MDGF over SR-STE under wsd", (get(bed, MDGF), get(bed, SR_STE))
         cosine = get(bed, MDGF, part="cosine"), get(bed, SR_STE, part="cosine")
         yield "f", bed, "MDGF over SR-STE under cosine", cosine
@@ -226,11 +231,36 @@ QUESTIONS = {
 }
 
 
+def means(get: Records) -> Iterator[str]:
+    """A table of what each tuned recipe reached at 1:32 with every role sparse, cheapest first."""
+    yield from ("| bed | recipe | right on test / % | to dense | n | training FLOPs |", "|---|---|--:|--:|--:|--:|")
+    for bed, updates in BEDS.items():
+        sparse = [get.runs(part, bed, None, "1:32", ALL) for part in ("tuned", "brief")]
+        dense = get.runs("tuned", bed, DENSE, "", "")
+        rows = []
+        for (label, _), own in pd.concat([dense, *sparse]).groupby(["label", "group"]):
+            mean = estimate(list(own["points"]))
+            missing = difference(_by_seed(dense), _by_seed(own))
+            length = own["updates"].mean() / updates
+            share = own["training_flops"].mean() / dense["training_flops"].mean()
+            name = label if length == 1 else f"{label}, {length:.2f} of the updates"
+            beside = "" if label == DENSE or missing is None else f"{missing.mean:.1f} ± {missing.half_width:.1f}"
+            scores = f"{mean.mean:.1f} ± {mean.half_width:.1f}"
+            rows.append((share, f"| {bed} | {name} | {scores} | {beside} | {mean.n} | {share:.2f} |"))
+        yield from (row for _, row in sorted(rows))
+
+
 def lines(get: Records, found: list[Answer], correlated: list[Correlation]) -> Iterator[str]:
     """answers.md."""
     yield "# Answers of the study"
     yield ""
     yield "Made by `python scripts/study_answers.py results/study`; what the columns mean stands at its end."
+    yield from (
+        "",
+        "Every role at 1:32, tuned, cheapest first; training FLOPs as a part of dense training:",
+        "",
+    )
+    yield from means(get)
     for letter, asked in QUESTIONS.items():
         yield from ("", f"## ({letter}) {asked}", "")
         if letter == "a":

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from study_answers import ALL, BEDS, DENSE, STRAIGHT, Records, on_test, run_noise
+from study_answers import ALL, BEDS, BRIEF, DENSE, STRAIGHT, Records, on_test, run_noise
 
 from nmtrain.report.compare.statistics import estimate
 from nmtrain.report.draw.style import RC, look
@@ -27,25 +27,26 @@ TITLES = {
     "glyphs": "vision: 200 glyphs, ViT of width 64",
 }
 AXES = {"g2p": "words right on test / %", "glyphs": "images right on test / %"}
-SHORT = {STRAIGHT: "MDGF exp., straight-through"}
+SHORT = {STRAIGHT: "MDGF exp., straight-through", BRIEF: "MDGF exp., brief"}
 
 
 def accuracy_against_flops(get: Records) -> None:
     """Tuned recipes with the interval of their mean, and other methods at one learning rate, one seed each, as dots."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.9), layout="constrained")
     for ax, (bed, updates) in zip(axes, BEDS.items(), strict=True):
-        tuned = at_1_of_32(on_test(get.parts["tuned"]), bed)
+        tuned = at_1_of_32(pd.concat([on_test(get.parts[part]) for part in ("tuned", "brief")]), bed)
         dense = tuned[tuned["label"] == DENSE]["training_flops"].median()
         others = at_1_of_32(on_test(get.parts["methods"]), bed)
         others = others[~others["label"].isin(tuned["label"])]
         for _, run in others.iterrows():
             ax.plot(run["training_flops"] / dense, run["points"], ".", color="#999999", markersize=4, zorder=1)
-            note(ax, run["training_flops"] / dense, run["points"], run["label"], "#777777")
+            x = run["training_flops"] / dense
+            note(ax, x, run["points"], run["label"], "#777777", left=0.25 < x < 0.48)  # beside what stands there
         for (label, length), runs in tuned.groupby(["label", "updates"]):
             colour, marker, _ = look(runs["variant"].iloc[0])
             mean = estimate(list(runs["points"]))
             x = runs["training_flops"].mean() / dense
-            fill = "none" if length != updates or label == STRAIGHT else colour
+            fill = "none" if length != updates or label in SHORT else colour
             ax.errorbar(x, mean.mean, mean.half_width, color=colour, marker=marker, mfc=fill, capsize=2, zorder=2)
             name = SHORT.get(label, label) + ("" if length == updates else f", {length / updates:.2g} of the updates")
             note(ax, x, mean.mean, name, colour)
@@ -75,8 +76,9 @@ def at_1_of_32(runs: pd.DataFrame, bed: str) -> pd.DataFrame:
     return own[(own["label"] == DENSE) | ((own["sparsity"] == "1:32") & (own["roles"] == ALL))]
 
 
-def note(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
-    ax.annotate(text, (x, y), xytext=(5, 2), textcoords="offset points", fontsize=6.5, color=colour)
+def note(ax: Axes, x: float, y: float, text: str, colour: str, left: bool = False) -> None:
+    place = {"xytext": (-5, -3), "ha": "right"} if left else {"xytext": (5, 2)}
+    ax.annotate(text, (x, y), textcoords="offset points", fontsize=6.5, color=colour, **place)
 
 
 def save(figure: plt.Figure, get: Records, name: str) -> None:
