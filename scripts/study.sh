@@ -6,8 +6,8 @@
 set -euo pipefail
 bed=$1
 case $bed in
-  g2p) every=100 dense='[1.5e-3,3e-3,6e-3,1.2e-2]' methods=1.2e-2 budget=8.4537e11 ;;
-  glyphs) every=200 dense='[3e-3,6e-3,1.2e-2]' methods=6e-3 budget=1.65504e12 ;;
+  g2p) every=100 dense='[1.5e-3,3e-3,6e-3,1.2e-2]' early='tune={optim.lr:[1.2e-2,2.4e-2]}' best=3e-3 methods=1.2e-2 budget=8.4537e11 ;;
+  glyphs) every=200 dense='[3e-3,6e-3,1.2e-2]' early='tune={optim.lr:[6e-3,1.2e-2]}' best=6e-3 methods=6e-3 budget=1.65504e12 ;;
   *) echo "$bed: allowed: g2p, glyphs" >&2; exit 2 ;;
 esac
 export OMP_NUM_THREADS=1
@@ -36,19 +36,23 @@ sweep experiment="study/${bed}_all" recipe="$all" sparsity=1:32 seed=$five "$wid
 sweep experiment="study/$bed" recipe=dense "$patterns" seed=$five "$low"
 # SR-STE's training FLOPs, spent by MDGF.
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential sparsity=1:32 train.flops=$budget seed=$five "$high"
+# MDGF whose decay ends early.
+brief() { train results_dir="results/study/brief/$bed" recipe=mdgf_exponential recipe.finetune_fraction=0.7 "$@"; }
+brief experiment="study/${bed}_all" sparsity=1:32 seed=$five "$early"
 # What the schedule does: cosine in place of wsd.
 cosine() { train results_dir="results/study/cosine/$bed" optim.schedule=cosine sparsity=1:32 "$@"; }
 cosine experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste seed=$five "$high"
-cosine experiment="study/$bed" recipe=dense seed=100 optim.lr=3e-3,6e-3
+cosine experiment="study/$bed" recipe=dense seed=100 optim.lr="$best"
 # As the paper's code has it: gradients of pruned weights undamped.
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential recipe.gradient=straight_through sparsity=1:32 \
-  seed=$five "$high"
-# The paper's protocol: one learning rate, that of dense training, one cosine.
-train results_dir="results/study/protocol/$bed" data.evaluate=test optim.schedule=cosine optim.lr=3e-3 \
-  experiment="study/${bed}_all" sparsity=1:32 seed=0,1,2 \
-  recipe=sr_ste,mdgf_exponential,mdgf_linear,sdgf_stepwise,sdgf_geometric
+  seed=0,1,2 "$two"
 # A milder pattern.
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:8 seed=0,1,2 "$two"
+# The paper's protocol: one learning rate, that of dense training, one cosine.
+for recipes in sr_ste,mdgf_exponential,sdgf_stepwise mdgf_linear,sdgf_geometric; do
+  train results_dir="results/study/protocol/$bed" data.evaluate=test optim.schedule=cosine optim.lr=3e-3 \
+    experiment="study/${bed}_all" sparsity=1:32 seed=0,1,2 recipe=$recipes
+done
 # More seeds for the comparisons that are claimed.
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste,static sparsity=1:32 seed=$five,5,6,7 "$wide"
 sweep experiment="study/$bed" recipe=dense "$patterns" seed=$five,5,6,7 "$low"
