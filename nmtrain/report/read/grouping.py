@@ -193,8 +193,8 @@ def column_labels(
     """The column that each run belongs in, given (recipe, variant, gradient rule, options) of every run.
 
     Runs share a column only if their variant, gradient rule and options agree. The label says what is not plain: a
-    gradient rule other than the recipe's default, options other than the ``default`` ones (by recipe), and those in
-    which runs of one variant differ.
+    gradient rule other than the recipe's default, options other than the ``default`` ones (by recipe), and, of options
+    without a default, those in which runs of one variant differ.
     """
     variants: dict[tuple[str, str], list[Flat]] = {}
     for _, variant, gradient, options in recipes:
@@ -209,7 +209,7 @@ def column_labels(
             label += f", {gradient.replace('_', '-')} gradient"
         usual = (default or {}).get(recipe, {})
         own = [key for key in usual if key in options and key not in _IN_VARIANT and options[key] != usual[key]]
-        if keys := sorted({*varying[variant, gradient], *own}):
+        if keys := sorted({*own, *(key for key in varying[variant, gradient] if key not in usual)}):
             label += f" ({describe(options, keys)})"
         labels.append(label)
     return labels

@@ -156,6 +156,19 @@ def test_options_are_named_where_they_are_not_as_shipped():
     assert column_labels(recipes, default) == ["SR-STE (penalty=0.05)", "SDGF geometric"]
 
 
+def test_the_column_of_shipped_options_is_plain_beside_others_so_that_claims_by_recipe_mean_it():
+    recipes = [
+        ("mdgf", "mdgf_exponential", "masked", {"finetune_fraction": 0.1, "beta": None}),
+        ("mdgf", "mdgf_exponential", "masked", {"finetune_fraction": 0.7, "beta": None}),
+        ("mdgf", "mdgf_exponential", "masked", {"finetune_fraction": 0.7, "beta": 1e-3}),
+    ]
+    assert column_labels(recipes, {"mdgf": {"finetune_fraction": 0.1, "beta": None}}) == [
+        "MDGF exponential",
+        "MDGF exponential (finetune_fraction=0.7)",
+        "MDGF exponential (beta=0.001, finetune_fraction=0.7)",
+    ]
+
+
 # What a user may write for the same run: each of these trains into the folder of the first.
 WRITTEN = [
     "",
