@@ -47,10 +47,10 @@ cosine experiment="study/$bed" recipe=dense seed=100 optim.lr="$best"
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential recipe.gradient=straight_through sparsity=1:32 \
   seed=0,1,2 "$two"
 # A milder pattern.
-sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:8 seed=0,1,2 "$two"
+sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:8 seed=0,1,2 "$grid"
 # The paper's protocol: one learning rate, that of dense training, one cosine.
 for recipes in sr_ste,mdgf_exponential,sdgf_stepwise mdgf_linear,sdgf_geometric; do
-  train results_dir="results/study/protocol/$bed" data.evaluate=test optim.schedule=cosine optim.lr=3e-3 \
+  train results_dir="results/study/protocol/$bed" data.evaluate=test optim.schedule=cosine optim.lr="$best" \
     experiment="study/${bed}_all" sparsity=1:32 seed=0,1,2 recipe=$recipes
 done
 # More seeds for the comparisons that are claimed.

@@ -32,6 +32,7 @@ BRIEF = "MDGF exponential (finetune_fraction=0.7)"  # ours: D has fallen after 0
 
 Scores = Mapping[int, float]  # points by seed
 Pair = tuple[Scores, Scores]
+RECIPES, RUNS, METHODS = "tuned recipes, means over seeds", "their runs", "methods at one learning rate, one seed"
 SUPPORTED, CONTRADICTED, OPEN = "supported", "contradicted", "not supported"
 
 
@@ -53,7 +54,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's, of accuracy with the logarithm of noise; the interval by Fisher's z."""
+    """Spearman's, of accuracy with the logarithm of noise; the interval by Fisher's z.
+
+    Attributes:
+        over: what the points are; runs of one recipe are alike, so that over them there is no interval.
+    """
 
     bed: str
     metric: str
@@ -70,6 +75,13 @@ class Correlation:
     def p(self) -> float:
         t = abs(self.rho) * math.sqrt((self.n - 2) / (1 - self.rho**2))
         return float(2 * stdtr(self.n - 2, -t))
+
+    @property
+    def cells(self) -> str:
+        if self.over == RUNS or self.n < 5 or abs(self.rho) == 1:
+            return f"{self.n} | {self.rho:+.2f} | "
+        low, high = self.interval
+        return f"{self.n} | {self.rho:+.2f} ({low:+.2f} to {high:+.2f}) | {p_text(self.p)}"
 
 
 class Records:
@@ -143,16 +155,18 @@ def comparisons(get: Records) -> Iterator[tuple[str, str, str, Pair]]:
         for label in (MDGF, LINEAR, *SDGF):
             sides = get(bed, label, part="protocol"), get(bed, SR_STE, part="protocol")
             yield "b", bed, f"{label} over SR-STE, every role at 1:32, the paper's protocol", sides
-        yield "c", bed, "MDGF over SR-STE at SR-STE's FLOPs", (get.at_flops_of(bed, SR_STE, MDGF), get(bed, SR_STE))
+        short = get.at_flops_of(bed, SR_STE, MDGF)
+        yield "c", bed, "MDGF over SR-STE at SR-STE's FLOPs", (short, get(bed, SR_STE))
+        yield "c", bed, "MDGF at SR-STE's FLOPs over static at full length", (short, get(bed, STATIC))
         brief = get(bed, BRIEF, part="brief")
         yield "e", bed, "brief MDGF over MDGF, equal updates", (brief, get(bed, MDGF))
-        yield "e", bed, "brief MDGF over MDGF at SR-STE's FLOPs", (brief, get.at_flops_of(bed, SR_STE, MDGF))
+        yield "e", bed, "brief MDGF over MDGF at SR-STE's FLOPs", (brief, short)
         yield "e", bed, "brief MDGF over SR-STE, equal updates and no more FLOPs", (brief, get(bed, SR_STE))
-        yield "f", bed, "MDGF over SR-STE under wsd", (get(bed, MDGF), get(bed, SR_STE))
+        yield "e", bed, "brief MDGF over static, equal updates", (brief, get(bed, STATIC))
         cosine = get(bed, MDGF, part="cosine"), get(bed, SR_STE, part="cosine")
         yield "f", bed, "MDGF over SR-STE under cosine", cosine
         yield "f", bed, "the gain under cosine over that under wsd", (over_sr_ste(part="cosine"), over_sr_ste())
-        for label in (MDGF, SR_STE, DENSE):
+        for label in (MDGF, SR_STE):
             yield "f", bed, f"{label} under wsd over cosine", (get(bed, label), get(bed, label, part="cosine"))
         for pattern in ("1:32", "1:8"):
             for one, other in ((MDGF, STATIC), (STATIC, SR_STE), (MDGF, STRAIGHT), (STRAIGHT, SR_STE)):
@@ -190,13 +204,15 @@ def correlations(get: Records) -> list[Correlation]:
     found = []
     for bed, updates in BEDS.items():
         for metric in ("second_moment_mean", "grad_noise", "grad_noise/pruned"):
-            tuned = run_noise(get.parts["tuned"], metric)
+            parts = [run_noise(get.parts[part], metric) for part in ("tuned", "brief") if part in get.parts]
+            tuned = pd.concat(parts)
             tuned = tuned[(tuned["data"] == bed) & (tuned["sparsity"] == "1:32") & (tuned["updates"] == updates)]
+            recipes = tuned.groupby("label")[["quality", "noise"]].mean()
             methods = run_noise(get.parts["methods"], metric)
             methods = methods[methods["data"] == bed]
-            for over, runs in (("tuned runs", tuned), ("methods at one learning rate", methods)):
-                rho = runs["quality"].corr(runs["noise"], method="spearman")
-                found.append(Correlation(bed, metric, over, len(runs), float(rho)))
+            for over, points in ((RECIPES, recipes), (RUNS, tuned), (METHODS, methods)):
+                rho = points["quality"].corr(points["noise"], method="spearman")
+                found.append(Correlation(bed, metric, over, len(points), float(rho)))
     return found
 
 
@@ -223,9 +239,9 @@ def changes(get: Records) -> Iterator[tuple[str, str, Estimate, Difference | Non
 QUESTIONS = {
     "a": "Noise of pruned entries falls with decay, and lower noise goes with higher accuracy",
     "b": "MDGF or SDGF over SR-STE above 80 % sparsity, the more so the sparser",
-    "c": "The same at equal training FLOPs",
+    "c": "MDGF exponential over SR-STE at equal training FLOPs",
     "d": "Language gains more than vision",
-    "e": "A recipe of ours over all of the paper's at 1:32",
+    "e": "A recipe of ours, brief MDGF, over MDGF exponential at 1:32",
     "f": "How much of the gain is the schedule's",
     "g": "How much is the masked gradient's and how much the decay's",
 }
@@ -271,9 +287,7 @@ def lines(get: Records, found: list[Answer], correlated: list[Correlation]) -> I
             yield ""
             yield from ("| bed | noise | over | n | rho (95 %) | p |", "|---|---|---|--:|--:|--:|")
             for each in correlated:
-                low, high = each.interval
-                rho = f"{each.rho:+.2f} ({low:+.2f} to {high:+.2f})"
-                yield f"| {each.bed} | `{each.metric}` | {each.over} | {each.n} | {rho} | {p_text(each.p)} |"
+                yield f"| {each.bed} | `{each.metric}` | {each.over} | {each.cells} |"
             continue
         yield from (
             "| bed | comparison | difference | n | p | Holm | could show | verdict |",
@@ -294,8 +308,9 @@ def lines(get: Records, found: list[Answer], correlated: list[Correlation]) -> I
         "the verdict goes by it. Could show: the smallest true difference that a single test of this n and spread "
         "shows in 80 % of cases. Supported: the first is above the second; contradicted: below; not supported: neither "
         "is shown. Noise: the mean of its logarithm over the measurements of a run; rho: Spearman's with accuracy on "
-        "test, over runs. Change of pruned noise: of `grad_noise/pruned` from the first fifth of training to the last, "
-        "in powers of ten, mean over runs with half of its 95 % t-interval.",
+        "test; runs of one recipe are alike, so that over runs no interval is given. Change of pruned noise: of "
+        "`grad_noise/pruned` from the first fifth of training to the last, in powers of ten, mean over runs with half "
+        "of its 95 % t-interval.",
     )
 
 
