@@ -46,13 +46,13 @@ cosine experiment="study/$bed" recipe=dense seed=100 optim.lr="$best"
 # As the paper's code has it: gradients of pruned weights undamped.
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential recipe.gradient=straight_through sparsity=1:32 \
   seed=0,1,2 "$two"
-# A milder pattern.
-sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:8 seed=0,1,2 "$grid"
 # The paper's protocol: one learning rate, that of dense training, one cosine.
 for recipes in sr_ste,mdgf_exponential,sdgf_stepwise mdgf_linear,sdgf_geometric; do
   train results_dir="results/study/protocol/$bed" data.evaluate=test optim.schedule=cosine optim.lr="$best" \
     experiment="study/${bed}_all" sparsity=1:32 seed=0,1,2 recipe=$recipes
 done
+# A milder pattern.
+sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:8 seed=0,1,2 "$grid"
 # More seeds for the comparisons that are claimed.
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste,static sparsity=1:32 seed=$five,5,6,7 "$wide"
 sweep experiment="study/$bed" recipe=dense "$patterns" seed=$five,5,6,7 "$low"
