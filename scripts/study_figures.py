@@ -27,6 +27,7 @@ TITLES = {
     "glyphs": "vision: 200 glyphs, ViT of width 64",
 }
 AXES = {"g2p": "words right on test / %", "glyphs": "images right on test / %"}
+FILLS = {STRAIGHT: "none", BRIEF: "#A6DCCB"}
 SHORT = {STRAIGHT: "MDGF exp., straight-through", BRIEF: "MDGF exp., brief"}
 
 
@@ -42,11 +43,12 @@ def accuracy_against_flops(get: Records) -> None:
             ax.plot(run["training_flops"] / dense, run["points"], ".", color="#999999", markersize=4, zorder=1)
             x = run["training_flops"] / dense
             note(ax, x, run["points"], run["label"], "#777777", left=0.25 < x < 0.48)  # beside what stands there
-        for (label, length), runs in tuned.groupby(["label", "updates"]):
+        for (label, _), runs in tuned.groupby(["label", "group"]):
             colour, marker, _ = look(runs["variant"].iloc[0])
             mean = estimate(list(runs["points"]))
             x = runs["training_flops"].mean() / dense
-            fill = "none" if length != updates or label in SHORT else colour
+            length = runs["updates"].mean()  # of one budget, seeds of text differ by a few
+            fill = "none" if length != updates else FILLS.get(label, colour)
             ax.errorbar(x, mean.mean, mean.half_width, color=colour, marker=marker, mfc=fill, capsize=2, zorder=2)
             name = SHORT.get(label, label) + ("" if length == updates else f", {length / updates:.2g} of the updates")
             note(ax, x, mean.mean, name, colour)
@@ -58,11 +60,11 @@ def accuracy_against_noise(get: Records) -> None:
     """A dot for each tuned run."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.4), layout="constrained")
     for ax, (bed, updates) in zip(axes, BEDS.items(), strict=True):
-        runs = run_noise(get.parts["tuned"], "second_moment_mean")
+        runs = pd.concat(run_noise(get.parts[part], "second_moment_mean") for part in ("tuned", "brief"))
         runs = runs[(runs["data"] == bed) & (runs["sparsity"] == "1:32") & (runs["updates"] == updates)]
         for label, own in runs.groupby("label"):
             colour, marker, _ = look(own["variant"].iloc[0])
-            fill = "none" if label == STRAIGHT else colour
+            fill = FILLS.get(label, colour)
             name = SHORT.get(label, label)
             ax.plot(np.exp(own["noise"]), own["points"], marker, color=colour, mfc=fill, label=name)
         ax.set(title=TITLES[bed], xlabel="Adam's second moment, geometric mean over training", ylabel=AXES[bed])
