@@ -2,12 +2,12 @@
 # The runs of the study, one bed at a time, what separates recipes first: scripts/study.sh g2p, or glyphs.
 #
 # Each line goes on where it was cut off, and trains nothing that its results folder has already; a line that repeats
-# another one with more seeds extends it. A run takes 80 seconds of one idle core, all of a bed some six hours.
+# another one with more seeds extends it. A run takes 80 seconds of one idle core; a bed has some 200.
 set -euo pipefail
 bed=$1
 case $bed in
-  g2p) every=100 dense='[1.5e-3,3e-3,6e-3,1.2e-2]' early='tune={optim.lr:[1.2e-2,2.4e-2]}' best=3e-3 methods=1.2e-2 budget=8.4537e11 ;;
-  glyphs) every=200 dense='[3e-3,6e-3,1.2e-2]' early='tune={optim.lr:[6e-3,1.2e-2]}' best=6e-3 methods=6e-3 budget=1.65504e12 ;;
+  g2p) every=100 dense='[1.5e-3,3e-3,6e-3,1.2e-2]' late=1.2e-2,2.4e-2 best=3e-3 methods=1.2e-2 budget=8.4537e11 ;;
+  glyphs) every=200 dense='[3e-3,6e-3,1.2e-2]' late=6e-3,1.2e-2 best=6e-3 methods=6e-3 budget=1.65504e12 ;;
   *) echo "$bed: allowed: g2p, glyphs" >&2; exit 2 ;;
 esac
 export OMP_NUM_THREADS=1
@@ -36,9 +36,20 @@ sweep experiment="study/${bed}_all" recipe="$all" sparsity=1:32 seed=$five "$wid
 sweep experiment="study/$bed" recipe=dense "$patterns" seed=$five "$low"
 # SR-STE's training FLOPs, spent by MDGF.
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential sparsity=1:32 train.flops=$budget seed=$five "$high"
-# MDGF whose decay ends early.
+# The search for a recipe of ours, on validation.
+search() {
+  nmtrain -m allow_changed=true measure=off results_dir="results/study/search/$bed" experiment="study/${bed}_all" \
+    sparsity=1:32 "$@"
+}
+search recipe=mdgf_exponential recipe.finetune_fraction=0.7 optim.lr="$late" seed=100,101
+search recipe=mdgf_exponential recipe.finetune_fraction=0.1,0.3 optim.lr="$methods" seed=100,101
+for variant in recipe.gradient=0 recipe.tighten=true recipe.contenders=1; do
+  search recipe=mdgf_exponential "$variant" optim.lr="$methods" seed=100
+done
+search recipe=mdgf_linear recipe.decay_power=3 optim.lr="$methods" seed=100
+# What came of it: MDGF whose decay ends early.
 brief() { train results_dir="results/study/brief/$bed" recipe=mdgf_exponential recipe.finetune_fraction=0.7 "$@"; }
-brief experiment="study/${bed}_all" sparsity=1:32 seed=$five "$early"
+brief experiment="study/${bed}_all" sparsity=1:32 seed=$five "tune={optim.lr:[$late]}"
 # What the schedule does: cosine in place of wsd.
 cosine() { train results_dir="results/study/cosine/$bed" optim.schedule=cosine sparsity=1:32 "$@"; }
 cosine experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste seed=$five "$high"

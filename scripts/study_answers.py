@@ -89,17 +89,14 @@ class Records:
 
     Attributes:
         parts: ``tuned``: under wsd; ``cosine``; ``protocol``: one learning rate and cosine; ``brief``: MDGF whose D
-            falls in the first 0.3 of training; ``methods``: one rate, one seed. Those of which there are runs.
+            falls in the first 0.3 of training; ``methods``: one rate, one seed.
     """
 
     def __init__(self, root: Path) -> None:
         folders = {part: [root / part / bed for bed in BEDS] for part in ("cosine", "protocol", "brief")}
         folders |= {"tuned": [root / bed for bed in BEDS], "methods": [root / "methods"]}
         self.root = root
-        self.parts: dict[str, Frames] = {}
-        for part, own in folders.items():
-            if there := [folder for folder in own if folder.is_dir()]:
-                self.parts[part] = build_frames(read_runs(there))
+        self.parts = {part: build_frames(read_runs(own)) for part, own in folders.items()}
 
     def __call__(self, bed: str, label: str, pattern: str = "1:32", roles: str = ALL, part: str = "tuned") -> Scores:
         """Of the runs of full length; empty where there are none."""
@@ -116,8 +113,8 @@ class Records:
 
     def runs(self, part: str, bed: str, label: str | None, pattern: str, roles: str) -> pd.DataFrame:
         """The rows of the runs of one recipe, or of every sparse one."""
-        runs = on_test(self.parts[part if part in self.parts else "tuned"])
-        own = runs[(runs["data"] == bed) & (part in self.parts)]
+        runs = on_test(self.parts[part])
+        own = runs[runs["data"] == bed]
         own = own[own["label"] == label] if label else own
         return own if label == DENSE else own[(own["sparsity"] == pattern) & (own["roles"] == roles)]
 
@@ -204,8 +201,7 @@ def correlations(get: Records) -> list[Correlation]:
     found = []
     for bed, updates in BEDS.items():
         for metric in ("second_moment_mean", "grad_noise", "grad_noise/pruned"):
-            parts = [run_noise(get.parts[part], metric) for part in ("tuned", "brief") if part in get.parts]
-            tuned = pd.concat(parts)
+            tuned = pd.concat(run_noise(get.parts[part], metric) for part in ("tuned", "brief"))
             tuned = tuned[(tuned["data"] == bed) & (tuned["sparsity"] == "1:32") & (tuned["updates"] == updates)]
             recipes = tuned.groupby("label")[["quality", "noise"]].mean()
             methods = run_noise(get.parts["methods"], metric)
@@ -279,28 +275,7 @@ def lines(get: Records, found: list[Answer], correlated: list[Correlation]) -> I
     yield from means(get)
     for letter, asked in QUESTIONS.items():
         yield from ("", f"## ({letter}) {asked}", "")
-        if letter == "a":
-            yield from ("| bed | recipe | change of pruned noise | n | less SR-STE's |", "|---|---|--:|--:|--:|")
-            for bed, label, change, less in changes(get):
-                beside = "" if less is None else f"{less.mean:+.2f} ± {less.half_width:.2f}"
-                yield f"| {bed} | {label} | {change.mean:+.2f} ± {change.half_width:.2f} | {change.n} | {beside} |"
-            yield ""
-            yield from ("| bed | noise | over | n | rho (95 %) | p |", "|---|---|---|--:|--:|--:|")
-            for each in correlated:
-                yield f"| {each.bed} | `{each.metric}` | {each.over} | {each.cells} |"
-            continue
-        yield from (
-            "| bed | comparison | difference | n | p | Holm | could show | verdict |",
-            "|---|---|--:|--:|--:|--:|--:|---|",
-        )
-        for one in (one for one in found if one.question == letter):
-            test = one.found
-            holm = "" if test.holm is None else p_text(test.holm)
-            n = f"{test.pairs}" if test.pairs else f"{test.n[0]}, {test.n[1]}"
-            yield (
-                f"| {one.bed} | {one.what} | {test.mean:+.1f} ± {test.half_width:.1f} | {n} | {p_text(test.p)} "
-                f"| {holm} | {test.smallest:.1f} | {one.verdict} |"
-            )
+        yield from noise_lines(get, correlated) if letter == "a" else comparison_lines(letter, found)
     yield from (
         "",
         "Difference: in points on test, the first less the second, with half of its 95 % t-interval; n: seeds that "
@@ -312,6 +287,28 @@ def lines(get: Records, found: list[Answer], correlated: list[Correlation]) -> I
         "`grad_noise/pruned` from the first fifth of training to the last, in powers of ten, mean over runs with half "
         "of its 95 % t-interval.",
     )
+
+
+def noise_lines(get: Records, correlated: list[Correlation]) -> Iterator[str]:
+    yield from ("| bed | recipe | change of pruned noise | n | less SR-STE's |", "|---|---|--:|--:|--:|")
+    for bed, label, change, less in changes(get):
+        beside = "" if less is None else f"{less.mean:+.2f} ± {less.half_width:.2f}"
+        yield f"| {bed} | {label} | {change.mean:+.2f} ± {change.half_width:.2f} | {change.n} | {beside} |"
+    yield from ("", "| bed | noise | over | n | rho (95 %) | p |", "|---|---|---|--:|--:|--:|")
+    yield from (f"| {one.bed} | `{one.metric}` | {one.over} | {one.cells} |" for one in correlated)
+
+
+def comparison_lines(letter: str, found: list[Answer]) -> Iterator[str]:
+    yield "| bed | comparison | difference | n | p | Holm | could show | verdict |"
+    yield "|---|---|--:|--:|--:|--:|--:|---|"
+    for one in (one for one in found if one.question == letter):
+        test = one.found
+        holm = "" if test.holm is None else p_text(test.holm)
+        n = f"{test.pairs}" if test.pairs else f"{test.n[0]}, {test.n[1]}"
+        yield (
+            f"| {one.bed} | {one.what} | {test.mean:+.1f} ± {test.half_width:.1f} | {n} | {p_text(test.p)} "
+            f"| {holm} | {test.smallest:.1f} | {one.verdict} |"
+        )
 
 
 def p_text(p: float) -> str:

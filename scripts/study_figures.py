@@ -50,8 +50,7 @@ def accuracy_against_flops(get: Records) -> None:
             length = runs["updates"].mean()  # of one budget, seeds of text differ by a few
             fill = "none" if length != updates else FILLS.get(label, colour)
             ax.errorbar(x, mean.mean, mean.half_width, color=colour, marker=marker, mfc=fill, capsize=2, zorder=2)
-            short = f"MDGF exp., {length / updates:.2g} of updates"
-            name = SHORT.get(label, label) if length == updates else short
+            name = SHORT.get(label, label) + ("" if length == updates else f", {length / updates:.2g} of updates")
             note(ax, x, mean.mean, name, colour)
         ax.set(title=TITLES[bed], xlabel="training FLOPs / those of dense training", ylabel=AXES[bed], xlim=(0, 1.4))
     save(figure, get, "flops")
