@@ -62,8 +62,13 @@ for recipes in sr_ste,mdgf_exponential,sdgf_stepwise mdgf_linear,sdgf_geometric;
   train results_dir="results/study/protocol/$bed" data.evaluate=test optim.schedule=cosine optim.lr="$best" \
     experiment="study/${bed}_all" sparsity=1:32 seed=0,1,2 recipe=$recipes
 done
-# A milder pattern.
-sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:8 seed=0,1,2 "$grid"
+# A milder pattern: does the gain grow with sparsity?
+sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:8 seed=$five "$grid"
+# SR-STE's training FLOPs, spent by static.
+sweep experiment="study/${bed}_all" recipe=static sparsity=1:32 train.flops=$budget seed=0,1,2 "$two"
+# The paper's other recipes, tuned in their end too.
+sweep experiment="study/${bed}_all" recipe=mdgf_linear,sdgf_stepwise,sdgf_geometric sparsity=1:32 seed=0,1,2 \
+  "tune={optim.lr:[3e-3,6e-3,1.2e-2],recipe.finetune_fraction:[0.1,0.5]}"
 # More seeds for the comparisons that are claimed.
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste,static sparsity=1:32 seed=$five,5,6,7 "$wide"
 sweep experiment="study/$bed" recipe=dense "$patterns" seed=$five,5,6,7 "$low"

@@ -149,17 +149,23 @@ def comparisons(get: Records) -> Iterator[tuple[str, str, str, Pair]]:
                 sides = get(bed, MDGF, pattern, roles), get(bed, SR_STE, pattern, roles)
                 yield "b", bed, f"MDGF over SR-STE, {name} at {pattern}, tuned", sides
         yield "b", bed, "that gain at 1:32 over that at 1:8, every role", (over_sr_ste(), over_sr_ste("1:8"))
+        for label in (LINEAR, *SDGF):
+            yield "b", bed, f"{label} over SR-STE, every role at 1:32, tuned", (get(bed, label), get(bed, SR_STE))
         for label in (MDGF, LINEAR, *SDGF):
             sides = get(bed, label, part="protocol"), get(bed, SR_STE, part="protocol")
             yield "b", bed, f"{label} over SR-STE, every role at 1:32, the paper's protocol", sides
         short = get.at_flops_of(bed, SR_STE, MDGF)
         yield "c", bed, "MDGF over SR-STE at SR-STE's FLOPs", (short, get(bed, SR_STE))
         yield "c", bed, "MDGF at SR-STE's FLOPs over static at full length", (short, get(bed, STATIC))
+        long = get.at_flops_of(bed, SR_STE, STATIC)
+        yield "c", bed, "static at SR-STE's FLOPs over SR-STE", (long, get(bed, SR_STE))
+        yield "c", bed, "static at SR-STE's FLOPs over MDGF at full length", (long, get(bed, MDGF))
         brief = get(bed, BRIEF, part="brief")
         yield "e", bed, "brief MDGF over MDGF, equal updates", (brief, get(bed, MDGF))
         yield "e", bed, "brief MDGF over MDGF at SR-STE's FLOPs", (brief, short)
         yield "e", bed, "brief MDGF over SR-STE, equal updates and no more FLOPs", (brief, get(bed, SR_STE))
         yield "e", bed, "brief MDGF over static, equal updates", (brief, get(bed, STATIC))
+        yield "e", bed, "brief MDGF over static at SR-STE's FLOPs", (brief, long)
         cosine = get(bed, MDGF, part="cosine"), get(bed, SR_STE, part="cosine")
         yield "f", bed, "MDGF over SR-STE under cosine", cosine
         yield "f", bed, "the gain under cosine over that under wsd", (over_sr_ste(part="cosine"), over_sr_ste())
