@@ -250,22 +250,29 @@ QUESTIONS = {
 
 
 def means(get: Records) -> Iterator[str]:
-    """A table of what each tuned recipe reached at 1:32 with every role sparse, cheapest first."""
-    yield from ("| bed | recipe | right on test / % | to dense | n | training FLOPs |", "|---|---|--:|--:|--:|--:|")
-    for bed, updates in BEDS.items():
-        sparse = [get.runs(part, bed, None, "1:32", ALL) for part in ("tuned", "brief")]
-        dense = get.runs("tuned", bed, DENSE, "", "")
-        rows = []
-        for (label, _), own in pd.concat([dense, *sparse]).groupby(["label", "group"]):
-            mean = estimate(list(own["points"]))
-            missing = difference(_by_seed(dense), _by_seed(own))
-            length = own["updates"].mean() / updates
-            share = own["training_flops"].mean() / dense["training_flops"].mean()
-            name = label if length == 1 else f"{label}, {length:.2f} of the updates"
-            beside = "" if label == DENSE or missing is None else f"{missing.mean:.1f} ± {missing.half_width:.1f}"
-            scores = f"{mean.mean:.1f} ± {mean.half_width:.1f}"
-            rows.append((share, f"| {bed} | {name} | {scores} | {beside} | {mean.n} | {share:.2f} |"))
-        yield from (row for _, row in sorted(rows))
+    """A table of what each tuned recipe reached: every role sparse, then FF alone; each pattern cheapest first."""
+    head = ("sparse", "pattern", "bed", "recipe", "right on test / %", "to dense", "n", "training FLOPs")
+    yield from (f"| {' | '.join(head)} |", "|---|---|---|---|--:|--:|--:|--:|")
+    for roles, name in ((ALL, "every role"), (FF, "FF")):
+        for pattern in ("1:8", "1:32", "1:64"):
+            for bed in BEDS:
+                yield from (f"| {name} | {pattern} | {bed} | {row} |" for row in mean_rows(get, bed, pattern, roles))
+
+
+def mean_rows(get: Records, bed: str, pattern: str, roles: str) -> list[str]:
+    sparse = [get.runs(part, bed, None, pattern, roles) for part in ("tuned", "brief")]
+    dense = get.runs("tuned", bed, DENSE, "", "")
+    rows = []
+    for (label, _), own in pd.concat([dense, *sparse]).groupby(["label", "group"]):
+        mean = estimate(list(own["points"]))
+        missing = difference(_by_seed(dense), _by_seed(own))
+        length = own["updates"].mean() / BEDS[bed]
+        share = own["training_flops"].mean() / dense["training_flops"].mean()
+        name = label if length == 1 else f"{label}, {length:.2f} of the updates"
+        beside = "" if label == DENSE or missing is None else f"{missing.mean:.1f} ± {missing.half_width:.1f}"
+        scores = f"{mean.mean:.1f} ± {mean.half_width:.1f}"
+        rows.append((share, f"{name} | {scores} | {beside} | {mean.n} | {share:.2f}"))
+    return [row for _, row in sorted(rows)] if len(rows) > 1 else []
 
 
 def lines(get: Records, found: list[Answer], correlated: list[Correlation]) -> Iterator[str]:
@@ -275,7 +282,7 @@ def lines(get: Records, found: list[Answer], correlated: list[Correlation]) -> I
     yield "Made by `python scripts/study_answers.py results/study`; what the columns mean stands at its end."
     yield from (
         "",
-        "Every role at 1:32, tuned, cheapest first; training FLOPs as a part of dense training:",
+        "Tuned, cheapest first; training FLOPs as a part of dense training:",
         "",
     )
     yield from means(get)

@@ -1,5 +1,6 @@
 """The study's answers: by hand where they are simple, and as committed they are what the committed records give."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -38,3 +39,13 @@ def test_the_published_answers_are_those_of_the_published_records(study_answers)
     found, correlated = study_answers.answers(records), study_answers.correlations(records)
     written = list(study_answers.lines(records, found, correlated))
     assert (ROOT / "results" / "study" / "answers.md").read_text().splitlines() == written
+
+
+def test_what_the_pages_say_with_an_interval_stands_in_the_answers():
+    """In any order of the two sides: a page says how far one is below the other."""
+    given = set(re.findall(r"(\d+\.\d) ± (\d+\.\d)", (ROOT / "results/study/answers.md").read_text()))
+    page = (ROOT / "docs/study.md").read_text()
+    results = (ROOT / "README.md").read_text().split("## What it shows")[1].split("\n## ")[0]
+    said = re.findall(r"(\d+\.\d+) ± (\d+\.\d+)", page + results)
+    assert len(said) > 40
+    assert sorted(set(said) - given) == []
