@@ -6,8 +6,14 @@
 set -euo pipefail
 bed=$1
 case $bed in
-  g2p) every=100 dense='[1.5e-3,3e-3,6e-3,1.2e-2]' late=1.2e-2,2.4e-2 best=3e-3 methods=1.2e-2 budget=8.4537e11 ;;
-  glyphs) every=200 dense='[3e-3,6e-3,1.2e-2]' late=6e-3,1.2e-2 best=6e-3 methods=6e-3 budget=1.65504e12 ;;
+  g2p)
+    every=100 dense='[1.5e-3,3e-3,6e-3,1.2e-2]' late=1.2e-2,2.4e-2 best=3e-3 methods=1.2e-2 budget=8.4537e11
+    later=1.2e-2,2.4e-2,4.8e-2 short=6e-3,1.2e-2,2.4e-2,4.8e-2 full=1.7405e12
+    ;;
+  glyphs)
+    every=200 dense='[3e-3,6e-3,1.2e-2]' late=6e-3,1.2e-2 best=6e-3 methods=6e-3 budget=1.65504e12
+    later=6e-3,1.2e-2,2.4e-2 short=6e-3,1.2e-2,2.4e-2 full=3.85675e12
+    ;;
   *) echo "$bed: allowed: g2p, glyphs" >&2; exit 2 ;;
 esac
 export OMP_NUM_THREADS=1
@@ -69,6 +75,16 @@ sweep experiment="study/${bed}_all" recipe=static sparsity=1:32 train.flops=$bud
 # The paper's other recipes, tuned in their end too.
 sweep experiment="study/${bed}_all" recipe=mdgf_linear,sdgf_stepwise,sdgf_geometric sparsity=1:32 seed=0,1,2 \
   "tune={optim.lr:[3e-3,6e-3,1.2e-2],recipe.finetune_fraction:[0.1,0.5]}"
-# More seeds for the comparisons that are claimed.
-sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste,static sparsity=1:32 seed=$five,5,6,7 "$wide"
-sweep experiment="study/$bed" recipe=dense "$patterns" seed=$five,5,6,7 "$low"
+# More seeds for the comparisons that are claimed, over wider grids where the best rate was the largest.
+more=$five,5,6,7
+sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste,static sparsity=1:32 seed=$more "$wide"
+sweep experiment="study/$bed" recipe=dense "$patterns" seed=$more "$low"
+brief experiment="study/${bed}_all" sparsity=1:32 seed=$more "tune={optim.lr:[$later]}"
+sweep experiment="study/${bed}_all" recipe=mdgf_exponential sparsity=1:32 train.flops=$budget seed=$more \
+  "tune={optim.lr:[$short]}"
+sweep experiment="study/${bed}_all" recipe=mdgf_exponential recipe.gradient=straight_through sparsity=1:32 \
+  seed=0,1,2 "$high"
+# MDGF's training FLOPs, spent by SR-STE.
+sweep experiment="study/${bed}_all" recipe=sr_ste sparsity=1:32 train.flops=$full seed=0,1,2 "$two"
+# FF alone: no decay, only the masked gradient.
+sweep experiment="study/$bed" recipe=static sparsity=1:32 seed=0,1,2 "$grid"
