@@ -157,6 +157,8 @@ def comparisons(get: Records) -> Iterator[tuple[str, str, str, Pair]]:
         short = get.at_flops_of(bed, SR_STE, MDGF)
         yield "c", bed, "MDGF over SR-STE at SR-STE's FLOPs", (short, get(bed, SR_STE))
         yield "c", bed, "MDGF at SR-STE's FLOPs over static at full length", (short, get(bed, STATIC))
+        sides = get(bed, MDGF), get.at_flops_of(bed, MDGF, SR_STE)
+        yield "c", bed, "MDGF over SR-STE at MDGF's FLOPs", sides
         long = get.at_flops_of(bed, SR_STE, STATIC)
         yield "c", bed, "static at SR-STE's FLOPs over SR-STE", (long, get(bed, SR_STE))
         yield "c", bed, "static at SR-STE's FLOPs over MDGF at full length", (long, get(bed, MDGF))
@@ -171,10 +173,10 @@ def comparisons(get: Records) -> Iterator[tuple[str, str, str, Pair]]:
         yield "f", bed, "the gain under cosine over that under wsd", (over_sr_ste(part="cosine"), over_sr_ste())
         for label in (MDGF, SR_STE):
             yield "f", bed, f"{label} under wsd over cosine", (get(bed, label), get(bed, label, part="cosine"))
-        for pattern in ("1:32", "1:8"):
+        for roles, name in ((ALL, "every role"), (FF, "FF")):
             for one, other in ((MDGF, STATIC), (STATIC, SR_STE), (MDGF, STRAIGHT), (STRAIGHT, SR_STE)):
-                sides = get(bed, one, pattern), get(bed, other, pattern)
-                yield "g", bed, f"{one} over {other} at {pattern}", sides
+                sides = get(bed, one, roles=roles), get(bed, other, roles=roles)
+                yield "g", bed, f"{one} over {other} at 1:32, {name}", sides
     gains = {bed: gain(get(bed, MDGF), get(bed, SR_STE)) for bed in BEDS}
     sides = gains["g2p"], unpaired(gains["glyphs"])
     yield "d", "both", "gain of MDGF over SR-STE at 1:32 in language over that in vision", sides
