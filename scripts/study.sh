@@ -69,7 +69,7 @@ for recipes in sr_ste,mdgf_exponential,sdgf_stepwise mdgf_linear,sdgf_geometric;
     experiment="study/${bed}_all" sparsity=1:32 seed=0,1,2 recipe=$recipes
 done
 # A milder pattern: does the gain grow with sparsity?
-sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:8 seed=$five "$grid"
+sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:8 seed=$five "$wide"
 # SR-STE's training FLOPs, spent by static.
 sweep experiment="study/${bed}_all" recipe=static sparsity=1:32 train.flops=$budget seed=0,1,2 "$two"
 # The paper's other recipes, tuned in their end too.
