@@ -32,7 +32,7 @@ def train_jobs(jobs: Sequence[Job], fixed: list[str], group: str, tuning: bool) 
     Args:
         fixed: the overrides that Hydra is to know, its own among them.
         group: of the sweep's runs in wandb.
-        tuning: a run that diverged before is done.
+        tuning: a run that diverged before is done; and all are waited for, since values are chosen next.
 
     Returns:
         a line for each run that did not finish.
@@ -42,14 +42,15 @@ def train_jobs(jobs: Sequence[Job], fixed: list[str], group: str, tuning: bool) 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # the exception itself instead of Hydra's report of it
     elsewhere = jobs[0].config.cluster.name != "none"
     fruitless = 0
+    again = {job.config.run_name for job in left if job.config.force or job.folder.state_or_none == "failed"}
     while left:
         tried, before = left, _come_to(left)
         with progress_told(jobs) if elsewhere else nullcontext():
-            error = _launch(left, [job.config.run_name for job in jobs], fixed, group)
+            error = _launch(left, again, [job.config.run_name for job in jobs], fixed, group)
         left = [job for job in left if job.folder.state_or_none not in ("finished", "failed")]
         held = [job for job in left if _is_held(job)]
         if left and len(held) == len(left):
-            if not left[0].config.cluster.wait:
+            if not (left[0].config.cluster.wait or tuning):
                 logger.info("\nleft to the processes that train them: %s", _names(left))
                 jobs = [job for job in jobs if job not in left]
                 break
@@ -76,11 +77,11 @@ def _is_done(config: Config, tuning: bool) -> bool:
     return state == "failed" and (not config.retry or (tuning and folder.diverged))
 
 
-def _launch(left: Sequence[Job], names: list[str], fixed: list[str], group: str) -> Exception | None:
+def _launch(left: Sequence[Job], again: set[str], names: list[str], fixed: list[str], group: str) -> Exception | None:
     """One pass of Hydra's launcher over the runs that are left; returns what ended it, if something did."""
     todo = {number: job.overrides for number, job in enumerate(left)}
     numbers = ",".join(map(str, todo))
-    job = partial(_sweep_job, plugin_folders(), todo, names, group, at_once(left[0].config.cluster))
+    job = partial(_sweep_job, plugin_folders(), todo, again, names, group, at_once(left[0].config.cluster))
     try:
         run_hydra(["-m", *fixed, f"+{RUN_NUMBER}={numbers}"], job)
     except Exception as error:  # a killed worker, a job that left no result
@@ -89,13 +90,20 @@ def _launch(left: Sequence[Job], names: list[str], fixed: list[str], group: str)
 
 
 def _sweep_job(
-    plugins: list[str], todo: dict[int, list[str]], names: list[str], group: str, sharing: int, number: int
+    plugins: list[str],
+    todo: dict[int, list[str]],
+    again: set[str],
+    names: list[str],
+    group: str,
+    sharing: int,
+    number: int,
 ) -> None:
     """One run; its failure is said at once and ends no other.
 
     Args:
         plugins: the folders to load where a launcher runs this in a process of its own.
         todo: the overrides of each run.
+        again: the names of runs to be trained although they failed: before this sweep, not in another one meanwhile.
         names: of all runs of the sweep.
         sharing: how many runs are trained at a time on this machine.
     """
@@ -105,6 +113,9 @@ def _sweep_job(
     config = checked(_grouped(compose_values(todo[number]), group))
     log_to_terminal()
     logger.info("\n%s%s", _place(config, names), config.run_name)
+    if config.run_name not in again and RunFolder(config.run_folder).state_or_none == "failed":
+        logger.info("failed in another process meanwhile; going on with the next")
+        return
     try:
         run_job(config)
     except RunHeld as held:
@@ -137,9 +148,10 @@ def _note(config: Config, error: Exception) -> None:
     """Let the folder tell of what failed before the run itself could."""
     folder = RunFolder(config.run_folder)
     with suppress(NmtrainError, OSError):
-        if folder.state is None:
-            folder.prepare()
-            folder.set_status("failed", str(error))
+        folder.prepare()
+        with folder.locked():
+            if folder.state is None:
+                folder.set_status("failed", str(error))
 
 
 def _is_held(job: Job) -> bool:

@@ -25,10 +25,11 @@ from nmtrain.launch.tuning import (
     in_parts,
     parse_tune,
     trial_overrides,
+    why_not_chosen,
     with_values,
 )
 from nmtrain.report.compare.table import plain_text
-from nmtrain.runs.tuning import FOLDER, Tuning
+from nmtrain.runs.tuning import FOLDER, TunedCell, Tuning
 
 
 def run_sweep(overrides: list[str]) -> None:
@@ -46,9 +47,11 @@ def run_sweep(overrides: list[str]) -> None:
         return
     configs = _check_all(overrides)
     if (tune := _tune_of(configs)) is None:
-        _run_all(overrides, _jobs(sweep_combinations(overrides), configs))
+        unfinished = _run_all(overrides, _jobs(sweep_combinations(overrides), configs))
     else:
-        _run_tuned(overrides, tune)
+        unfinished = _run_tuned(overrides, tune)
+    if unfinished:
+        raise SweepError("\n".join(unfinished))
 
 
 def _tune_of(configs: list[Config]) -> Tune | None:
@@ -59,34 +62,45 @@ def _tune_of(configs: list[Config]) -> Tune | None:
     return None if given[0] is None else parse_tune(given[0])
 
 
-def _run_tuned(overrides: list[str], tune: Tune) -> None:
-    """The tuning runs; then, for each recipe and pattern, the final ones with the values that were best."""
+def _run_tuned(overrides: list[str], tune: Tune) -> list[str]:
+    """The tuning runs; then, for each recipe and pattern, the final ones with the values that were best.
+
+    Returns:
+        lines that name what did not finish, and for what nothing could be chosen; the others went on.
+    """
     trying, ending = trial_overrides(overrides, tune), final_overrides(overrides)
     trials, finals = _check_all(trying), _check_all(ending)
     cells = in_parts(trials, len(tune.points) * len(tune.seeds))
     check_effect(tune, cells)
     check_seeds(tune, finals)
     print("tuning on validation:", end="\n" if trials[0].dry_run else " ", flush=True)
-    _run_all(trying, _jobs(sweep_combinations(trying), trials), tuning=True, part="tuning")
+    faults = _run_all(trying, _jobs(sweep_combinations(trying), trials), tuning=True, part="tuning")
     seeds = len(finals) // len(cells)
     if trials[0].dry_run:
         count = len({config.run_folder for config in finals})
         print(f"then the final runs with the best values, scored on {finals[0].split}: {count}")
-        return
+        return []
     chosen = [choose(tune, cell, varied) for cell, varied in zip(cells, _varied(trying, len(cells[0])), strict=True)]
-    best = [cell.trials[cell.chosen].values for cell in chosen for _ in range(seeds)]
-    pairs = zip(sweep_combinations(ending), best, strict=True)
-    combinations = [with_values(combination, tuned) for combination, tuned in pairs]
-    finals = [checked(compose_values(combination)) for combination in combinations]
-    names = in_parts([config.run_name for config in finals], seeds)
-    once = {str(found.trials): replace(found, finals=own) for found, own in zip(chosen, names, strict=True)}
-    tuning = Tuning(tune.grid, tune.seeds, list(once.values()))  # a dense cell stands once for all patterns
-    name = _sweep_name(overrides, [config.run_folder for config in trials])
-    tuning.write(finals[0].results_dir / FOLDER / f"{name}.json")
+    name = _sweep_name(overrides, [config.run_folder for config in (*trials, *finals)])
+    faults += [why_not_chosen(own) for own, cell in zip(cells, chosen, strict=True) if cell.best is None]
+    combinations: list[list[str]] = []
+    configs: list[Config] = []
+    once: dict[str, TunedCell] = {}  # a dense cell stands once for all patterns
+    for cell, own in zip(chosen, in_parts(sweep_combinations(ending), seeds), strict=True):
+        best = [] if cell.best is None else [with_values(combination, cell.best.values) for combination in own]
+        finals = [checked(compose_values(combination)) for combination in best]
+        once[str(cell.trials)] = replace(cell, finals=[config.run_name for config in finals])
+        combinations += best
+        configs += finals
+    tuning = Tuning(tune.grid, tune.seeds, list(once.values()))
+    tuning.write(trials[0].results_dir / FOLDER / f"{name}.json")
     from nmtrain.report.compare.tuning import tuning_table  # by now pandas is no wait any more
 
-    print(f"\n{plain_text(tuning_table(tuning))}\n\nfinal runs on {finals[0].split}: ", end="")
-    _run_all(ending, _jobs(combinations, finals), part="tuned")
+    print(f"\n{plain_text(tuning_table(tuning))}\n")
+    if configs:
+        print(f"final runs on {configs[0].split}: ", end="")
+        faults += _run_all(ending, _jobs(combinations, configs), part="tuned")
+    return faults
 
 
 def _varied(overrides: list[str], size: int) -> list[list[str]]:
@@ -98,7 +112,7 @@ def _varied(overrides: list[str], size: int) -> list[list[str]]:
     ]
 
 
-def _run_all(overrides: list[str], combinations: list[Job], tuning: bool = False, part: str = "") -> None:
+def _run_all(overrides: list[str], combinations: list[Job], tuning: bool = False, part: str = "") -> list[str]:
     """Train all of a checked sweep, and show what came out.
 
     Args:
@@ -106,9 +120,11 @@ def _run_all(overrides: list[str], combinations: list[Job], tuning: bool = False
         tuning: the runs choose values; one that diverged has done its part.
         part: see `keep_sweep`.
 
+    Returns:
+        how many runs did not finish, and a line for each; nothing where all did.
+
     Raises:
         ConfigError: as `keep_sweep` and `launcher_overrides`.
-        SweepError: naming the runs that did not finish.
     """
     first: dict[Path, Job] = {}
     for job in combinations:
@@ -119,7 +135,7 @@ def _run_all(overrides: list[str], combinations: list[Job], tuning: bool = False
 
         keep_sweep(overrides, jobs, part)
         show_costs(jobs, len(combinations))
-        return
+        return []
     fixed = settings_of_all(overrides)
     fixed += launcher_overrides(config.cluster, fixed, config.results_dir)
     keep_sweep(overrides, jobs, part)
@@ -128,8 +144,7 @@ def _run_all(overrides: list[str], combinations: list[Job], tuning: bool = False
     unfinished = train_jobs(jobs, fixed, _sweep_name(overrides, list(first)), tuning)
     if not tuning and len(unfinished) < len(jobs):
         _show(list(first))
-    if unfinished:
-        raise SweepError("\n".join([f"{len(unfinished)} of {len(jobs)} runs did not finish", *unfinished]))
+    return [f"{len(unfinished)} of {len(jobs)} runs did not finish", *unfinished] if unfinished else []
 
 
 def _jobs(combinations: list[list[str]], configs: list[Config]) -> list[Job]:

@@ -13,7 +13,7 @@ from nmtrain.config.check import Config
 from nmtrain.config.choices import groups
 from nmtrain.config.compose import key_of, prepare_overrides
 from nmtrain.config.faults import written
-from nmtrain.errors import ConfigError, SweepError
+from nmtrain.errors import ConfigError
 from nmtrain.report.read.headline import DEFAULT, headline_of
 from nmtrain.report.read.split import metrics_on
 from nmtrain.runs.folder import RunFolder
@@ -145,18 +145,18 @@ def check_seeds(tune: Tune, finals: Sequence[Config]) -> None:
 def choose(tune: Tune, trials: Sequence[Config], varied: list[str]) -> TunedCell:
     """What was best of one cell's tuning runs: the best mean on validation, the first of equals.
 
-    Args:
-        trials: by point of the grid, then by seed; finished, or diverged.
-        varied: what of the command line tells this cell from the others, beside recipe and pattern.
+    Nothing is chosen where a run is neither finished nor diverged, since repeated it might be the best, and where all
+    diverged.
 
-    Raises:
-        SweepError: if every point of the grid diverged.
+    Args:
+        trials: by point of the grid, then by seed.
+        varied: what of the command line tells this cell from the others, beside recipe and pattern.
     """
     first = trials[0]
     headline = DEFAULT
     scores: list[float | None] = []
     for folder in (RunFolder(config.run_folder) for config in trials):
-        if folder.diverged:
+        if folder.state_or_none != "finished":
             scores.append(None)
             continue
         summary = folder.read_json("summary.json")
@@ -166,10 +166,22 @@ def choose(tune: Tune, trials: Sequence[Config], varied: list[str]) -> TunedCell
     parts = zip(tune.points, in_parts(names, len(tune.seeds)), in_parts(scores, len(tune.seeds)), strict=True)
     tried = [Trial(*part) for part in parts]
     gains = [-math.inf if trial.score is None else headline_of(headline).gain(trial.score) for trial in tried]
-    if max(gains) == -math.inf:
-        raise SweepError(f"every tuning run of {first.recipe.variant} at {first.sparsity} diverged; tune other values")
+    chosen = gains.index(max(gains)) if _ended(trials) and max(gains) > -math.inf else None
     pattern = None if first.is_dense else str(first.sparsity)
-    return TunedCell(first.recipe.variant, pattern, varied, headline, tried, gains.index(max(gains)), [])
+    return TunedCell(first.recipe.variant, pattern, varied, headline, tried, chosen, [])
+
+
+def why_not_chosen(trials: Sequence[Config]) -> str:
+    """What to do about a cell of which `choose` chose nothing."""
+    name = f"{trials[0].recipe.variant} at {trials[0].sparsity}"
+    if _ended(trials):
+        return f"every value tried for {name} diverged; tune other values"
+    return f"no value was chosen for {name}, of which a tuning run did not finish; the same line goes on"
+
+
+def _ended(trials: Sequence[Config]) -> bool:
+    folders = [RunFolder(config.run_folder) for config in trials]
+    return all(folder.state_or_none == "finished" or folder.diverged for folder in folders)
 
 
 def in_parts(items: Sequence[T], size: int) -> list[list[T]]:

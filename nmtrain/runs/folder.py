@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,8 +47,8 @@ class RunFolder:
         """Make the folder. Raises RunFolderError where it cannot be written."""
         try:
             (self / "checkpoints").mkdir(parents=True, exist_ok=True)
-            write_whole(self / ".writable", lambda file: None)
-            (self / ".writable").unlink()
+            with tempfile.NamedTemporaryFile(prefix=".writable-", dir=self.path):  # others may try it too
+                pass
         except OSError as error:
             raise RunFolderError(
                 f"results_dir={self.path.parent}: cannot be written ({error.strerror}); name a folder that can"

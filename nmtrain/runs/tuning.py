@@ -31,9 +31,9 @@ class Trial:
 
     @property
     def score(self) -> float | None:
-        """The mean over tuning seeds; None where one of them diverged."""
+        """The mean over tuning seeds; None where one of them diverged, or there is none."""
         known = [score for score in self.scores if score is not None and math.isfinite(score)]
-        return sum(known) / len(known) if len(known) == len(self.scores) else None
+        return sum(known) / len(known) if known and len(known) == len(self.scores) else None
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TunedCell:
         varied: what else of the command line tells this cell from the others.
         headline: the metric that chose.
         trials: in the order of the grid.
-        chosen: index of the best trial.
+        chosen: index of the best trial; None where all diverged or one did not finish, so that nothing was chosen.
         finals: names of the runs that train with the best values.
     """
 
@@ -55,17 +55,21 @@ class TunedCell:
     varied: list[str]
     headline: str
     trials: list[Trial]
-    chosen: int
+    chosen: int | None
     finals: list[str]
+
+    @property
+    def best(self) -> Trial | None:
+        return None if self.chosen is None else self.trials[self.chosen]
 
     def edges(self, grid: Mapping[str, list[Any]]) -> list[str]:
         """The keys whose chosen number is the smallest or the largest of its grid: a better one may lie beyond."""
-        values = self.trials[self.chosen].values
         return [
             key
             for key, tried in grid.items()
-            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in tried)
-            and values[key] in (min(tried), max(tried))
+            if self.best
+            and all(isinstance(value, int | float) and not isinstance(value, bool) for value in tried)
+            and self.best.values[key] in (min(tried), max(tried))
         ]
 
 

@@ -270,7 +270,7 @@ from nmtrain.recipes import list_recipes
 assert "cubic" not in list_recipes()
 search = 'hydra.searchpath=["file://{folder}"]'
 line = [search, "experiment=blobs", *{FAST}, "results_dir={tmp_path}/runs"]
-partial(_sweep_job, [{str(folder)!r}], {{7: line}}, [], "sweep", 1)(7)
+partial(_sweep_job, [{str(folder)!r}], {{7: line}}, set(), [], "sweep", 1)(7)
 """
     done = subprocess.run(
         [sys.executable, "-c", script],

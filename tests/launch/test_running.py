@@ -23,7 +23,7 @@ def launcher(monkeypatch, *passes):
     rest = iter(passes)
     done = []
 
-    def launch(left, names, fixed, group):
+    def launch(left, again, names, fixed, group):
         done.append([job.config.run_name for job in left])
         act = next(rest, None)
         if act:
@@ -90,3 +90,42 @@ def test_a_failed_run_is_not_tried_again_by_the_sweep_it_failed_in_but_by_the_ne
         job.config.retry = False
     assert len(running.train_jobs(jobs, [], "", tuning=False)) == 1
     assert len(done) == 2
+
+
+def test_tuning_runs_that_others_train_are_waited_for_whatever_the_cluster_says(jobs, monkeypatch):
+    waited = []
+
+    def wait(held):
+        waited.append([job.config.run_name for job in held])
+        end("finished")({job.config.run_name: job.folder for job in held})
+        return []
+
+    monkeypatch.setattr(running, "_wait", wait)
+    jobs[0].config.cluster.wait = False
+    launcher(monkeypatch)
+    for job in jobs:
+        job.folder.prepare()
+    with jobs[0].folder.locked(), jobs[1].folder.locked():
+        assert running.train_jobs(jobs, [], "", tuning=True) == []
+        assert waited == [["a", "b"]]
+
+
+def test_a_run_that_failed_in_another_process_meanwhile_is_not_repeated(jobs, monkeypatch, caplog):
+    (first, second), trained = jobs, []
+    monkeypatch.setattr(running, "compose_values", lambda overrides: {"tracking": {"name": "none"}})
+    monkeypatch.setattr(running, "run_job", lambda config: trained.append(config.run_name))
+    end("failed")({"a": first.folder, "b": second.folder})
+    for number, job in enumerate(jobs):
+        monkeypatch.setattr(running, "checked", lambda values, job=job: job.config)
+        running._sweep_job([], {0: [], 1: []}, {"b"}, [], "", 1, number)
+    assert trained == ["b"]  # which had failed before this sweep
+
+
+def test_a_failure_is_not_written_into_a_run_that_another_process_trains(jobs):
+    config = SimpleNamespace(run_folder=jobs[0].config.run_folder)
+    jobs[0].folder.prepare()
+    with jobs[0].folder.locked():
+        running._note(config, RuntimeError("lost a race"))
+        assert jobs[0].folder.state is None
+    running._note(config, RuntimeError("no such data"))
+    assert jobs[0].folder.read_json("status.json") == {"state": "failed", "reason": "no such data"}

@@ -6,8 +6,8 @@ import pytest
 
 from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides, sweep_combinations
-from nmtrain.errors import ConfigError, SweepError
-from nmtrain.launch.tuning import choose, parse_tune, trial_overrides
+from nmtrain.errors import ConfigError
+from nmtrain.launch.tuning import choose, parse_tune, trial_overrides, why_not_chosen
 from nmtrain.runs.folder import RunFolder
 from nmtrain.runs.tuning import read_tuning
 
@@ -112,8 +112,21 @@ def test_a_point_of_which_a_seed_diverged_is_not_chosen(tmp_path):
     assert cell.chosen == 1
     for config in trials:
         RunFolder(config.run_folder).set_status("failed", "3 weights are not finite after update 2")
-    with pytest.raises(SweepError, match="every tuning run of mdgf_exponential at 1:32 diverged; tune other values"):
-        choose(tune, trials, [])
+    assert choose(tune, trials, []).chosen is None
+    assert why_not_chosen(trials) == "every value tried for mdgf_exponential at 1:32 diverged; tune other values"
+
+
+def test_nothing_is_chosen_while_a_run_is_neither_finished_nor_diverged(tmp_path):
+    tune = parse_tune({"optim.lr": [0.1, 0.2]})
+    trials = configs_of(tmp_path, tune)
+    finish(trials[0], 0.9)
+    for status in (("running",), ("failed", "out of memory")):
+        finish(trials[1], 0.3)
+        RunFolder(trials[1].run_folder).set_status(*status)
+        cell = choose(tune, trials, [])
+        assert (cell.chosen, cell.best, cell.edges(tune.grid)) == (None, None, [])
+    said = "no value was chosen for mdgf_exponential at 1:32, of which a tuning run did not finish"
+    assert why_not_chosen(trials) == f"{said}; the same line goes on"
 
 
 @pytest.mark.parametrize(
@@ -177,6 +190,25 @@ def test_a_tuned_sweep_goes_from_the_grid_to_test_scores_and_goes_on_where_it_wa
     assert record.read_bytes() == before
     repeated = [path for path, time in changed.items() if path.stat().st_mtime_ns != time]
     assert [path.parent.name for path in repeated] == tuning.cells[1].finals
+
+
+def test_a_recipe_that_diverged_everywhere_ends_no_other_and_lines_of_other_seeds_add_up(nm, tmp_path):
+    runs = tmp_path / "runs"
+    line = ["-m", *DIGITS, f"results_dir={runs}", "recipe=dense,sr_ste", "sparsity=1:4", "tune={optim.lr:[3e-2,1e-3]}"]
+    assert nm(*line, "seed=0")[0] == 0
+    (first,) = (runs / "tuning").iterdir()
+    for trial in read_tuning(first).cells[1].trials:
+        RunFolder(runs / trial.runs[0]).set_status("failed", "the training loss is nan (updates 1 to 4)")
+    status, out, err = nm(*line, "seed=1")
+    assert status == 1
+    assert err.strip().endswith("every value tried for sr_ste at 1:4 diverged; tune other values")
+    assert "1 of 1 runs are finished and counted" in out
+    records = [read_tuning(path) for path in (runs / "tuning").iterdir()]
+    assert sorted(name[:-9] for record in records for name in record.cells[0].finals) == [
+        "vit-digits-dense-s0",
+        "vit-digits-dense-s1",
+    ]
+    assert {record.cells[1].chosen is None: len(record.cells[1].finals) for record in records} == {False: 1, True: 0}
 
 
 def test_a_choice_of_a_group_can_be_tuned(nm, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from nmtrain.report.read.folders import name_some
-from nmtrain.report.read.frame import NARROWER, TUNING
+from nmtrain.report.read.frame import OUTRANKED, TUNING
 from nmtrain.report.read.grouping import pattern_order
 from nmtrain.report.read.headline import headline_of
 from nmtrain.report.read.identity import method_of
@@ -19,7 +19,7 @@ _NOT_COUNTED = {
     "preempted": "were preempted and not resumed",
     "unreadable": "could not be read",
     TUNING: "were for tuning, and stand in its table",
-    NARROWER: "were tuned over a narrower grid than others like them",
+    OUTRANKED: "were tuned over a narrower grid than others like them, with fewer seeds, or to a lower score",
 }
 _MANY = 0.05  # of a model's answers, that are no label
 

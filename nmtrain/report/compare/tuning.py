@@ -56,7 +56,7 @@ def tuning_table(tuning: Tuning, slug: str = "tuning", name: str = "") -> Table:
     seeds = ", ".join(map(str, tuning.seeds))
     notes = [
         f"Final {' or '.join(labels)} on the validation split of tuning runs with seed {seeds}, which no other table "
-        "counts. Bold: the best, with which the final runs train.",
+        "counts. Bold: the best, with which the final runs train; none where all diverged or a run is not finished.",
     ]
     rows = [_row(tuning, cell) for cell in sorted(tuning.cells, key=_order)]
     title = f"Tuning of {', '.join(tuning.grid)}" + (f": {name}" if name else "")
@@ -71,13 +71,13 @@ def _order(cell: TunedCell) -> tuple[Any, ...]:
 def _row(tuning: Tuning, cell: TunedCell) -> list[Cell]:
     name = Cell(variant_label(cell.variant), ", ".join(cell.varied), value=variant_label(cell.variant))
     edges = cell.edges(tuning.grid)
-    cells = [_trial(cell, trial, trial is cell.trials[cell.chosen], edges) for trial in cell.trials]
+    cells = [_trial(cell, trial, trial is cell.best, edges) for trial in cell.trials]
     return [Cell(cell.pattern or DENSE, value=cell.pattern or DENSE), name, *cells]
 
 
 def _trial(cell: TunedCell, trial: Trial, is_best: bool, edges: list[str]) -> Cell:
     if trial.score is None:
-        return Cell("diverged", marks="!")
+        return Cell("–", marks="!")
     detail = f"n = {len(trial.scores)}" if len(trial.scores) > 1 else ""
     text = headline_of(cell.headline).text(trial.score)
     return Cell(text, detail, trial.score, is_best, "⊣" if is_best and edges else "")

@@ -33,7 +33,7 @@ from nmtrain.report.read.tunings import Tunings, read_tunings
 from nmtrain.runs.tuning import Tuning
 
 # The status of a run that only chose values, and of one whose values a wider grid has replaced.
-TUNING, NARROWER = "tuning", "tuned over a narrower grid"
+TUNING, OUTRANKED = "tuning", "another tuning counts"
 
 # Columns of `runs` that are read off summary.json as they are.
 _SUMMARY = {
@@ -121,23 +121,23 @@ def _place(rows: list[dict[str, Any]], folders: Sequence[RunFolder], tunings: Tu
     for (row, _), label in zip(placed, column_labels(recipes, default), strict=True):
         row["label"] = label
         row["cell"] = f"cell-{row['group']}-{slug(row['sparsity'] or 'dense')}-{slug(label)}"
-    _set_aside_narrower(rows, folders, tunings)
+    _set_aside_outranked(rows, folders, tunings)
     finished = {(row["cell"], row["seed"]) for row, _ in placed if row["counted"]}
     for row, _ in placed:
         if row["lost"] and (row["cell"], row["seed"]) in finished:  # repeated in another folder
             row |= {"lost": None, "label": None, "cell": None}
 
 
-def _set_aside_narrower(rows: list[dict[str, Any]], folders: Sequence[RunFolder], tunings: Tunings) -> None:
-    """Take out of each cell the runs that were tuned over a narrower grid than others of it."""
+def _set_aside_outranked(rows: list[dict[str, Any]], folders: Sequence[RunFolder], tunings: Tunings) -> None:
+    """Take out of each cell the runs whose values came from another tuning than the one that counts."""
     cells: dict[str, list[tuple[dict[str, Any], Path]]] = defaultdict(list)
     for row, folder in zip(rows, folders, strict=True):
         if row.get("cell"):
             cells[row["cell"]].append((row, folder.path))
     for own in cells.values():
-        narrower = tunings.narrower([path for _, path in own])
-        for row in (row for row, path in own if path in narrower):
-            row |= {"status": NARROWER, "counted": False, "lost": None, "label": None, "cell": None}
+        outranked = tunings.outranked([path for _, path in own])
+        for row in (row for row, path in own if path in outranked):
+            row |= {"status": OUTRANKED, "counted": False, "lost": None, "label": None, "cell": None}
 
 
 def slug(text: str) -> str:

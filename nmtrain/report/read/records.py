@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 # What `json.dumps` writes. A line in another spelling is still read, only slower.
 _TRAIN_SPLIT = b'"split": "train"'
 _EVALUATION_SPLITS = (b'"split": "val"', b'"split": "test"', b'"split": "final"')
+_SCHEDULE = re.compile(rb'"(?:pattern|decay)":\s*[^,}]*[,}]')
 _TENSOR_MEAN = b'"tensor": "mean"'
 
 
@@ -24,7 +25,7 @@ class Metrics:
         lines: lines in the file, the dropped ones included.
         dropped: numbers (from 1) of lines that are no whole JSON object: a killed process leaves its last line so.
         not_finite: lines that hold a NaN, an infinity, a null loss or, if of an evaluation, any null.
-        strict_from: first logged update from which on the run trained at its target pattern with D = 0; None where
+        strict_from: first logged update from which on to its end the run trained at its target pattern with D = 0; None where
             the records do not show one.
     """
 
@@ -143,18 +144,21 @@ def _not_finite(content: bytes) -> bool:
 
 
 def _strict_from(lines: list[bytes], target: str | None) -> int | None:
-    """Bisect: every recipe ends at its target, so "strictly there" is false, then true."""
+    """Of the last strict stretch: a schedule may go back and forth, as that of AC/DC does.
+
+    From the end on, lines that spell pattern and D as one that was parsed are not parsed.
+    """
     if target is None:
         return 0
-
-    def next_train(place: int) -> dict[str, Any] | None:
-        """The first training record at this place or after it; evaluations stand between them."""
-        found = (lines[i] for i in range(place, len(lines)) if b'"train"' in lines[i])
-        return next(map(_parse, found), None)
-
-    def strict(place: int) -> bool:
-        record = next_train(place)
-        return record is None or (record.get("pattern") == target and record.get("decay") == 0)
-
-    first = next_train(bisect_left(range(len(lines)), True, key=strict))
-    return first["update"] if first else None
+    first, spelled = None, []
+    for line in reversed(lines):
+        if b'"train"' not in line:  # evaluations stand between
+            continue
+        if not spelled or any(part not in line for part in spelled):
+            record = _parse(line)
+            if record is None or record.get("pattern") != target or record.get("decay") != 0:
+                break
+            spelled = _SCHEDULE.findall(line)
+        first = line
+    record = None if first is None else _parse(first)
+    return None if record is None else record["update"]

@@ -101,7 +101,7 @@ def test_of_two_grids_the_wider_one_counts_and_a_run_of_both_stands_beside_eithe
     assert group.results["1:4", "SR-STE"].quality.mean == pytest.approx(0.7)
     assert group.results["dense", "dense"].quality.n == 2
     statuses = frames_of(tuned).runs.set_index("run")["status"]
-    assert statuses["sr_ste-final-s1"] == "tuned over a narrower grid"
+    assert statuses["sr_ste-final-s1"] == "another tuning counts"
     assert statuses["dense-final-s1"] == "finished"
 
 
@@ -146,3 +146,33 @@ def test_the_list_of_runs_tells_roles_apart_and_names_tuning_runs_by_their_varia
         ("ff+q", "MDGF exponential"),
         ("", "dense"),
     ]
+
+
+def test_of_two_grids_as_wide_the_better_score_on_validation_counts_and_rates_are_not_averaged(tuned, run, sections):
+    moved = {"optim.lr": [0.003, 0.01, 0.03]}
+    again = run("sr_ste", "1:4", 0, 0.4, name="moved", config={"optim.lr": 0.03, "data.evaluate": "test"})
+    cell = TunedCell("sr_ste", "1:4", [], "accuracy", [Trial({"optim.lr": 0.03}, ["t"], [0.8])], 0, [again.name])
+    Tuning(moved, [100], [cell]).write(tuned / "tuning" / "moved.json")
+    assert quality(sections) == pytest.approx(0.4)  # 0.8 on validation, where 0.7 chose the other
+    worse = TunedCell("sr_ste", "1:4", [], "accuracy", [Trial({"optim.lr": 0.03}, ["t"], [0.65])], 0, [again.name])
+    Tuning(moved, [100], [worse]).write(tuned / "tuning" / "moved.json")
+    assert quality(sections) == pytest.approx(0.61)
+
+
+def quality(sections):
+    (section,) = sections()
+    return section.groups[0].results["1:4", "SR-STE"].quality.mean
+
+
+def test_a_recipe_that_was_tuned_in_an_option_of_its_own_too_stands_beside_the_others(tuned, run, sections):
+    own = {"optim.lr": GRID["optim.lr"], "recipe.finetune_fraction": [0.1, 0.5]}
+    config = {"optim.lr": 0.01, "recipe.finetune_fraction": 0.5, "data.evaluate": "test"}
+    final = run("mdgf", "1:4", 0, 0.7, name="mdgf-final", config=config)
+    trial = Trial({"optim.lr": 0.01, "recipe.finetune_fraction": 0.5}, ["t"], [0.8])
+    cell = TunedCell("mdgf", "1:4", [], "accuracy", [trial], 0, [final.name])
+    Tuning(own, [100], [cell]).write(tuned / "tuning" / "own.json")
+    (section,) = sections()
+    (group,) = section.groups
+    labels = [label for _, label in group.columns]
+    assert labels[:2] == ["dense", "SR-STE"]
+    assert group.results["1:4", labels[2]].quality.mean == pytest.approx(0.7)

@@ -128,6 +128,16 @@ def test_evaluations_between_training_lines_do_not_hide_when_the_pattern_was_rea
         assert (metrics.lines, metrics.dropped) == (len(lines), [])
 
 
+def test_of_strict_stretches_the_last_one_counts(tmp_path):
+    """AC/DC's dense and sparse stretches alternate; D of 0.05 begins as 0.0 is spelled."""
+    path = tmp_path / "metrics.jsonl"
+    stretches = [(None, 0.0), ("1:4", 0.0), (None, 0.0), ("1:4", 0.05), ("1:4", 0.0)]
+    records = [{"split": "train", "pattern": pattern, "decay": decay} for pattern, decay in stretches for _ in range(9)]
+    for length, reached in ((45, 36), (18, 9), (27, None)):
+        path.write_text("".join(json.dumps({"update": u} | r) + "\n" for u, r in enumerate(records[:length])))
+        assert read_metrics(path, "1:4").strict_from == reached
+
+
 def test_an_empty_file_and_one_without_a_whole_line_are_read(tmp_path):
     path = tmp_path / "metrics.jsonl"
     for content, lines, dropped in (("", 0, []), ('{"update": 1, "spl', 1, [1]), ("\n", 1, [1])):
