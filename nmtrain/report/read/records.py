@@ -25,8 +25,8 @@ class Metrics:
         lines: lines in the file, the dropped ones included.
         dropped: numbers (from 1) of lines that are no whole JSON object: a killed process leaves its last line so.
         not_finite: lines that hold a NaN, an infinity, a null loss or, if of an evaluation, any null.
-        strict_from: first logged update from which on to its end the run trained at its target pattern with D = 0; None where
-            the records do not show one.
+        strict_from: first logged update from which the run trained to its end at its target pattern with D = 0; None
+            where the records do not show one.
     """
 
     points: list[dict[str, Any]]
