@@ -41,6 +41,12 @@ def notices(runs: pd.DataFrame) -> list[str]:
             said.append(f"{what}: {int(found[column].sum())}, in {name_some(list(found['folder']))}.")
     said += _on_test(runs)
     counted = runs[runs["counted"]]
+    chosen = counted[counted["as_given"].isin(set(counted["group"]))]
+    if len(chosen):
+        said.append(
+            "Their values were chosen by tuning, and they stand in its table alone, not in that of runs to which the "
+            f"same values were given: {name_some(list(chosen['folder']))}."
+        )
     bare = trained[trained["counted"] & (trained["metric_lines"].fillna(0) == 0)]
     if len(bare):
         said.append(

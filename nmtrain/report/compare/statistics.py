@@ -137,8 +137,8 @@ def holm(values: Sequence[float]) -> list[float]:
     """p-values corrected for their number (Holm, Scandinavian Journal of Statistics 6, 1979, 65-70).
 
     The smallest of k counts k times, the next k - 1 times, and so on; none comes out below a smaller one, or above 1.
-    All that stay below 5 % hold together with 95 % confidence, whatever the tests have in common, if it was not the same
-    data that chose which ones are made.
+    All that stay below 5 % hold together with 95 % confidence, whatever the tests have in common, if the same data did
+    not choose which ones are made.
     """
     corrected = [0.0] * len(values)
     largest = 0.0

@@ -294,5 +294,6 @@ COLUMNS = (
     "family",
     "dense_group",
     "dense_family",
+    "as_given",
     "cell",
 )

@@ -32,23 +32,29 @@ _VERSION = re.compile(r"\|?version:[^|]*")  # of sacreBLEU, in its signature
 
 
 def identify(folders: Sequence[RunFolder], tunings: Tunings) -> tuple[list[dict[str, Any]], dict[str, Flat]]:
-    """What each run is; and ``settings``: what the config of each group says, by the group's key."""
+    """What each run is; and ``settings``: what the config of each group says, by the group's key.
+
+    ``as_given`` is the group that a run with tuned values would have if they had been given; None for other runs.
+    """
     starts = Starts(folders)
+    own = [starts.setting(folder.config) if folder.config else None for folder in folders]
     alike = [
-        tunings.setting(folder.path, starts.setting(folder.config)) if folder.config else None for folder in folders
+        None if setting is None else tunings.setting(folder.path, setting)
+        for folder, setting in zip(folders, own, strict=True)
     ]
     metrics = _metrics(folders, alike)
     settings: dict[str, Flat] = {}
     identities: list[dict[str, Any]] = []
-    for folder, setting, metric in zip(folders, alike, metrics, strict=True):
-        if setting is None:
+    for folder, given, setting, metric in zip(folders, own, alike, metrics, strict=True):
+        if setting is None or given is None:
             identities.append({})
             continue
         is_dense = folder.config["recipe"]["name"] == "dense"
         keys = keys_of(setting | metric, is_dense)
         settings.setdefault(keys.group, setting | metric)
         headline = metric.get("headline", DEFAULT)
-        identities.append(_identity(folder, is_dense) | {"headline": headline, **vars(keys)})
+        as_given = None if given == setting else keys_of(given | metric, is_dense).group
+        identities.append(_identity(folder, is_dense) | {"headline": headline, "as_given": as_given, **vars(keys)})
     return identities, settings
 
 

@@ -150,7 +150,8 @@ def _strict_from(lines: list[bytes], target: str | None) -> int | None:
     """
     if target is None:
         return 0
-    first, spelled = None, []
+    first: bytes | None = None
+    spelled: list[bytes] = []
     for line in reversed(lines):
         if b'"train"' not in line:  # evaluations stand between
             continue

@@ -4,6 +4,7 @@ import pytest
 
 from nmtrain.errors import ReportError
 from nmtrain.report import write_report
+from nmtrain.report.compare.notices import notices
 from nmtrain.report.compare.run_list import run_list
 from nmtrain.report.compare.tuning import tuning_table, tuning_tables
 from nmtrain.report.read.folders import read_runs
@@ -176,3 +177,10 @@ def test_a_recipe_that_was_tuned_in_an_option_of_its_own_too_stands_beside_the_o
     labels = [label for _, label in group.columns]
     assert labels[:2] == ["dense", "SR-STE"]
     assert group.results["1:4", labels[2]].quality.mean == pytest.approx(0.7)
+
+
+def test_tuned_runs_that_a_table_at_their_rate_lacks_are_named(tuned, run):
+    assert not [line for line in notices(frames_of(tuned).runs) if "chosen by tuning" in line]
+    run("mdgf", "1:4", 0, 0.5, name="given", config={"optim.lr": 0.01, "data.evaluate": "test"})
+    (said,) = [line for line in notices(frames_of(tuned).runs) if "chosen by tuning" in line]
+    assert said.endswith("the same values were given: sr_ste-final-s0, sr_ste-final-s1.")  # dense chose 0.003
