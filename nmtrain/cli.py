@@ -127,6 +127,7 @@ def _train_together(stand: Place, arguments: list[str], plugins: list[str]) -> i
 # Flags of Hydra that show something and run nothing.
 _SHOWING = ("--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--shell-completion", "-sc", "--hydra-help")
 _FLAGS = ("-m", "--multirun", "--dry-run", "--config-dir", "--plugins", "--help", "--version", *_SHOWING)
+_BARE = ("--multirun", "--dry-run", "--resolve", "--help", "--version", "--hydra-help")
 
 
 def _train(arguments: list[str], ranks: Ranks | None = None) -> None:
@@ -197,6 +198,8 @@ def _split(arguments: list[str]) -> tuple[list[str], list[Path], set[str], list[
             settings.append(argument)
         elif flag not in _FLAGS or (given and not flag.startswith("--")):
             raise UsageError(f"{argument}: there is no such option. Available: {list(_FLAGS)}{near(flag, _FLAGS)}")
+        elif given and flag in _BARE:
+            raise UsageError(f"{argument}: takes no value; it is given or left out")
         elif flag == "--config-dir":
             value = value if given else next(rest, "")
             if not value or value.startswith("-"):

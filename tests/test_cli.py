@@ -105,6 +105,8 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
         ("--bogus", "--bogus: there is no such option. Available: ['-m', '--multirun', '--dry-run', "),
         ("--dryrun seed=1", "--dryrun: there is no such option. "),
         ("-m=3", "-m=3: there is no such option. "),
+        ("--dry-run=false", "--dry-run=false: takes no value; it is given or left out"),
+        ("--multirun=0", "--multirun=0: takes no value; it is given or left out"),
         ("--config-dir", "--config-dir: name a folder"),
         ("--config-dir=/nope seed=1", "--config-dir=/nope: there is no such folder"),
         ("--resolve", "The --resolve flag can only be used in conjunction with --cfg or --help"),

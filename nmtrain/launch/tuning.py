@@ -168,7 +168,8 @@ def choose(tune: Tune, trials: Sequence[Config], varied: list[str]) -> TunedCell
     gains = [-math.inf if trial.score is None else headline_of(headline).gain(trial.score) for trial in tried]
     chosen = gains.index(max(gains)) if _ended(trials) and max(gains) > -math.inf else None
     pattern = None if first.is_dense else str(first.sparsity)
-    return TunedCell(first.recipe.variant, pattern, varied, headline, tried, chosen, [])
+    named = first if chosen is None else trials[chosen * len(tune.seeds)]  # its decay may be what was tuned
+    return TunedCell(named.recipe.variant, pattern, varied, headline, tried, chosen, [])
 
 
 def why_not_chosen(trials: Sequence[Config]) -> str:

@@ -90,6 +90,14 @@ def test_the_best_mean_over_tuning_seeds_wins(tmp_path):
     assert (cell.variant, cell.pattern, cell.headline) == ("mdgf_exponential", "1:32", "accuracy")
 
 
+def test_what_is_chosen_names_the_recipe(tmp_path):
+    tune = parse_tune({"recipe.decay": ["linear", "exponential"], "seed": [7, 8]})
+    trials = configs_of(tmp_path, tune)
+    for config, score in zip(trials, [0.5, 0.5, 0.9, 0.3], strict=True):
+        finish(config, score)
+    assert choose(tune, trials, []).variant == "mdgf_exponential"
+
+
 @pytest.mark.parametrize(("headline", "lr"), [("accuracy", 0.3), ("loss", 0.1)])
 def test_best_is_lowest_where_lower_is_better_and_an_edge_is_told(tmp_path, headline, lr):
     tune = parse_tune({"optim.lr": [0.3, 0.1, 0.2], "optim.schedule": ["wsd", "cosine"]})
