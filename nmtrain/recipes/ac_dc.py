@@ -49,6 +49,9 @@ class ACDC(Recipe):
                 found.append((update, state))
         return found
 
+    def cuts(self, total: int) -> list[int]:
+        return []
+
     def _sparse(self, first: bool) -> SparsityState:
         return SparsityState(self.target, gradient="masked", ranking=Ranking(freeze=not first, clear=first))
 

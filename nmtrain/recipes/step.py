@@ -23,6 +23,7 @@ class STEP(Recipe):
 
     name = "step"
     needs_adam = True
+    one_way = True
     options: ClassVar[tuple[str, ...]] = ("dense_fraction", "finetune_fraction", "freeze_mask")
     dense_fraction: Any = 0.25  # or AUTO
     finetune_fraction: float = 0.0
