@@ -98,12 +98,16 @@ def take_step(optimizer: torch.optim.Optimizer, held: Sequence[nn.Parameter]) ->
     """One step of the optimizer, and for ``held`` one of AdamW whose second moment stays what it was (STEP, Lu et al.,
     2023): ``w -= lr * m_hat / (sqrt(v_hat) + eps)``, v_hat with the bias correction of its last update.
 
-    The number of that update is kept as ``held_at`` beside the moments, so a checkpoint has it.
+    The number of that update is kept as ``held_at`` beside the moments, so a checkpoint has it. What has no gradient,
+    since the forward skipped its layer (LayerDrop), stays as it is, as in torch's own step.
     """
-    held = [weight for weight in held if optimizer.state[weight]]  # without a step there is nothing to hold
-    gradients = [weight.grad for weight in held]
+    # Without a step there is nothing to hold.
+    with_gradient = [(weight, weight.grad) for weight in held if weight.grad is not None and optimizer.state[weight]]
+    held = [weight for weight, _ in with_gradient]
     for weight in held:
         weight.grad = None  # the optimizer leaves out what has no gradient
+    if isinstance(optimizer, torch.optim.SGD):
+        _begin_momentum(optimizer)
     optimizer.step()
     if not held:
         return
@@ -113,7 +117,7 @@ def take_step(optimizer: torch.optim.Optimizer, held: Sequence[nn.Parameter]) ->
         optimizer.state[weight]["step"] += 1
     # The one wait for the device.
     unbiased = torch.stack([1 - groups[id(weight)]["betas"][0] ** optimizer.state[weight]["step"] for weight in held])
-    for weight, gradient, correction in zip(held, gradients, unbiased.tolist(), strict=True):
+    for (weight, gradient), correction in zip(with_gradient, unbiased.tolist(), strict=True):
         weight.grad = gradient
         state, group = optimizer.state[weight], groups[id(weight)]
         (beta1, beta2), rate = group["betas"], group["lr"]
@@ -121,6 +125,16 @@ def take_step(optimizer: torch.optim.Optimizer, held: Sequence[nn.Parameter]) ->
         size = (state["exp_avg_sq"] / (1 - beta2 ** state["held_at"])).sqrt_().add_(group["eps"])
         weight.mul_(1 - rate * group["weight_decay"])
         weight.addcdiv_(state["exp_avg"], size, value=-rate / correction)
+
+
+def _begin_momentum(optimizer: torch.optim.SGD) -> None:
+    """Momentum of 0 for weights whose first gradient comes later than that of others: torch's fused step needs it."""
+    for group in optimizer.param_groups:
+        moved = [weight for weight in group["params"] if weight.grad is not None]
+        new = [weight for weight in moved if optimizer.state[weight].get("momentum_buffer") is None]
+        if len(new) < len(moved):
+            for weight in new:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

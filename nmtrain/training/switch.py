@@ -38,7 +38,7 @@ class AutoSwitch:
     @torch.no_grad()
     def see_gradients(self) -> None:
         """Take in what the optimizer's next step changes. Call once per update, right before that step."""
-        changes = []
+        changes = [torch.zeros((), device=self._weights[0].device)]  # the forward may have skipped all of them
         for weight in self._weights:
             if weight.grad is not None:
                 change = weight.grad.square()

@@ -120,3 +120,27 @@ def test_a_held_second_moment_keeps_its_correction_and_the_first_one_goes_on():
     take_step(optimizer, [weight])
     take_step(again, [loaded])
     assert loaded.equal(weight)
+
+
+def test_a_held_weight_whose_layer_was_skipped_stays_as_it_is():
+    weight, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.AdamW([weight, other], lr=0.1)
+    weight.grad, other.grad = torch.ones(1), torch.ones(1)
+    take_step(optimizer, [])
+    before, moment = weight.item(), optimizer.state[weight]["exp_avg"].item()
+    weight.grad, other.grad = None, torch.ones(1)
+    take_step(optimizer, [weight, other])
+    assert (weight.item(), optimizer.state[weight]["exp_avg"].item()) == (before, moment)
+    assert optimizer.state[weight]["step"] == 1
+    assert weight.grad is None
+    assert other.item() < before
+
+
+def test_momentum_begins_with_a_weights_first_gradient_whenever_that_is():
+    """Two gradients of 1 with momentum 1/2: a step of 1, then one of 1.5; the late weight has the first of them."""
+    early, late = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([early, late], lr=1.0, momentum=0.5, fused=True)
+    for late_gradient in (None, torch.ones(1)):
+        early.grad, late.grad = torch.ones(1), late_gradient
+        take_step(optimizer, [])
+    assert (early.item(), late.item()) == (-2.5, -1.0)

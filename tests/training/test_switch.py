@@ -43,6 +43,15 @@ def test_entries_count_alike_whatever_tensor_they_are_in():
     assert switch.change == 0.5 * 4.0 / 4
 
 
+def test_what_the_forward_skipped_does_not_change():
+    weight = nn.Parameter(torch.zeros(1))
+    switch = AutoSwitch([weight], adam(weight), (1, 50), 100)
+    for gradient in (None, torch.tensor([2.0])):
+        weight.grad = gradient
+        switch.see_gradients()
+    assert switch.change == (0 + 0.5 * 4.0) / 2
+
+
 def test_the_window_is_as_long_as_adam_remembers():
     weight = nn.Parameter(torch.zeros(1))
     optimizer = adam(weight, beta2=0.75)  # four updates
