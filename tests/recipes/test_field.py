@@ -46,6 +46,15 @@ def test_step_holds_the_second_moment_once_it_prunes():
         build_recipe("step", "1:8", dense_fraction=0.0)
 
 
+@pytest.mark.parametrize(("options", "total"), [({"dense_fraction": 0.004}, 100), ({}, 1), ({}, 2)])
+def test_step_learns_a_second_moment_in_at_least_one_dense_update(options, total):
+    recipe = build_recipe("step", "1:8", **options)
+    assert recipe.bounds(total) == (1, total)
+    assert recipe.at(0, total) == SparsityState(None)
+    assert recipe.at(total, total).pattern == NMPattern(1, 8)
+    assert build_recipe("step", "1:8", **options, finetune_fraction=0.5).bounds(total)[0] == 1
+
+
 def test_step_with_auto_is_the_latest_switch_until_the_update_is_known():
     recipe = build_recipe("step", "1:8", dense_fraction="auto")
     assert build_recipe("step", "1:8").switch_between(100) is None
