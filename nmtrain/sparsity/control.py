@@ -242,6 +242,10 @@ class SparsityControl:
         device = self.parametrizations[0][1].original.device
         for target, force in self._in_force.items():
             force.set(states[target], device)
+        for weight, owner in self.parametrizations:
+            for i, force in enumerate(weight.in_force):
+                if not force.active and force.state.ranking.clear:
+                    weight.part(i, owner.original).masked_fill_(~weight.mask(i), 0.0)
         self._refresh(
             [
                 _Part(weight, i, state, weight.part(i, owner.original), weight.mask(i))

@@ -61,7 +61,8 @@ class Ranking:
 
     Attributes:
         freeze: keep the mask of the update before.
-        clear: what the mask prunes is set to zero in the weight itself, once.
+        clear: what the mask prunes is set to zero in the weight itself, at this update; where no pattern is in force
+            that is the mask of the update before.
         regrow: after this update's backward, this share of the kept entries, the smallest, give their place to the
             pruned ones of their group with the largest gradient, which start from zero. None: no such exchange.
     """

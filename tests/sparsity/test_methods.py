@@ -112,6 +112,21 @@ def test_clearing_sets_pruned_weights_to_zero_once(layer):
     assert layer.weight.tolist() == [[4, 0, 0, 0], [0, 0, -6, 0]]  # what a dense stretch begins with
 
 
+def test_a_first_moment_does_not_bring_back_what_is_cleared(layer):
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    sparsity_control(layer).update({TARGET: SparsityState(None)})
+    for ranking in (Ranking(clear=True), Ranking(freeze=True, clear=True)):
+        gradient(layer)
+        optimizer.step()
+        put(layer, flow=Flow("masked"), ranking=ranking)
+        assert dense(layer).count_nonzero() == 2
+    gradient(layer)
+    optimizer.step()
+    assert dense(layer).count_nonzero() == 8  # the moments move all of them
+    sparsity_control(layer).update({TARGET: SparsityState(None, ranking=Ranking(clear=True))})
+    assert layer.weight.count_nonzero() == 2
+
+
 def test_an_exchange_starts_newcomers_from_zero_with_fresh_moments(layer):
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
     put(layer, flow=Flow("masked"))
