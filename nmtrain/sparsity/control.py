@@ -85,8 +85,8 @@ class SparseWeight(nn.Module):
         if self.tensors[0].rows is None:
             return self._sparse(0, weight)
         pieces, row = [], 0
-        for i, tensor in enumerate(self.tensors):
-            first, last = cast(tuple[int, int], self.shards.place(tensor.name, tensor.rows))
+        for i in range(len(self.tensors)):
+            first, last = cast(tuple[int, int], self.rows(i))
             if first == last:
                 continue
             pieces += [weight[row:first], self._sparse(i, weight[first:last])]
@@ -95,8 +95,19 @@ class SparseWeight(nn.Module):
 
     def part(self, i: int, weight: Tensor) -> Tensor:
         """What of a sparse tensor is in ``weight``, or in what has a value for each of its entries."""
-        rows = self.shards.place(self.tensors[i].name, self.tensors[i].rows)
+        rows = self.rows(i)
         return weight if rows is None else weight[rows[0] : rows[1]]
+
+    def rows(self, i: int) -> tuple[int, int] | None:
+        """Which rows of the weight a sparse tensor is; None where that is all."""
+        return self.shards.place(self.tensors[i].name, self.tensors[i].rows)
+
+    def rows_that_go_on(self, length: int) -> list[slice]:
+        """The rows of the weight, of ``length``, that are in no sparse tensor whose second moment is held."""
+        moments = [force.state.moments for force in self.in_force]
+        held = [self.rows(i) or (0, length) for i, one in enumerate(moments) if one.hold_variance]
+        cuts = [0, *(row for rows in held if rows[0] < rows[1] for row in rows), length]
+        return [slice(*rows) for rows in zip(cuts[::2], cuts[1::2], strict=True) if rows[0] < rows[1]]
 
     def whole(self, i: int, part: Tensor) -> Tensor:
         """What all processes have of a sparse tensor."""
@@ -219,17 +230,21 @@ class SparsityControl:
         ]
 
     @property
-    def weights(self) -> list[nn.Parameter]:
-        """The dense weights under all sparse ones."""
-        return [cast(nn.Parameter, owner.original) for _, owner in self.parametrizations]
-
-    def with_held_variance(self) -> list[nn.Parameter]:
-        """The weights whose second moment the optimizer is to leave as it is."""
+    def sparse_rows(self) -> list[tuple[nn.Parameter, slice]]:
+        """Where sparse tensors lie: each one's dense weight, and its rows in there."""
         return [
-            cast(nn.Parameter, owner.original)
+            (cast(nn.Parameter, owner.original), slice(*(weight.rows(i) or (None,))))
             for weight, owner in self.parametrizations
-            if any(force.state.moments.hold_variance for force in weight.in_force)
+            for i in range(len(weight.tensors))
         ]
+
+    def with_held_variance(self) -> dict[nn.Parameter, list[slice]]:
+        """The weights whose second moment the optimizer is to leave as it is, each with the rows where it is not."""
+        held: dict[nn.Parameter, list[slice]] = {}
+        for weight, owner in self.parametrizations:
+            if any(force.state.moments.hold_variance for force in weight.in_force):
+                held[cast(nn.Parameter, owner.original)] = weight.rows_that_go_on(len(owner.original))
+        return held
 
     @torch.no_grad()
     def update(self, states: Mapping[NMPattern, SparsityState]) -> None:

@@ -155,9 +155,26 @@ def test_a_state_without_an_exchange_exchanges_nothing(layer):
 
 
 def test_which_weights_hold_their_second_moment(layer):
-    assert sparsity_control(layer).with_held_variance() == []
+    assert sparsity_control(layer).with_held_variance() == {}
     put(layer, moments=Moments(hold_variance=True))
-    assert sparsity_control(layer).with_held_variance() == [layer.parametrizations.weight.original]
+    assert sparsity_control(layer).with_held_variance() == {layer.parametrizations.weight.original: []}
+
+
+def test_only_sparse_rows_hold_their_second_moment():
+    layer = nn.Linear(4, 7)
+    other = NMPattern(2, 4)
+    rules = [SparsityRule("weight", TARGET, rows=(1, 3)), SparsityRule("weight", other, rows=(3, 5))]
+    sparsify_model(layer, rules)
+    held = SparsityState(TARGET, moments=Moments(hold_variance=True))
+    control, original = sparsity_control(layer), layer.parametrizations.weight.original
+    control.update({TARGET: held, other: held})
+    assert control.with_held_variance() == {original: [slice(0, 1), slice(5, 7)]}
+    control.update({TARGET: held, other: SparsityState(other)})
+    assert control.with_held_variance() == {original: [slice(0, 1), slice(3, 7)]}
+    assert [(weight is original, rows) for weight, rows in control.sparse_rows] == [
+        (True, slice(1, 3)),
+        (True, slice(3, 5)),
+    ]
 
 
 def test_old_attributes_stay_readable():
