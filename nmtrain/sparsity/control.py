@@ -37,6 +37,7 @@ class _InForce:
     """
 
     def __init__(self, target: NMPattern) -> None:
+        self.target = target
         self.state = SparsityState(target)
         self.active = True
         self.reaches_all = True
@@ -52,6 +53,10 @@ class _InForce:
         # An exchange needs the gradient of all entries, and cuts off afterwards what the new mask prunes. It goes by
         # the same graph as the updates around it.
         self.theta.fill_(1.0 if state.ranking.regrow is not None else state.theta)
+
+    @property
+    def at_target(self) -> bool:
+        return self.state.strict and self.state.pattern == self.target
 
     @property
     def reached(self) -> Tensor | None:
@@ -216,7 +221,7 @@ class SparsityControl:
     @property
     def at_target(self) -> bool:
         """Whether the forward sees every sparse weight strictly at its target; true of a dense model."""
-        return all(force.state.strict and force.state.pattern == target for target, force in self._in_force.items())
+        return all(force.at_target for force in self._in_force.values())
 
     def in_force(self, target: NMPattern) -> _InForce:
         return self._in_force.setdefault(target, _InForce(target))
@@ -287,12 +292,14 @@ class SparsityControl:
 
     @torch.no_grad()
     def bake(self) -> None:
-        """Make every sparse weight what its target's projection shows of it, with exact zeros."""
+        """Make every sparse weight what its target's projection shows of it, with exact zeros: as the forward uses it,
+        where the target is in force."""
         for weight, owner in self.parametrizations:
-            for i, tensor in enumerate(weight.tensors):
+            for i, force in enumerate(weight.in_force):
                 part = weight.part(i, owner.original)
-                state = replace(weight.in_force[i].state, pattern=tensor.pattern)
-                self._refresh([_Part(weight, i, state, part, weight.mask(i))])
+                if not force.at_target:
+                    state = replace(force.state, pattern=force.target)
+                    self._refresh([_Part(weight, i, state, part, weight.mask(i))])
                 if (factor := weight.factor(i)) is not None:
                     part.mul_(factor)
                 part.masked_fill_(~weight.mask(i), 0.0).add_(0.0)  # adding turns -0.0 into 0.0

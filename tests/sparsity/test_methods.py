@@ -89,6 +89,15 @@ def test_baking_bakes_what_the_forward_shows(layer):
     assert verify_sparsity(layer, RULES) == 0
 
 
+def test_baking_after_the_last_step_bakes_what_that_was_trained_with(layer):
+    put(layer, projection=Projection(power=1.0))
+    with torch.no_grad():
+        layer.parametrizations.weight.original[0] = torch.tensor([6.0, 7.0, 1.0, 0.0])
+    assert layer.weight.tolist() == [[3, 0, 0, 0], [0, 0, pytest.approx(-1), 0]]  # half of it, as when 4 lost 2
+    remove_sparsity(layer)
+    assert layer.weight.tolist() == [[3, 0, 0, 0], [0, 0, pytest.approx(-1), 0]]
+
+
 def test_a_tie_for_the_first_place_leaves_a_kept_zero(layer):
     with torch.no_grad():
         layer.parametrizations.weight.original[0, 1] = -4.0
