@@ -25,6 +25,8 @@ Record = dict[str, Any]
 # Decay rates of the running averages that stand in for Adam's where the optimizer keeps none: Adam's usual ones.
 SGD_BETAS = (0.9, 0.999)
 
+_PATIENCE = 20  # updates in which the loss has to reach a tensor: LayerDrop skips a layer now and then
+
 _ENTRY_METRICS = ("grad_abs_mean", "grad_abs_var", "grad_noise", "second_moment_mean", "second_moment_var")
 _ENTRY_KEYS = [f"{metric}{part}" for metric in _ENTRY_METRICS for part in ("", "/kept", "/pruned")]
 _METRIC_KEYS = ["density", *_ENTRY_KEYS, "grad_window_var", "flip_rate", "sad"]
@@ -63,6 +65,8 @@ class NoiseMeter:
     that it does not; None where there are no such entries. Where no pattern is in force (a dense run, a dense phase)
     that is the target's mask of the weights that the forward used; a dense model can be measured for several targets,
     each with records of its own, and what depends on no mask is taken once.
+
+    A tensor whose layer an update skips (LayerDrop) has gradient 0 there. Adam leaves its moments as they are.
 
     Sums are taken in float64 on the device, and come to the host once per measurement. Processes that train copies do
     not talk: DDP leaves the same averaged gradient on every rank, so every rank has the same records and one may keep
@@ -110,6 +114,8 @@ class NoiseMeter:
         self._before: dict[int, _Seen] = {}  # by place in `tensors`; of the update that is being measured
         self._window: deque[Tensor] = deque(maxlen=window)  # grad_abs_mean of all parts, by update
         self._number = 0  # of the update seen last
+        self._unreached = list(self._pairs())  # parts that have had no gradient, over `_updates`
+        self._updates = 0
         self._measured: int | None = None  # updates done at the last measurement
         self._masks: list[Tensor | None] = [None] * len(self.tensors)  # of the last measurement
         self._averages: _RunningAverages | None = None
@@ -122,8 +128,9 @@ class NoiseMeter:
         ``every``.
 
         Raises:
-            RuntimeError: naming the tensor, if one has no gradient.
+            RuntimeError: naming the tensor, if one has had no gradient in the first 20 updates.
         """
+        self._require_reached()
         gradients = self._gradients()
         sums = torch.stack([gradient.abs().sum(dtype=torch.float64) for gradient in gradients])
         self._window.append(self._shards.summed(sums) / self._entries)
@@ -242,13 +249,20 @@ class NoiseMeter:
     def _pairs(self) -> Iterator[tuple[SparseTensor, Tensor]]:
         return zip(self._parts, self._weights, strict=True)
 
+    def _require_reached(self) -> None:
+        self._updates += 1
+        self._unreached = [(part, weight) for part, weight in self._unreached if weight.grad is None]
+        if self._unreached and self._updates >= _PATIENCE:
+            (part, _), *_ = self._unreached
+            raise RuntimeError(
+                f"{part.label} has no gradient, in {_PATIENCE} updates; noise is measured where the loss reaches"
+            )
+
     def _gradients(self) -> list[Tensor]:
-        gradients = []
-        for part, weight in self._pairs():
-            if weight.grad is None:
-                raise RuntimeError(f"{part.label} has no gradient; noise is measured where the loss reaches")
-            gradients.append(self._part(part, weight.grad))
-        return gradients
+        return [
+            self._part(part, torch.zeros_like(weight) if weight.grad is None else weight.grad)
+            for part, weight in self._pairs()
+        ]
 
     def _moments(self) -> Iterator[tuple[Tensor, Tensor]]:
         """m_hat and v_hat of each part, in float64. Bias corrections too: float32 has 1 - 0.999 to four digits."""
@@ -257,7 +271,10 @@ class NoiseMeter:
             return
         betas = {id(weight): group["betas"] for group in self.optimizer.param_groups for weight in group["params"]}
         for part, weight in self._pairs():
-            state = self.optimizer.state[weight]
+            if not (state := self.optimizer.state.get(weight)):  # no update has reached it yet
+                zeros = torch.zeros_like(self._part(part, weight), dtype=torch.float64)
+                yield zeros, zeros
+                continue
             step = torch.as_tensor(state["step"]).double()
             m, v = (self._part(part, state[key]).double() for key in ("exp_avg", "exp_avg_sq"))
             beta1, beta2 = betas[id(weight)]

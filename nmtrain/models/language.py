@@ -110,9 +110,6 @@ def language_architecture(model: ModelConfig, shape: TextShape) -> PretrainedCon
 
 def _ready(config: PretrainedConfig, model: ModelConfig) -> PretrainedConfig:
     """A checkpoint's configuration, checked for what would only show while training."""
-    folder = Path(model.pretrained or "").expanduser()
-    if model.pretrained and folder.is_dir() and not list(folder.glob("*.safetensors")):
-        raise ValueError(f"model.pretrained={model.pretrained}: the folder has no weights in safetensors")
     if model.tokenizer:
         _require_rows(f"model.tokenizer={model.tokenizer}", build_tokenizer(model), config.vocab_size)
     if model.kind == "text_to_text" and getattr(config, "decoder_start_token_id", None) is None:
@@ -131,6 +128,21 @@ def checkpoint_files(model: ModelConfig) -> list[Path]:
         for file in sorted(folder.iterdir())
         if file.suffix in _DESCRIPTIONS and file.name not in _UNREAD and not file.name.endswith(".index.json")
     ]
+
+
+def checkpoint_weights(pretrained: str) -> list[Path]:
+    """The files of a checkpoint's weights, in a folder or as they were downloaded before; none where there are none."""
+    folder = Path(pretrained).expanduser()
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(pretrained, local_files_only=True))
+        except (HFValidationError, LocalEntryNotFoundError):
+            return []
+    whole = folder / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
 
 
 def require_vocabulary(model: ModelConfig, built: Any, tokenizer: Tokenizer) -> None:
@@ -219,6 +231,9 @@ def _loaded(
     from transformers import GenerationConfig
 
     assert model.pretrained
+    folder = Path(model.pretrained).expanduser()
+    if folder.is_dir() and not list(folder.glob("*.safetensors")):
+        raise ValueError(f"model.pretrained={model.pretrained}: the folder has no weights in safetensors")
     config = language_architecture(model, shape)
     with quiet():  # what it would report is in the list, or refused
         loaded = _from_hub(

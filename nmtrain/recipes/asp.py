@@ -18,6 +18,7 @@ class ASP(Recipe):
     """
 
     name = "asp"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = ("dense_fraction",)
     gradient: GradientRule = "masked"
     dense_fraction: float = 0.5

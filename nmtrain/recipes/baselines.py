@@ -14,6 +14,7 @@ class Dense(Recipe):
     """No pattern, ever. The target only says which mask the noise metrics look at."""
 
     name = "dense"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = ()
 
     def at(self, update: int, total: int) -> SparsityState:
@@ -29,6 +30,7 @@ class Static(Recipe):
     """
 
     name = "static"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = ("dense_fraction", "finetune_fraction", "freeze_mask")
     gradient: GradientRule = "masked"
 
@@ -41,6 +43,7 @@ class STE(Recipe):
     """Straight-through estimator: the target from the start, gradients to all entries (Bengio et al., 2013)."""
 
     name = "ste"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = ("dense_fraction", "finetune_fraction", "freeze_mask")
 
     def between(self, done: int, length: int) -> SparsityState:
@@ -52,6 +55,7 @@ class SRSTE(Recipe):
     """STE that also pulls pruned entries towards zero (Zhou et al., 2021), up to the fine-tune phase, if any."""
 
     name = "sr_ste"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = ("penalty", "dense_fraction", "finetune_fraction", "freeze_mask")
     finetune_fraction: float = 0.0
     penalty: float = 2e-4

@@ -25,6 +25,7 @@ class Feather(Recipe):
     """
 
     name = "feather"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = ("dense_fraction", "finetune_fraction", "freeze_mask")
     finetune_fraction: float = 0.5
 

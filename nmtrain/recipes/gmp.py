@@ -29,6 +29,7 @@ class GMP(Recipe):
     """
 
     name = "gmp"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = (
         "gradient",
         "contenders",

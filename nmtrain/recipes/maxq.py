@@ -19,6 +19,7 @@ class MaxQ(Recipe):
     """
 
     name = "maxq"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = ("dense_fraction", "finetune_fraction", "freeze_mask")
     finetune_fraction: float = 0.75
 

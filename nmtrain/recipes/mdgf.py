@@ -24,6 +24,7 @@ class MDGF(Recipe):
     """
 
     name = "mdgf"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = (
         *DECAY_OPTIONS,
         "tighten",

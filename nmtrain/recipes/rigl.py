@@ -21,6 +21,7 @@ class RigL(Recipe):
     """
 
     name = "rigl"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = ("exchange", "every", "until", "dense_fraction")
     gradient: GradientRule = "masked"
     finetune_fraction: float = 0.0

@@ -18,6 +18,7 @@ class SSTE(Recipe):
     """
 
     name = "s_ste"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = ("dense_fraction", "finetune_fraction", "freeze_mask")
     finetune_fraction: float = 0.0
 

@@ -29,6 +29,7 @@ class SDGF(Recipe):
     """
 
     name = "sdgf"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = (
         "structure",
         "k",

@@ -17,12 +17,13 @@ class STEP(Recipe):
     """Dense up to ``dense_fraction``, then straight-through at the target with the second moment as it was.
 
     ``w -= lr * m_hat / (sqrt(v_hat) + eps)``, v_hat that of the last dense update, with its bias correction, which the
-    published code leaves out. With ``dense_fraction`` ``auto`` training finds that update by the paper's AutoSwitch
-    (`nmtrain.training.switch`), between a tenth and half of all updates.
+    published code leaves out. The dense phase lasts at least one update. With ``dense_fraction`` ``auto`` training
+    finds its end by the paper's AutoSwitch (`nmtrain.training.switch`), between a tenth and half of all updates.
     """
 
     name = "step"
     needs_adam = True
+    one_way = True
     options: ClassVar[tuple[str, ...]] = ("dense_fraction", "finetune_fraction", "freeze_mask")
     dense_fraction: Any = 0.25  # or AUTO
     finetune_fraction: float = 0.0
@@ -48,9 +49,9 @@ class STEP(Recipe):
         return replace(self, dense_fraction=update / total)
 
     def bounds(self, total: int) -> tuple[int, int]:
-        if (between := self.switch_between(total)) is None:
-            return super().bounds(total)
-        return between[1], max(between[1], total - round(self.finetune_fraction * total))
+        between = self.switch_between(total)
+        dense_end = max(1, round(self.dense_fraction * total)) if between is None else between[1]
+        return dense_end, max(dense_end, total - round(self.finetune_fraction * total))
 
     def between(self, done: int, length: int) -> SparsityState:
         return self.finetuned()

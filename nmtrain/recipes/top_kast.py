@@ -19,6 +19,7 @@ class TopKAST(Recipe):
     """
 
     name = "top_kast"
+    one_way = True
     options: ClassVar[tuple[str, ...]] = ("wider", "every", "dense_fraction")
     finetune_fraction: float = 0.0
     wider: int = 4

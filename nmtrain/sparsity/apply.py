@@ -17,8 +17,9 @@ from nmtrain.sparsity.rules import SparseTensor, SparsityRule, resolve_rules, st
 def sparsify_model(model: nn.Module, rules: Sequence[SparsityRule]) -> list[SparseTensor]:
     """Register a parametrization on every weight that the rules name; at first the target pattern is in force.
 
-    A parameter that several modules share stays shared. Raises ValueError as `resolve_rules` does, and for a model
-    that is sparse already.
+    Its masks are those of the weights as they are now. Training does not refresh them by itself:
+    ``sparsity_control(model).update`` does, once per optimizer update. A parameter that several modules share stays
+    shared. Raises ValueError as `resolve_rules` does, and for a model that is sparse already.
     """
     if any(isinstance(module, SparseWeight) for module in model.modules()):
         raise ValueError("the model is sparse already; call remove_sparsity before other rules")
@@ -51,7 +52,11 @@ def sparsity_control(model: nn.Module) -> SparsityControl:
 
 @torch.no_grad()
 def remove_sparsity(model: nn.Module) -> None:
-    """Bake the target's exact zeros into the weights, which are plain parameters again, by the stock model's keys."""
+    """Bake the target's exact zeros into the weights, which are plain parameters again, by the stock model's keys.
+
+    Where the target is in force, by the masks in force: the model computes what it did before. Elsewhere (a dense
+    phase, D > 0, another pattern) the weights are ranked for it.
+    """
     sparsity_control(model).bake()
     strip_sparsity(model)
 

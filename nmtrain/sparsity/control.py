@@ -37,6 +37,7 @@ class _InForce:
     """
 
     def __init__(self, target: NMPattern) -> None:
+        self.target = target
         self.state = SparsityState(target)
         self.active = True
         self.reaches_all = True
@@ -52,6 +53,10 @@ class _InForce:
         # An exchange needs the gradient of all entries, and cuts off afterwards what the new mask prunes. It goes by
         # the same graph as the updates around it.
         self.theta.fill_(1.0 if state.ranking.regrow is not None else state.theta)
+
+    @property
+    def at_target(self) -> bool:
+        return self.state.strict and self.state.pattern == self.target
 
     @property
     def reached(self) -> Tensor | None:
@@ -85,8 +90,8 @@ class SparseWeight(nn.Module):
         if self.tensors[0].rows is None:
             return self._sparse(0, weight)
         pieces, row = [], 0
-        for i, tensor in enumerate(self.tensors):
-            first, last = cast(tuple[int, int], self.shards.place(tensor.name, tensor.rows))
+        for i in range(len(self.tensors)):
+            first, last = cast(tuple[int, int], self.rows(i))
             if first == last:
                 continue
             pieces += [weight[row:first], self._sparse(i, weight[first:last])]
@@ -95,8 +100,19 @@ class SparseWeight(nn.Module):
 
     def part(self, i: int, weight: Tensor) -> Tensor:
         """What of a sparse tensor is in ``weight``, or in what has a value for each of its entries."""
-        rows = self.shards.place(self.tensors[i].name, self.tensors[i].rows)
+        rows = self.rows(i)
         return weight if rows is None else weight[rows[0] : rows[1]]
+
+    def rows(self, i: int) -> tuple[int, int] | None:
+        """Which rows of the weight a sparse tensor is; None where that is all."""
+        return self.shards.place(self.tensors[i].name, self.tensors[i].rows)
+
+    def rows_that_go_on(self, length: int) -> list[slice]:
+        """The rows of the weight, of ``length``, that are in no sparse tensor whose second moment is held."""
+        moments = [force.state.moments for force in self.in_force]
+        held = [self.rows(i) or (0, length) for i, one in enumerate(moments) if one.hold_variance]
+        cuts = [0, *(row for rows in held if rows[0] < rows[1] for row in rows), length]
+        return [slice(*rows) for rows in zip(cuts[::2], cuts[1::2], strict=True) if rows[0] < rows[1]]
 
     def whole(self, i: int, part: Tensor) -> Tensor:
         """What all processes have of a sparse tensor."""
@@ -205,7 +221,7 @@ class SparsityControl:
     @property
     def at_target(self) -> bool:
         """Whether the forward sees every sparse weight strictly at its target; true of a dense model."""
-        return all(force.state.strict and force.state.pattern == target for target, force in self._in_force.items())
+        return all(force.at_target for force in self._in_force.values())
 
     def in_force(self, target: NMPattern) -> _InForce:
         return self._in_force.setdefault(target, _InForce(target))
@@ -219,17 +235,21 @@ class SparsityControl:
         ]
 
     @property
-    def weights(self) -> list[nn.Parameter]:
-        """The dense weights under all sparse ones."""
-        return [cast(nn.Parameter, owner.original) for _, owner in self.parametrizations]
-
-    def with_held_variance(self) -> list[nn.Parameter]:
-        """The weights whose second moment the optimizer is to leave as it is."""
+    def sparse_rows(self) -> list[tuple[nn.Parameter, slice]]:
+        """Where sparse tensors lie: each one's dense weight, and its rows in there."""
         return [
-            cast(nn.Parameter, owner.original)
+            (cast(nn.Parameter, owner.original), slice(*(weight.rows(i) or (None,))))
             for weight, owner in self.parametrizations
-            if any(force.state.moments.hold_variance for force in weight.in_force)
+            for i in range(len(weight.tensors))
         ]
+
+    def with_held_variance(self) -> dict[nn.Parameter, list[slice]]:
+        """The weights whose second moment the optimizer is to leave as it is, each with the rows where it is not."""
+        held: dict[nn.Parameter, list[slice]] = {}
+        for weight, owner in self.parametrizations:
+            if any(force.state.moments.hold_variance for force in weight.in_force):
+                held[cast(nn.Parameter, owner.original)] = weight.rows_that_go_on(len(owner.original))
+        return held
 
     @torch.no_grad()
     def update(self, states: Mapping[NMPattern, SparsityState]) -> None:
@@ -242,6 +262,10 @@ class SparsityControl:
         device = self.parametrizations[0][1].original.device
         for target, force in self._in_force.items():
             force.set(states[target], device)
+        for weight, owner in self.parametrizations:
+            for i, force in enumerate(weight.in_force):
+                if not force.active and force.state.ranking.clear:
+                    weight.part(i, owner.original).masked_fill_(~weight.mask(i), 0.0)
         self._refresh(
             [
                 _Part(weight, i, state, weight.part(i, owner.original), weight.mask(i))
@@ -268,12 +292,14 @@ class SparsityControl:
 
     @torch.no_grad()
     def bake(self) -> None:
-        """Make every sparse weight what its target's projection shows of it, with exact zeros."""
+        """Make every sparse weight what its target's projection shows of it, with exact zeros: as the forward uses it,
+        where the target is in force."""
         for weight, owner in self.parametrizations:
-            for i, tensor in enumerate(weight.tensors):
+            for i, force in enumerate(weight.in_force):
                 part = weight.part(i, owner.original)
-                state = replace(weight.in_force[i].state, pattern=tensor.pattern)
-                self._refresh([_Part(weight, i, state, part, weight.mask(i))])
+                if not force.at_target:
+                    state = replace(force.state, pattern=force.target)
+                    self._refresh([_Part(weight, i, state, part, weight.mask(i))])
                 if (factor := weight.factor(i)) is not None:
                     part.mul_(factor)
                 part.masked_fill_(~weight.mask(i), 0.0).add_(0.0)  # adding turns -0.0 into 0.0

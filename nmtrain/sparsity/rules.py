@@ -107,8 +107,8 @@ def resolve_rules(model: nn.Module, rules: Sequence[SparsityRule]) -> list[Spars
     Raises:
         NoTensorLeft: a ValueError, where M divides no axis at all.
         ValueError: where a rule matches no weight (the message lists what exists), where two rules ask for the same
-            entries, where M does not divide an axis, or for the weight of a transposed convolution, which is
-            ``[in, out, ...]``; all such tensors are listed together.
+            entries, where M does not divide an axis, or for the weight of a transposed convolution or of transformers'
+            ``Conv1D`` (GPT-2), which is ``[in, out, ...]``; all such tensors are listed together.
     """
     weights = {name: p for name, p in stock_names(model).items() if p.dim() >= 2}
     first_names: dict[int, str] = {}
@@ -127,8 +127,8 @@ def resolve_rules(model: nn.Module, rules: Sequence[SparsityRule]) -> list[Spars
                 faults.append(f"{name}: rows {rule.rows} are outside its {full[0]} rows")
                 continue
             owner = model.get_submodule(name.rpartition(".")[0])
-            if isinstance(owner, nn.modules.conv._ConvTransposeNd):
-                faults.append(f"{name}: transposed convolutions, whose weights are [in, out, ...], cannot be sparse")
+            if (kind := _input_first(owner)) is not None:
+                faults.append(f"{name}: {kind}, whose weights are [in, out, ...], cannot be sparse")
                 continue
             groups = owner.groups if isinstance(owner, nn.modules.conv._ConvNd) else 1
             shape = (last - first, *full[1:])
@@ -151,6 +151,15 @@ def resolve_rules(model: nn.Module, rules: Sequence[SparsityRule]) -> list[Spars
     if rules and not tensors:
         raise NoTensorLeft(f"no tensor is left sparse: M divides no axis that was asked for ({len(rules)} rules)")
     return tensors
+
+
+def _input_first(owner: nn.Module) -> str | None:
+    """What a module is, in the plural, if its weight is ``[in, out, ...]``."""
+    if isinstance(owner, nn.modules.conv._ConvTransposeNd):
+        return "transposed convolutions"
+    # By name: transformers need not be there. While parametrized a module is of a subclass.
+    kinds = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(owner).__mro__]
+    return "transformers' Conv1D layers" if ("transformers", "Conv1D") in kinds else None
 
 
 def _overlap(a: SparseTensor, b: SparseTensor) -> bool:

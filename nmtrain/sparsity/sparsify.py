@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nmtrain.sparsity.mask import Axis, nm_mask
 from nmtrain.sparsity.pattern import NMPattern
-from nmtrain.sparsity.state import GRADIENT_RULES, GradientRule
+from nmtrain.sparsity.state import GradientRule, transform_fault
 
 
 def nm_sparsify(
@@ -34,13 +34,17 @@ def nm_sparsify(
 
     Returns:
         Tensor of the weight's shape and dtype.
+
+    Raises:
+        ValueError: as `nm_mask`, and for values of other kinds and out of their range; those of tensors are not looked
+            at, for which a GPU would have to be waited for.
     """
+    numbers = [0.0 if isinstance(number, Tensor) else number for number in (decay, penalty)]
+    if fault := transform_fault(numbers[0], gradient, numbers[1]):
+        raise ValueError(f"nm_sparsify: {fault}")
     mask = nm_mask(weight, pattern, axis)
-    if isinstance(gradient, float) and 0 <= gradient <= 1:
+    if not isinstance(gradient, str):
         return apply_mask(weight, mask, decay, gradient, penalty)
-    if gradient not in GRADIENT_RULES:
-        known = f"{list(GRADIENT_RULES)}, or a float from 0 to 1"
-        raise ValueError(f"gradient rule {gradient!r} is unknown. Available: {known}")
     # A copy: Dynamo does not trace a function that is given one tensor twice.
     reached = torch.as_tensor(decay).clone() if gradient == "masked" else None
     return apply_mask(weight, mask, decay, reached, penalty)

@@ -61,7 +61,8 @@ class Ranking:
 
     Attributes:
         freeze: keep the mask of the update before.
-        clear: what the mask prunes is set to zero in the weight itself, once.
+        clear: what the mask prunes is set to zero in the weight itself, at this update; where no pattern is in force
+            that is the mask of the update before.
         regrow: after this update's backward, this share of the kept entries, the smallest, give their place to the
             pruned ones of their group with the largest gradient, which start from zero. None: no such exchange.
     """
@@ -137,13 +138,8 @@ class SparsityState:
     def _check(self) -> None:
         if self.pattern is not None and not isinstance(self.pattern, NMPattern):
             raise ValueError(f"SparsityState: pattern={self.pattern!r} is neither an NMPattern nor None")
-        if not _is_fraction(self.decay):
-            raise ValueError(f"SparsityState: decay={self.decay!r} is not a number from 0 to 1")
-        if self.gradient not in GRADIENT_RULES and not _is_fraction(self.gradient):
-            known = f"{list(GRADIENT_RULES)}, or a number from 0 to 1"
-            raise ValueError(f"SparsityState: gradient={self.gradient!r} is unknown. Available: {known}")
-        if not (_is_number(self.penalty) and 0 <= self.penalty < math.inf):
-            raise ValueError(f"SparsityState: penalty={self.penalty!r} is not a number of at least 0")
+        if fault := transform_fault(self.decay, self.gradient, self.penalty):
+            raise ValueError(f"SparsityState: {fault}")
 
     @property
     def decay(self) -> float:
@@ -183,6 +179,17 @@ class SparsityState:
         if isinstance(self.gradient, str):
             return self.decay if self.gradient == "masked" else 1.0
         return self.gradient
+
+
+def transform_fault(decay: Any, gradient: Any, penalty: Any) -> str | None:
+    """What is wrong with a choice of the transform's numbers and rule."""
+    if not _is_fraction(decay):
+        return f"decay={decay!r} is not a number from 0 to 1"
+    if not (isinstance(gradient, str) and gradient in GRADIENT_RULES) and not _is_fraction(gradient):
+        return f"gradient={gradient!r} is unknown. Available: {list(GRADIENT_RULES)}, or a number from 0 to 1"
+    if not (_is_number(penalty) and 0 <= penalty < math.inf):
+        return f"penalty={penalty!r} is not a number of at least 0"
+    return None
 
 
 def _is_number(value: Any) -> bool:

@@ -84,7 +84,7 @@ class Trainer:
             self.meter = NoiseMeter(self.model, plan.measured, self.optimizer, every, window, shards)
         self.switch = None
         if (between := plan.config.recipe.switch_between(self.total)) is not None:  # not yet switched
-            self.switch = AutoSwitch(self.control.weights, self.optimizer, between, self.total)
+            self.switch = AutoSwitch(self.control.sparse_rows, self.optimizer, between, self.total)
         if checkpoint:
             self._take_up(checkpoint)
         # Other ranks have no records to go on with.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
@@ -94,33 +94,56 @@ def optimizer_bytes(model: nn.Module, config: OptimConfig) -> int:
 
 
 @torch.no_grad()
-def take_step(optimizer: torch.optim.Optimizer, held: Sequence[nn.Parameter]) -> None:
+def take_step(optimizer: torch.optim.Optimizer, held: Mapping[nn.Parameter, Sequence[slice]]) -> None:
     """One step of the optimizer, and for ``held`` one of AdamW whose second moment stays what it was (STEP, Lu et al.,
     2023): ``w -= lr * m_hat / (sqrt(v_hat) + eps)``, v_hat with the bias correction of its last update.
 
-    The number of that update is kept as ``held_at`` beside the moments, so a checkpoint has it.
+    The number of that update is kept as ``held_at`` beside the moments, so a checkpoint has it. What has no gradient,
+    since the forward skipped its layer (LayerDrop), stays as it is, as in torch's own step.
+
+    Args:
+        held: weights, each with the rows whose second moment goes on: of a fused matrix, those that are not sparse.
     """
-    held = [weight for weight in held if optimizer.state[weight]]  # without a step there is nothing to hold
-    gradients = [weight.grad for weight in held]
-    for weight in held:
+    # Without a step there is nothing to hold.
+    with_gradient = [(weight, weight.grad) for weight in held if weight.grad is not None and optimizer.state[weight]]
+    weights = [weight for weight, _ in with_gradient]
+    for weight in weights:
         weight.grad = None  # the optimizer leaves out what has no gradient
+    if isinstance(optimizer, torch.optim.SGD):
+        _begin_momentum(optimizer)
     optimizer.step()
-    if not held:
+    if not weights:
         return
     groups = {id(weight): group for group in optimizer.param_groups for weight in group["params"]}
-    for weight in held:
+    for weight in weights:
         optimizer.state[weight].setdefault("held_at", optimizer.state[weight]["step"].clone())
         optimizer.state[weight]["step"] += 1
     # The one wait for the device.
-    unbiased = torch.stack([1 - groups[id(weight)]["betas"][0] ** optimizer.state[weight]["step"] for weight in held])
-    for weight, gradient, correction in zip(held, gradients, unbiased.tolist(), strict=True):
+    unbiased = torch.stack(
+        [1 - groups[id(weight)]["betas"][0] ** optimizer.state[weight]["step"] for weight in weights]
+    )
+    for (weight, gradient), correction in zip(with_gradient, unbiased.tolist(), strict=True):
         weight.grad = gradient
         state, group = optimizer.state[weight], groups[id(weight)]
         (beta1, beta2), rate = group["betas"], group["lr"]
         state["exp_avg"].lerp_(gradient, 1 - beta1)
-        size = (state["exp_avg_sq"] / (1 - beta2 ** state["held_at"])).sqrt_().add_(group["eps"])
+        variance = state["exp_avg_sq"] / (1 - beta2 ** state["held_at"])
+        for rows in held[weight]:
+            state["exp_avg_sq"][rows].lerp_(gradient[rows].square(), 1 - beta2)
+            variance[rows] = state["exp_avg_sq"][rows] / (1 - beta2 ** state["step"].double())
+        size = variance.sqrt_().add_(group["eps"])
         weight.mul_(1 - rate * group["weight_decay"])
         weight.addcdiv_(state["exp_avg"], size, value=-rate / correction)
+
+
+def _begin_momentum(optimizer: torch.optim.SGD) -> None:
+    """Momentum of 0 for weights whose first gradient comes later than that of others: torch's fused step needs it."""
+    for group in optimizer.param_groups:
+        moved = [weight for weight in group["params"] if weight.grad is not None]
+        new = [weight for weight in moved if optimizer.state[weight].get("momentum_buffer") is None]
+        if len(new) < len(moved):
+            for weight in new:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

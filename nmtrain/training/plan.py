@@ -272,8 +272,11 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
 
 
 def has_idle_weights(config: Config) -> bool:
-    """Whether an update leaves some weights of the model without a gradient, as LED's of global attention."""
+    """Whether an update may leave weights of the model without a gradient, as LED's of global attention."""
     model, inputs, _ = _built(config)
+    skipping = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+    if any(getattr(getattr(model, "config", None), option, 0) for option in skipping):
+        return True
     uncached = {"use_cache": False} if config.model.kind == "text_to_text" else {}
     with _values(config):
         outputs = _forward(model.train(), inputs, **uncached)
@@ -299,6 +302,9 @@ def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
     try:
         with torch.device("meta"), _values(config):
             model = build_model(config.model, shape, pretrained=False)
+        for module in model.modules():
+            if hasattr(module, "layerdrop"):  # which layers transformers skips is chance, and none counts as skipped
+                module.layerdrop = 0.0  # type: ignore[assignment]
         if isinstance(shape, TextShape):
             require_texts_fit(config, model)
         if config.train.gradient_checkpointing:

@@ -23,10 +23,11 @@ from nmtrain.data.digest import START, file_digests
 from nmtrain.data.text.tokens import Tokenizer
 from nmtrain.errors import ConfigError, DataError, RunFolderError
 from nmtrain.models import build_model
-from nmtrain.models.language import build_tokenizer, new_weights
+from nmtrain.models.language import build_tokenizer, checkpoint_weights, new_weights
 from nmtrain.models.registry import is_registered
 from nmtrain.models.saved import load_saved, misfits, naming, shapes_of, some, untie
 from nmtrain.runs.folder import RunFolder
+from nmtrain.sparsity.rules import stock_name
 from nmtrain.training.kept import kept_model, kept_shape
 
 
@@ -43,10 +44,10 @@ def start_told(config: Config, model: nn.Module) -> list[str]:
         DataError: where they have to come from a hub that cannot be reached.
     """
     try:
-        if config.init_from is None and config.model.pretrained and isinstance(config.data_shape, TextShape):
-            return new_weights(config.model, config.data_shape, download=not config.dry_run)
         if not (config.init_from or config.model.pretrained) or goes_on(config):
             return []
+        if config.init_from is None and isinstance(config.data_shape, TextShape):
+            return new_weights(config.model, config.data_shape, download=not config.dry_run)
         with naming(_setting(config)):
             if is_registered(config.model.name) and config.init_from is None:
                 raise ValueError(f"is not for model.name={config.model.name} of a plug-in; init_from=RUN is")
@@ -76,30 +77,31 @@ def starting_model(config: Config, checkpoint: dict[str, Any] | None) -> nn.Modu
         from nmtrain.models.vision import build_vision_model
 
         return build_vision_model(config.model.name, shape, config.model.options, _weights(config.init_from))
-    if config.init_from is None:
+    if checkpoint is None and config.init_from is None:
         return build_model(config.model, shape)
     model = build_model(config.model, shape, pretrained=False)
     if checkpoint:
-        untie(model, checkpoint["model"])
-    else:
+        untie(model, {stock_name(name): tensor for name, tensor in checkpoint["model"].items()})
+    elif config.init_from is not None:
         tensors = load_file(_weights(config.init_from))
         load_saved(model, tensors, leave=_text_head(config, model, misfits(model, tensors)[2]))
     return model
 
 
 def start_digest(config: Config, before: dict[str, str], refuse: Callable[[str], None]) -> dict[str, str]:
-    """The digest of the file of weights that a run starts from, to be kept beside those of its data.
+    """The digest of the weights that a run starts from, to be kept beside those of its data.
 
     Args:
-        before: the digests when the run began. A file that is gone since is not needed, and keeps its digest.
+        before: the digests when the run began. Files that are gone since are not needed, and keep their digest.
         refuse: is told that the weights are others now.
     """
-    file = _start_file(config)
-    if file is None:
+    files = _start_files(config)
+    if not files:
         return {START: before[START]} if START in before else {}
-    digest = file_digests([file])[str(file)]
+    digest = " ".join(file_digests(files).values())
     if before.get(START, digest) != digest:
-        refuse(f"{_setting(config)}: its weights ({file}) are not what this run began with")
+        named = files[0] if len(files) == 1 else files[0].parent
+        refuse(f"{_setting(config)}: its weights ({named}) are not what this run began with")
     return {START: digest}
 
 
@@ -118,18 +120,21 @@ def _weights(run: Path) -> Path:
     return run / "model.safetensors"
 
 
-def _start_file(config: Config) -> Path | None:
-    """The local file of weights, if there is one (that of a text model's checkpoint is not watched)."""
+def _start_files(config: Config) -> list[Path]:
+    """The local files of weights, if there are such."""
     if config.init_from is not None:
-        return _weights(config.init_from) if _weights(config.init_from).is_file() else None
-    if not config.model.pretrained or config.model.reads_text:
-        return None
+        return [_weights(config.init_from)] if _weights(config.init_from).is_file() else []
+    if not config.model.pretrained:
+        return []
+    if config.model.reads_text:
+        return checkpoint_weights(config.model.pretrained)
     from nmtrain.models.vision_weights import find_weights
 
     try:
-        return find_weights(config.model.pretrained, download=False)
+        file = find_weights(config.model.pretrained, download=False)
     except (ValueError, DataError):
-        return None
+        return []
+    return [] if file is None else [file]
 
 
 def _told(config: Config, model: nn.Module) -> list[str]:

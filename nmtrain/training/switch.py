@@ -20,15 +20,19 @@ class AutoSwitch:
     as ``(1 - beta2) |g^2 - v_(t-1)|``, which needs no copy of v.
 
     Args:
-        weights: those whose moments will be held; the optimizer is AdamW.
+        weights: those whose moments will be held, and which of their rows; the optimizer is AdamW.
         between: the first and the last update that may end the dense phase.
         total: planned updates.
     """
 
     def __init__(
-        self, weights: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, between: tuple[int, int], total: int
+        self,
+        weights: Sequence[tuple[nn.Parameter, slice]],
+        optimizer: torch.optim.Optimizer,
+        between: tuple[int, int],
+        total: int,
     ) -> None:
-        self._weights, self._optimizer = weights, optimizer
+        self._weights, self._optimizer, self._device = weights, optimizer, weights[0][0].device
         self._earliest, self._latest = between
         self._every = max(1, total // 100)
         group = optimizer.param_groups[0]
@@ -38,14 +42,14 @@ class AutoSwitch:
     @torch.no_grad()
     def see_gradients(self) -> None:
         """Take in what the optimizer's next step changes. Call once per update, right before that step."""
-        changes = []
-        for weight in self._weights:
+        changes = [torch.zeros((), device=self._device)]  # the forward may have skipped all of them
+        for weight, rows in self._weights:
             if weight.grad is not None:
-                change = weight.grad.square()
+                change = weight.grad[rows].square()
                 if (moment := self._optimizer.state[weight].get("exp_avg_sq")) is not None:
-                    change -= moment
+                    change -= moment[rows]
                 changes.append(change.norm(1))
-        entries = sum(weight.numel() for weight in self._weights)
+        entries = sum(weight[rows].numel() for weight, rows in self._weights)
         self._changes.append((1 - self._beta2) * torch.stack(changes).sum() / entries)
 
     @property
@@ -64,4 +68,4 @@ class AutoSwitch:
         return {"changes": list(self._changes)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._changes.extend(change.to(self._weights[0].device) for change in state["changes"])
+        self._changes.extend(change.to(self._device) for change in state["changes"])

@@ -62,8 +62,10 @@ def _resolved(
 
 def _phase_faults(config: Config, tensors: list[SparseTensor]) -> list[str]:
     """A line for each phase of a tensor that its axis cannot carry; only patterns that a user lists can be such."""
-    total = config.total_updates if config.train.flops is None else MOST_UPDATES  # which has every phase
-    phases = {target: recipe.phases(total) for target, recipe in config.recipes.items()}
+    phases = {}
+    for target, recipe in config.recipes.items():
+        longest = MOST_UPDATES if recipe.one_way else 10_000  # either has every phase; the latter are looked at singly
+        phases[target] = recipe.phases(longest if config.train.flops is not None else config.total_updates)
     faults: dict[str, None] = {}
     for tensor in tensors:
         for _, state in phases[tensor.pattern]:

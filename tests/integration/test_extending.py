@@ -5,13 +5,21 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from nmtrain import sparsity
+from nmtrain.recipes import build_recipe
 from tests.integration.conftest import ROOT, built, installed, run
 
 
 def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), flags=re.S)
-    return found
+    """The first of a language."""
+    return blocks(language)[0]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), flags=re.S)
 
 
 def write_example(code: Path, options: Path) -> None:
@@ -22,6 +30,22 @@ def write_example(code: Path, options: Path) -> None:
     (code / "cubic.py").write_text(recipe)
     assert "`my_folder/recipe/cubic.yaml`" in (ROOT / "docs" / "extending.md").read_text()
     (options / "recipe" / "cubic.yaml").write_text(block("yaml"))
+
+
+@pytest.mark.parametrize("name", ["sr_ste", "rigl", "ac_dc", "s_ste"])
+def test_the_loop_of_ones_own_trains_the_model_that_comes_out(name):
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(16, 4)), torch.randn(32, 16)
+    names = {"model": model, "total": 20, "optimizer": torch.optim.AdamW(model.parameters(), lr=0.01)}
+    names["loss_of"] = lambda model: (model(inputs) - inputs[:, :4]).square().mean()
+    given = {one: getattr(sparsity, one) for one in ("SparsityRule", "sparsify_model", "sparsity_control")}
+    loop = blocks("python")[1].replace('"sr_ste"', repr(name))
+    before, baking = loop.rsplit("remove_sparsity", 1)
+    exec(before, names | given | {"build_recipe": build_recipe})
+    shown = model(inputs)
+    exec("remove_sparsity" + baking, {"model": model, "remove_sparsity": sparsity.remove_sparsity})
+    assert torch.equal(model(inputs), shown)
+    assert sparsity.verify_sparsity(model, [sparsity.SparsityRule("0.weight", sparsity.NMPattern(1, 8))]) == 0
 
 
 @pytest.fixture(scope="module")

@@ -94,8 +94,8 @@ def test_it_is_what_one_would_count_in_the_weights_that_each_forward_reads(name)
     tensors = sparsify_model(model, [SparsityRule("0.weight", recipe.target)])
     nonzero = 0
     for update in range(total):
-        nn.init.normal_(model[0].parametrizations.weight.original)  # an update, for weights that were cleared
         sparsity_control(model).update({recipe.target: recipe.at(update, total)})
+        nn.init.normal_(model[0].parametrizations.weight.original)  # as after an update, of what was cleared too
         read = (model[0].weight, model[0].bias, model[1].weight, model[1].bias)
         nonzero += sum(int(weight.count_nonzero()) for weight in read)
     parameters = 16 * 8 + 8 + 8 * 4 + 4

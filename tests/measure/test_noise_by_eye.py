@@ -94,12 +94,38 @@ def test_a_pattern_that_prunes_nothing_has_no_pruned_entries() -> None:
     assert record["grad_abs_mean/kept"] == record["grad_abs_mean"]
 
 
-def test_a_tensor_without_gradient_is_named() -> None:
+def test_a_tensor_that_the_loss_does_not_reach_is_named() -> None:
     model = nn.Sequential(nn.Linear(4, 2))
     tensors = sparsify_model(model, [SparsityRule("0.weight", NMPattern(1, 4))])
     meter = NoiseMeter(model, {TARGET: tensors}, torch.optim.AdamW(model.parameters()), every=1, window=2)
-    with pytest.raises(RuntimeError, match=r"0\.weight has no gradient"):
-        meter.see_gradients(0)
+    for number in range(19):
+        meter.see_gradients(number)
+    with pytest.raises(RuntimeError, match=r"0\.weight has no gradient, in 20 updates"):
+        meter.see_gradients(19)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_tensor_whose_layer_is_skipped_has_gradient_0(kind: type) -> None:
+    """At beta2 = 0.999 and a gradient of 2 at the second of three updates, v is 0, 0.004 and 0.003996 in the mean of
+    SGD, which has seen three updates; Adam has seen one, in which v_hat is 4."""
+    model = nn.Sequential(nn.Linear(4, 2, bias=False))
+    tensors = sparsify_model(model, [SparsityRule("0.weight", NMPattern(2, 4))])
+    optimizer = kind(model.parameters(), lr=0.0)
+    meter = NoiseMeter(model, {TARGET: tensors}, optimizer, every=1, window=3)
+    records = []
+    for number, skipped in enumerate((True, False, True)):
+        optimizer.zero_grad()
+        if not skipped:
+            model(torch.full((1, 4), 2.0)).sum().backward()
+        meter.see_gradients(number)
+        optimizer.step()
+        records.append(meter.after_step()[0])
+    assert [record["grad_abs_mean"] for record in records] == [0, 2, 0]
+    assert records[2]["grad_window_var"] == pytest.approx(np.var([0, 2, 0]))
+    corrected = [0, 0.004 / (1 - 0.999**2), 0.003996 / (1 - 0.999**3)]
+    expected = corrected if kind is torch.optim.SGD else [0, 4, 4]
+    assert [record["second_moment_mean"] for record in records] == pytest.approx(expected, rel=1e-5)
+    assert all(record["grad_noise"] >= 0 for record in records)
 
 
 @pytest.mark.parametrize(("every", "window"), [(0, 2), (1, 1)])

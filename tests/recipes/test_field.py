@@ -46,6 +46,15 @@ def test_step_holds_the_second_moment_once_it_prunes():
         build_recipe("step", "1:8", dense_fraction=0.0)
 
 
+@pytest.mark.parametrize(("options", "total"), [({"dense_fraction": 0.004}, 100), ({}, 1), ({}, 2)])
+def test_step_learns_a_second_moment_in_at_least_one_dense_update(options, total):
+    recipe = build_recipe("step", "1:8", **options)
+    assert recipe.bounds(total) == (1, total)
+    assert recipe.at(0, total) == SparsityState(None)
+    assert recipe.at(total, total).pattern == NMPattern(1, 8)
+    assert build_recipe("step", "1:8", **options, finetune_fraction=0.5).bounds(total)[0] == 1
+
+
 def test_step_with_auto_is_the_latest_switch_until_the_update_is_known():
     recipe = build_recipe("step", "1:8", dense_fraction="auto")
     assert build_recipe("step", "1:8").switch_between(100) is None
@@ -101,8 +110,26 @@ def test_ac_dc_goes_to_and_fro():
     # Ten dense updates, three times ten sparse and ten dense, thirty sparse ones.
     sparse = [state.pattern is not None for state in found[:100]]
     assert sparse == [False] * 10 + ([True] * 10 + [False] * 10) * 3 + [True] * 30
-    assert [u for u, state in enumerate(found) if state.ranking.clear] == [10, 30, 50, 70]
+    # Pruned weights are zero in all sparse updates, and when a dense stretch begins.
+    cleared = [state.ranking.clear for state in found[:100]]
+    assert cleared == [is_sparse or u in (20, 40, 60) for u, is_sparse in enumerate(sparse)]
     assert [u for u, state in enumerate(found) if state.pattern and not state.freeze] == [10, 30, 50, 70]
+
+
+def test_ac_dc_ends_sparse():
+    with pytest.raises(
+        RecipeError, match=r"finetune_fraction: 0\.0 leaves no sparse stretch at the end; allowed: above"
+    ):
+        build_recipe("ac_dc", "1:8", finetune_fraction=0.0)
+    found = states("ac_dc", finetune_fraction=0.001, rounds=2)
+    # Ten dense, then 22 sparse, 22 dense, 22 sparse and 23 dense, and one sparse update to end with.
+    sparse = [update for update, state in enumerate(found) if state.pattern]
+    assert sparse == [*range(10, 32), *range(54, 76), 99, 100]
+
+
+def test_ac_dc_clears_nothing_where_rounding_leaves_no_sparse_stretch():
+    found = states("ac_dc", total=8, rounds=7, dense_fraction=0.0)  # fourteen stretches in seven updates
+    assert [update for update, state in enumerate(found) if state.ranking.clear] == [7, 8]
 
 
 def test_maxq_prunes_group_by_group_along_a_cubic():

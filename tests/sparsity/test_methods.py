@@ -89,6 +89,15 @@ def test_baking_bakes_what_the_forward_shows(layer):
     assert verify_sparsity(layer, RULES) == 0
 
 
+def test_baking_after_the_last_step_bakes_what_that_was_trained_with(layer):
+    put(layer, projection=Projection(power=1.0))
+    with torch.no_grad():
+        layer.parametrizations.weight.original[0] = torch.tensor([6.0, 7.0, 1.0, 0.0])
+    assert layer.weight.tolist() == [[3, 0, 0, 0], [0, 0, pytest.approx(-1), 0]]  # half of it, as when 4 lost 2
+    remove_sparsity(layer)
+    assert layer.weight.tolist() == [[3, 0, 0, 0], [0, 0, pytest.approx(-1), 0]]
+
+
 def test_a_tie_for_the_first_place_leaves_a_kept_zero(layer):
     with torch.no_grad():
         layer.parametrizations.weight.original[0, 1] = -4.0
@@ -110,6 +119,21 @@ def test_clearing_sets_pruned_weights_to_zero_once(layer):
     assert dense(layer).tolist() == [[4, 0, 0, 0], [0, 0, -6, 0]]
     sparsity_control(layer).update({TARGET: SparsityState(None)})
     assert layer.weight.tolist() == [[4, 0, 0, 0], [0, 0, -6, 0]]  # what a dense stretch begins with
+
+
+def test_a_first_moment_does_not_bring_back_what_is_cleared(layer):
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    sparsity_control(layer).update({TARGET: SparsityState(None)})
+    for ranking in (Ranking(clear=True), Ranking(freeze=True, clear=True)):
+        gradient(layer)
+        optimizer.step()
+        put(layer, flow=Flow("masked"), ranking=ranking)
+        assert dense(layer).count_nonzero() == 2
+    gradient(layer)
+    optimizer.step()
+    assert dense(layer).count_nonzero() == 8  # the moments move all of them
+    sparsity_control(layer).update({TARGET: SparsityState(None, ranking=Ranking(clear=True))})
+    assert layer.weight.count_nonzero() == 2
 
 
 def test_an_exchange_starts_newcomers_from_zero_with_fresh_moments(layer):
@@ -140,9 +164,26 @@ def test_a_state_without_an_exchange_exchanges_nothing(layer):
 
 
 def test_which_weights_hold_their_second_moment(layer):
-    assert sparsity_control(layer).with_held_variance() == []
+    assert sparsity_control(layer).with_held_variance() == {}
     put(layer, moments=Moments(hold_variance=True))
-    assert sparsity_control(layer).with_held_variance() == [layer.parametrizations.weight.original]
+    assert sparsity_control(layer).with_held_variance() == {layer.parametrizations.weight.original: []}
+
+
+def test_only_sparse_rows_hold_their_second_moment():
+    layer = nn.Linear(4, 7)
+    other = NMPattern(2, 4)
+    rules = [SparsityRule("weight", TARGET, rows=(1, 3)), SparsityRule("weight", other, rows=(3, 5))]
+    sparsify_model(layer, rules)
+    held = SparsityState(TARGET, moments=Moments(hold_variance=True))
+    control, original = sparsity_control(layer), layer.parametrizations.weight.original
+    control.update({TARGET: held, other: held})
+    assert control.with_held_variance() == {original: [slice(0, 1), slice(5, 7)]}
+    control.update({TARGET: held, other: SparsityState(other)})
+    assert control.with_held_variance() == {original: [slice(0, 1), slice(3, 7)]}
+    assert [(weight is original, rows) for weight, rows in control.sparse_rows] == [
+        (True, slice(1, 3)),
+        (True, slice(3, 5)),
+    ]
 
 
 def test_old_attributes_stay_readable():

@@ -74,6 +74,15 @@ class TestRemoving:
         remove_sparsity(model)
         assert model[0].weight.tolist() == [[0, 0, 4, 0], [-8, 0, 0, 0]]
 
+    def test_masks_that_were_trained_are_baked_in_though_others_are_larger_now(self, small):
+        model = small()  # trained without a call of update
+        with torch.no_grad():
+            model[0].parametrizations.weight.original[0] = torch.tensor([9.0, 9.0, 4.0, 9.0])
+        before = model(torch.ones(1, 4))
+        remove_sparsity(model)
+        assert model[0].weight.tolist() == [[0, 0, 4, 0], [-8, 0, 0, 0]]
+        assert torch.equal(model(torch.ones(1, 4)), before)
+
     def test_is_harmless_on_a_dense_model_and_twice(self, small):
         model = small()
         remove_sparsity(model)

@@ -4,6 +4,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from nmtrain.sparsity import NMPattern, SparseTensor, SparsityRule, resolve_rules, sparsify_model
 
@@ -194,6 +195,13 @@ class TestConvolutions:
         model = nn.Sequential(nn.Conv2d(8, 16, 1, groups=2))
         (tensor,) = resolve_rules(model, [SparsityRule("0.weight", P("1:4"), axis="output")])
         assert str(tensor.fit(P("4:16"))) == "2:8"
+
+    def test_the_linear_layers_of_gpt_2_are_refused_because_their_axes_are_swapped(self):
+        model = nn.Sequential(Conv1D(12, 8), nn.Conv1d(8, 12, 1))  # [8, 12] and [12, 8, 1]
+        told = r"^0\.weight: transformers' Conv1D layers, whose weights are \[in, out, \.\.\.\], cannot be sparse$"
+        with pytest.raises(ValueError, match=told):
+            resolve_rules(model, [SparsityRule("*.weight", P("1:4"))])
+        assert len(resolve_rules(model, [SparsityRule("1.weight", P("1:4"))])) == 1
 
     def test_transposed_convolutions_are_refused_because_their_axes_are_swapped(self):
         with pytest.raises(ValueError, match=r"0\.weight: transposed convolutions"):

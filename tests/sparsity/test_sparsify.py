@@ -160,10 +160,26 @@ def test_a_weight_that_is_not_finite_stays_visible():
     assert apply_mask(torch.tensor([[1.0, math.inf]]), pruned).isnan().tolist() == [[False, True]]
 
 
-@pytest.mark.parametrize("rule", ["ste", "", "Masked", None, True, 1])
+@pytest.mark.parametrize("rule", ["ste", "", "Masked", None, True, 2, ["masked"]])
 def test_an_unknown_gradient_rule_is_refused(rule):
     with pytest.raises(ValueError, match=r"is unknown. Available: \['straight_through', 'masked'\]"):
         nm_sparsify(torch.tensor(WEIGHT), "2:4", gradient=rule)
+
+
+@pytest.mark.parametrize(("theta", "expected"), [(1, UPSTREAM), (0, [[1, 0, 0, 4], [0, 6, 0, 8]])])
+def test_a_whole_number_is_a_share_of_the_gradient_too(theta, expected):
+    assert run(gradient=theta)[1].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "given", [{"decay": 2.0}, {"decay": -1}, {"decay": math.nan}, {"decay": "0.5"}, {"penalty": -5}]
+)
+def test_numbers_that_mean_nothing_are_refused_by_name(given):
+    ((name, value),) = given.items()
+    with pytest.raises(
+        ValueError, match=f"^nm_sparsify: {name}={value!r} is not a number (from 0 to 1|of at least 0)$"
+    ):
+        nm_sparsify(torch.tensor(WEIGHT), "2:4", **given)
 
 
 def test_an_unknown_axis_is_refused():

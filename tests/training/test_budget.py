@@ -1,12 +1,14 @@
 """`train.flops`: as many updates as a recipe and a pattern get for a training budget."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import yaml
 
 from nmtrain.errors import ConfigError
 from nmtrain.measure import updates_within
+from nmtrain.recipes import Recipe, SparsityState, register
 from nmtrain.training.evaluation import evaluate_run
 from nmtrain.training.export import export_run
 from nmtrain.training.plan import make_plan, shape_faults
@@ -138,3 +140,21 @@ def test_text_is_paid_for_by_the_lengths_that_its_samples_have(budgeted):
     assert told["flops"] == summary["flops"]
     assert told["metrics"] == summary["metrics"]
     assert longer["flops"]["training"] > 3e9
+
+
+@pytest.mark.usefixtures("registries_as_before")
+def test_a_recipe_of_ones_own_that_goes_to_and_fro_keeps_to_its_budget(budgeted):
+    @register
+    @dataclass(frozen=True, kw_only=True)
+    class ToAndFro(Recipe):
+        name = "to_and_fro"
+        options = ()
+
+        def between(self, done, length):
+            return SparsityState(self.target if done % 2 else None)
+
+    plan = make_plan(budgeted("recipe=dense", "recipe.name=to_and_fro"))
+    total = plan.config.total_updates
+    assert plan.flops["training"] <= 2e9
+    assert [phase["first_update"] for phase in plan.flops["phases"][:4]] == [0, 1, 2, 3]
+    assert make_plan(budgeted("recipe=static")).config.total_updates > total

@@ -14,6 +14,7 @@ from nmtrain.models.roles import weights_by_role
 from nmtrain.training.evaluation import evaluate_run
 from nmtrain.training.export import export_run, load_run
 from nmtrain.training.loading import load_task
+from nmtrain.training.plan import has_idle_weights, make_plan
 from nmtrain.training.run import run
 
 LISTOPS = ["data=listops", "data.train_size=64", "data.val_size=12", "data.test_size=1", "data.max_length=24"]
@@ -87,3 +88,19 @@ def test_a_dense_run_of_a_checkpoint_says_that_it_costs_what_a_dense_one_does(fa
     config = config_of(checkpoint(family), checkpoint.families[family][0], tmp_path, "recipe=dense")
     flops = run(config)["flops"]
     assert flops["training"] == flops["training_dense"] > 0
+
+
+@pytest.mark.parametrize("recipe", [["step", "optim=adamw"], ["sr_ste", "optim=sgd"]], ids=" ".join)
+def test_layers_may_be_skipped_while_training(recipe, checkpoint, tmp_path):
+    """LayerDrop: half of the layers' weights have no gradient at an update; what they cost counts as if all had one."""
+    name, *overrides = recipe
+    overrides += [f"recipe={name}", "train.updates=8", "measure=default", "measure.every=1", "measure.window=3"]
+    folder, dropped = checkpoint("bart"), ["model.options.encoder_layerdrop=0.5", "model.options.decoder_layerdrop=0.5"]
+    whole = make_plan(config_of(folder, "text_to_text", tmp_path, *overrides))
+    config = config_of(folder, "text_to_text", tmp_path, *overrides, *dropped)
+    run(config)
+    assert make_plan(config).flops == whole.flops
+    assert has_idle_weights(config)  # as DDP has to know
+    records = [json.loads(line) for line in (config.run_folder / "noise.jsonl").read_text().splitlines()]
+    skipped = [record["update"] for record in records if record["grad_abs_mean"] == 0]
+    assert 0 < len(skipped) < len(records)

@@ -98,13 +98,13 @@ def test_a_held_second_moment_keeps_its_correction_and_the_first_one_goes_on():
     plain = torch.optim.AdamW([twin], **settings)
     for gradient in (2.0, 1.0):
         weight.grad, free.grad, twin.grad = (torch.tensor([[gradient]]) for _ in range(3))
-        take_step(optimizer, [])
+        take_step(optimizer, {})
         plain.step()
     assert weight.equal(free)
     assert weight.equal(twin)
     before = weight.item()
     weight.grad, free.grad, twin.grad = (torch.tensor([[3.0]]) for _ in range(3))
-    take_step(optimizer, [weight])
+    take_step(optimizer, {weight: []})
     plain.step()
     assert free.equal(twin)  # what is not held goes on as ever
     m = 0.9 * (0.9 * 0.2 + 0.1) + 0.1 * 3.0
@@ -117,6 +117,45 @@ def test_a_held_second_moment_keeps_its_correction_and_the_first_one_goes_on():
     again.load_state_dict(saved)
     (loaded, _) = again.param_groups[0]["params"]
     weight.grad = loaded.grad = torch.tensor([[1.0]])
-    take_step(optimizer, [weight])
-    take_step(again, [loaded])
+    take_step(optimizer, {weight: []})
+    take_step(again, {loaded: []})
     assert loaded.equal(weight)
+
+
+def test_rows_that_go_on_are_adams_own():
+    weight, twin = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
+    optimizer, plain = (torch.optim.AdamW([one], lr=0.1, weight_decay=0.5) for one in (weight, twin))
+    for number, gradient in enumerate((2.0, 1.0, 3.0, 0.5)):
+        weight.grad, twin.grad = torch.full((3, 2), gradient), torch.full((3, 2), gradient)
+        take_step(optimizer, {weight: [slice(0, 1), slice(2, 3)]} if number > 1 else {})
+        plain.step()
+    assert weight[::2].tolist() == [pytest.approx(row) for row in twin[::2].tolist()]
+    moment, expected = (one.state[own]["exp_avg_sq"] for one, own in ((optimizer, weight), (plain, twin)))
+    assert moment[::2].tolist() == [pytest.approx(row) for row in expected[::2].tolist()]
+    held = 0.999 * 0.004 + 0.001  # of the first two gradients
+    assert moment[1].tolist() == pytest.approx([held, held])
+    assert weight[1, 0].item() != pytest.approx(twin[1, 0].item())
+
+
+def test_a_held_weight_whose_layer_was_skipped_stays_as_it_is():
+    weight, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.AdamW([weight, other], lr=0.1)
+    weight.grad, other.grad = torch.ones(1), torch.ones(1)
+    take_step(optimizer, {})
+    before, moment = weight.item(), optimizer.state[weight]["exp_avg"].item()
+    weight.grad, other.grad = None, torch.ones(1)
+    take_step(optimizer, {weight: [], other: []})
+    assert (weight.item(), optimizer.state[weight]["exp_avg"].item()) == (before, moment)
+    assert optimizer.state[weight]["step"] == 1
+    assert weight.grad is None
+    assert other.item() < before
+
+
+def test_momentum_begins_with_a_weights_first_gradient_whenever_that_is():
+    """Two gradients of 1 with momentum 1/2: a step of 1, then one of 1.5; the late weight has the first of them."""
+    early, late = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([early, late], lr=1.0, momentum=0.5, fused=True)
+    for late_gradient in (None, torch.ones(1)):
+        early.grad, late.grad = torch.ones(1), late_gradient
+        take_step(optimizer, {})
+    assert (early.item(), late.item()) == (-2.5, -1.0)

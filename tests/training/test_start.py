@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
 from nmtrain.errors import ConfigError, DataError
+from nmtrain.models.language import checkpoint_weights
 from nmtrain.sparsity import NMPattern, nm_mask
 from nmtrain.training.checkpoint import load_checkpoint
 from nmtrain.training.evaluation import evaluate_run
@@ -267,6 +268,42 @@ def test_a_head_that_t5_1_1_brought_untied_stays_so_in_runs_that_start_from_it(t
         path.unlink()
     (config.run_folder / "status.json").write_text('{"state": "running", "reason": null}')
     assert run(config)["metrics"] == summary["metrics"]
+
+
+@pytest.mark.parametrize("family", ["t5_v1_1", "bart"])
+def test_a_text_run_needs_the_weights_of_its_checkpoint_no_more_and_notices_others(
+    family, checkpoint, text_config, stopped
+):
+    folder = checkpoint(family)
+    stored = load_file(folder / "model.safetensors")
+    if family == "t5_v1_1":  # a head of its own
+        stored["lm_head.weight"] = torch.randn_like(stored["shared.weight"])
+        save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    line = [f"model.pretrained={folder}", "model=t5", "model.name=mine", "data.max_length=24", "data.val_size=20"]
+    config = text_config(*line, "train.updates=4", "train.checkpoint_every=2")
+    summary = stopped(config)
+    other = {name: tensor + 1 for name, tensor in stored.items()}
+    save_file(other, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError) as refusal:
+        run(config)
+    assert str(refusal.value) == (
+        f"model.pretrained={folder}: its weights ({folder}/model.safetensors) are not what this run began with;"
+        " put back what was there, or force=true starts the run from nothing"
+    )
+    (folder / "model.safetensors").unlink()
+    assert run(config)["metrics"] == summary["metrics"]
+    told = f"model.pretrained={folder}: the folder has no weights in safetensors"
+    assert faults(text_config(*line, "seed=1")) == [told]
+
+
+def test_weights_in_several_files_are_watched_too(tmp_path):
+    for name in ("model-00002-of-00002", "model-00001-of-00002", "consolidated"):
+        (tmp_path / f"{name}.safetensors").touch()
+    found = [file.name for file in checkpoint_weights(str(tmp_path))]
+    assert found == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    (tmp_path / "model.safetensors").touch()
+    assert checkpoint_weights(str(tmp_path)) == [tmp_path / "model.safetensors"]
+    assert checkpoint_weights("nobody/has-this") == checkpoint_weights(str(tmp_path / "gone")) == []
 
 
 def test_a_text_classifier_keeps_all_but_a_head_of_another_size(text_config, tmp_path):

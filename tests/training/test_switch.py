@@ -16,6 +16,10 @@ from tests.training.test_resume import assert_same_run, killed_at
 AUTO = ["recipe=step", "recipe.dense_fraction=auto"]
 
 
+def whole(*weights):
+    return [(weight, slice(None)) for weight in weights]
+
+
 def adam(*weights, beta2=0.5, eps=1e-8):
     return torch.optim.AdamW(weights, lr=0.0, betas=(0.9, beta2), eps=eps)
 
@@ -24,7 +28,7 @@ def test_the_change_of_the_second_moment_by_hand():
     """Entries 3 and 4, then 1 and 0, at beta2 = 1/2: v goes from 0 to (9, 16) / 2, then to (11, 16) / 4."""
     one, other = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     optimizer = adam(one, other)
-    switch = AutoSwitch([one, other], optimizer, (1, 50), 100)
+    switch = AutoSwitch(whole(one, other), optimizer, (1, 50), 100)
     for first, second in ((3.0, 4.0), (1.0, 0.0)):
         one.grad, other.grad = torch.tensor([first]), torch.tensor([second])
         switch.see_gradients()
@@ -37,16 +41,37 @@ def test_the_change_of_the_second_moment_by_hand():
 
 def test_entries_count_alike_whatever_tensor_they_are_in():
     one, three = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(3))
-    switch = AutoSwitch([one, three], adam(one, three), (1, 50), 100)
+    switch = AutoSwitch(whole(one, three), adam(one, three), (1, 50), 100)
     one.grad, three.grad = torch.tensor([2.0]), torch.zeros(3)
     switch.see_gradients()
     assert switch.change == 0.5 * 4.0 / 4
 
 
+def test_what_the_forward_skipped_does_not_change():
+    weight = nn.Parameter(torch.zeros(1))
+    switch = AutoSwitch(whole(weight), adam(weight), (1, 50), 100)
+    for gradient in (None, torch.tensor([2.0])):
+        weight.grad = gradient
+        switch.see_gradients()
+    assert switch.change == (0 + 0.5 * 4.0) / 2
+
+
+def test_only_the_sparse_rows_of_a_fused_matrix_count():
+    weight = nn.Parameter(torch.zeros(3, 2))
+    optimizer = adam(weight)
+    switch = AutoSwitch([(weight, slice(0, 1)), (weight, slice(2, 3))], optimizer, (1, 50), 100)
+    weight.grad = torch.tensor([[1.0, 2.0], [70.0, 80.0], [3.0, 0.0]])
+    for _ in range(2):
+        switch.see_gradients()
+        optimizer.step()
+    # v of the four goes from 0 to half of 1, 4, 9 and 0, then by half of what is left.
+    assert switch.change == (0.5 * 14 / 4 + 0.25 * 14 / 4) / 2
+
+
 def test_the_window_is_as_long_as_adam_remembers():
     weight = nn.Parameter(torch.zeros(1))
     optimizer = adam(weight, beta2=0.75)  # four updates
-    switch = AutoSwitch([weight], optimizer, (1, 50), 100)
+    switch = AutoSwitch(whole(weight), optimizer, (1, 50), 100)
     for gradient in (8.0, 2.0, 2.0, 2.0, 2.0):
         weight.grad = torch.tensor([gradient])
         switch.see_gradients()
@@ -70,7 +95,7 @@ def test_the_window_is_as_long_as_adam_remembers():
 def test_it_ends_within_its_bounds(eps, total, expected):
     weight = nn.Parameter(torch.zeros(1))
     optimizer = adam(weight, eps=eps)
-    switch = AutoSwitch([weight], optimizer, (round(0.1 * total), int(0.5 * total)), total)
+    switch = AutoSwitch(whole(weight), optimizer, (round(0.1 * total), int(0.5 * total)), total)
     weight.grad = torch.tensor([0.1])
     for done in range(1, total + 1):
         switch.see_gradients()
@@ -83,7 +108,7 @@ def test_it_ends_when_the_mean_change_falls_beneath_eps():
     """g = 1 throughout: v_t = 1 - 2^-t, which changes by 2^-t; over the last two updates by 3/4 of 2^-(t - 1)."""
     weight = nn.Parameter(torch.zeros(1))
     optimizer = adam(weight, eps=3 / 4 * 2.0**-14)
-    switch = AutoSwitch([weight], optimizer, (10, 50), 100)
+    switch = AutoSwitch(whole(weight), optimizer, (10, 50), 100)
     weight.grad = torch.ones(1)
     for done in range(1, 51):
         switch.see_gradients()
@@ -118,7 +143,7 @@ def test_a_run_goes_on_from_the_switch_as_if_its_update_had_been_given(make_conf
 def test_what_was_seen_before_a_kill_counts_after_it():
     weight = nn.Parameter(torch.zeros(1))
     optimizer = adam(weight)
-    before, after = (AutoSwitch([weight], optimizer, (1, 50), 100) for _ in range(2))
+    before, after = (AutoSwitch(whole(weight), optimizer, (1, 50), 100) for _ in range(2))
     weight.grad = torch.tensor([3.0])
     before.see_gradients()
     after.load_state_dict(before.state_dict())

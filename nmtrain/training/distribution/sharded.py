@@ -57,7 +57,7 @@ class ShardedReplicas(ManyReplicas):
         self._sparse = [
             (owner, weight, computing[weight.tensors[0].name]) for weight, owner in control.parametrizations
         ]
-        sparse = {id(weight) for weight in control.weights}
+        sparse = {id(weight) for weight, _ in control.sparse_rows}
         self._dense: list[tuple[nn.Parameter, DTensor]] = []
         for name, parameter in _distinct(self.kept):
             local = computing[name].to_local().detach()
