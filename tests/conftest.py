@@ -53,7 +53,7 @@ def make_config(tiny: list[str]) -> Callable:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _handlers_as_before():
     """The terminal handlers of a command, ours and Hydra's, belong to its test's captured output; so do levels."""
     loggers = [logging.getLogger("nmtrain"), logging.getLogger()]
@@ -65,7 +65,7 @@ def _handlers_as_before():
 
 
 @pytest.fixture
-def nm(capsys, tmp_path, monkeypatch, _handlers_as_before):
+def nm(capsys, tmp_path, monkeypatch):
     """Run a command in an empty folder of its own: ``status, stdout, stderr``."""
     from nmtrain import cli
 
