@@ -71,12 +71,15 @@ done
 # A milder pattern: does the gain grow with sparsity?
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:8 seed=$five "$wide"
 # SR-STE's training FLOPs, spent by static.
-sweep experiment="study/${bed}_all" recipe=static sparsity=1:32 train.flops=$budget seed=0,1,2 "$two"
+sweep experiment="study/${bed}_all" recipe=static sparsity=1:32 train.flops=$budget seed=$five "$two"
 # The paper's other recipes, tuned in their end too.
 sweep experiment="study/${bed}_all" recipe=mdgf_linear,sdgf_stepwise,sdgf_geometric sparsity=1:32 seed=0,1,2 \
   "tune={optim.lr:[3e-3,6e-3,1.2e-2],recipe.finetune_fraction:[0.1,0.5]}"
-# More seeds for the comparisons that are claimed, over wider grids where the best rate was the largest.
+# MDGF's training FLOPs, spent by SR-STE.
+sweep experiment="study/${bed}_all" recipe=sr_ste sparsity=1:32 train.flops=$full seed=0,1,2 "$two"
+# Wider grids where the best rate was the largest, and more seeds.
 more=$five,5,6,7
+brief experiment="study/${bed}_all" sparsity=1:32 seed=$five "tune={optim.lr:[$later]}"
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste,static sparsity=1:32 seed=$more "$wide"
 sweep experiment="study/$bed" recipe=dense "$patterns" seed=$more "$low"
 brief experiment="study/${bed}_all" sparsity=1:32 seed=$more "tune={optim.lr:[$later]}"
@@ -84,7 +87,5 @@ sweep experiment="study/${bed}_all" recipe=mdgf_exponential sparsity=1:32 train.
   "tune={optim.lr:[$short]}"
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential recipe.gradient=straight_through sparsity=1:32 \
   seed=0,1,2 "$high"
-# MDGF's training FLOPs, spent by SR-STE.
-sweep experiment="study/${bed}_all" recipe=sr_ste sparsity=1:32 train.flops=$full seed=0,1,2 "$two"
 # FF alone: no decay, only the masked gradient.
 sweep experiment="study/$bed" recipe=static sparsity=1:32 seed=0,1,2 "$grid"
