@@ -47,11 +47,16 @@ def accuracy_against_flops(get: Records) -> None:
             colour, marker, _ = look(runs["variant"].iloc[0])
             mean = estimate(list(runs["points"]))
             x = runs["training_flops"].mean() / dense
+            near = tuned[(tuned["training_flops"] / dense - x).abs() < 0.02]
+            beside = near.groupby(["label", "group"])["points"].mean()
+            below = len(beside) > 1 and mean.mean < beside.min() + 1e-9  # its name, not to cross that of others
             length = runs["updates"].mean()  # of one budget, seeds of text differ by a few
             fill = "none" if length != updates else FILLS.get(label, colour)
             ax.errorbar(x, mean.mean, mean.half_width, color=colour, marker=marker, mfc=fill, capsize=2, zorder=2)
-            name = SHORT.get(label, label) + ("" if length == updates else f", {length / updates:.2g} of updates")
-            note(ax, x, mean.mean, name, colour)
+            name = SHORT.get(label, label)
+            if length != updates:
+                name = f"{label.replace('exponential', 'exp.')}, {length / updates:.2g} \N{MULTIPLICATION SIGN} updates"
+            note(ax, x, mean.mean, name, colour, below=below)
         ax.set(title=TITLES[bed], xlabel="training FLOPs / those of dense training", ylabel=AXES[bed], xlim=(0, 1.4))
     save(figure, get, "flops")
 
@@ -78,8 +83,8 @@ def at_1_of_32(runs: pd.DataFrame, bed: str) -> pd.DataFrame:
     return own[(own["label"] == DENSE) | ((own["sparsity"] == "1:32") & (own["roles"] == ALL))]
 
 
-def note(ax: Axes, x: float, y: float, text: str, colour: str, left: bool = False) -> None:
-    place = {"xytext": (-5, -3), "ha": "right"} if left else {"xytext": (5, 2)}
+def note(ax: Axes, x: float, y: float, text: str, colour: str, left: bool = False, below: bool = False) -> None:
+    place = {"xytext": (-5, -3), "ha": "right"} if left else {"xytext": (5, -9 if below else 2)}
     ax.annotate(text, (x, y), textcoords="offset points", fontsize=6.5, color=colour, **place)
 
 
