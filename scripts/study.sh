@@ -48,7 +48,7 @@ search() {
     sparsity=1:32 "$@"
 }
 search recipe=mdgf_exponential recipe.finetune_fraction=0.7 optim.lr="$late" seed=100,101
-search recipe=mdgf_exponential recipe.finetune_fraction=0.1,0.3 optim.lr="$methods" seed=100,101
+search recipe=mdgf_exponential recipe.finetune_fraction=0.1,0.3,0.5 optim.lr="$methods" seed=100,101
 for variant in recipe.gradient=0 recipe.tighten=true recipe.contenders=1; do
   search recipe=mdgf_exponential "$variant" optim.lr="$methods" seed=100
 done
@@ -75,6 +75,8 @@ sweep experiment="study/${bed}_all" recipe=static sparsity=1:32 train.flops=$bud
 # The paper's other recipes, tuned in their end too.
 sweep experiment="study/${bed}_all" recipe=mdgf_linear,sdgf_stepwise,sdgf_geometric sparsity=1:32 seed=0,1,2 \
   "tune={optim.lr:[3e-3,6e-3,1.2e-2],recipe.finetune_fraction:[0.1,0.5]}"
+sweep experiment="study/${bed}_all" recipe=mdgf_exponential sparsity=1:32 seed=$five \
+  "tune={optim.lr:[6e-3,1.2e-2,2.4e-2],recipe.finetune_fraction:[0.1,0.5,0.7]}"
 # MDGF's training FLOPs, spent by SR-STE.
 sweep experiment="study/${bed}_all" recipe=sr_ste sparsity=1:32 train.flops=$full seed=0,1,2 "$two"
 # Wider grids where the best rate was the largest, and more seeds.

@@ -234,7 +234,7 @@ def changes(get: Records) -> Iterator[tuple[str, str, Estimate, Difference | Non
         runs = get.runs("tuned", bed, None, "1:32", ALL)
         runs = runs[runs["updates"] == updates].join((late - early).rename("change"), on=["folder", "sparsity"])
         change = {label: _by_seed(own, "change") for label, own in runs.groupby("label")}
-        for label in (SR_STE, STATIC, STRAIGHT, MDGF, "GMP"):
+        for label in (SR_STE, STATIC, STRAIGHT, MDGF, LINEAR, *SDGF, "GMP"):
             if label in change:
                 less = None if label == SR_STE else difference(change[label], change[SR_STE])
                 yield bed, label, estimate(list(change[label].values())), less
