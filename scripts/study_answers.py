@@ -162,6 +162,12 @@ def comparisons(get: Records) -> Iterator[tuple[str, str, str, Pair]]:
         long = get.at_flops_of(bed, SR_STE, STATIC)
         yield "c", bed, "static at SR-STE's FLOPs over SR-STE", (long, get(bed, SR_STE))
         yield "c", bed, "static at SR-STE's FLOPs over MDGF at full length", (long, get(bed, MDGF))
+        yield (
+            "c",
+            bed,
+            "MDGF linear, tuned in its end, over MDGF exponential, equal updates",
+            (get(bed, LINEAR), get(bed, MDGF)),
+        )
         brief = get(bed, BRIEF, part="brief")
         yield "e", bed, "brief MDGF over MDGF, equal updates", (brief, get(bed, MDGF))
         yield "e", bed, "brief MDGF over MDGF at SR-STE's FLOPs", (brief, short)
