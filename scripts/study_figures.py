@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from study_answers import ALL, BEDS, BRIEF, DENSE, STRAIGHT, Records, on_test, run_noise
+from study_answers import ALL, BEDS, BRIEF, DENSE, SR_STE, STRAIGHT, Records, on_test, run_noise
 
 from nmtrain.report.compare.statistics import estimate
 from nmtrain.report.draw.style import RC, look
@@ -28,7 +28,7 @@ TITLES = {
 }
 AXES = {"g2p": "words right on test / %", "glyphs": "images right on test / %"}
 FILLS = {STRAIGHT: "none", BRIEF: "#A6DCCB"}
-SHORT = {STRAIGHT: "MDGF exp., straight-through", BRIEF: "MDGF exp., brief"}
+SHORT = {STRAIGHT: "MDGF exp., straight-through", BRIEF: "brief MDGF"}
 
 
 def accuracy_against_flops(get: Records) -> None:
@@ -37,26 +37,32 @@ def accuracy_against_flops(get: Records) -> None:
     for ax, (bed, updates) in zip(axes, BEDS.items(), strict=True):
         tuned = at_1_of_32(pd.concat([on_test(get.parts[part]) for part in ("tuned", "brief")]), bed)
         dense = tuned[tuned["label"] == DENSE]["training_flops"].median()
+        cells = tuned.groupby(["label", "group"])
+        means, shares = cells["points"].mean(), cells["training_flops"].mean() / dense
+        sr_ste = tuned[tuned["label"] == SR_STE]["points"].mean()
         others = at_1_of_32(on_test(get.parts["methods"]), bed)
         others = others[~others["label"].isin(tuned["label"])]
         for _, run in others.iterrows():
             ax.plot(run["training_flops"] / dense, run["points"], ".", color="#999999", markersize=4, zorder=1)
             x = run["training_flops"] / dense
-            note(ax, x, run["points"], run["label"], "#777777", left=0.25 < x < 0.48)  # beside what stands there
-        for (label, _), runs in tuned.groupby(["label", "group"]):
+            note(ax, x, run["points"], run["label"], "#777777", "left" if 0.25 < x < 0.48 else "right")
+        for (label, _), runs in cells:
             colour, marker, _ = look(runs["variant"].iloc[0])
             mean = estimate(list(runs["points"]))
             x = runs["training_flops"].mean() / dense
-            near = tuned[(tuned["training_flops"] / dense - x).abs() < 0.02]
-            beside = near.groupby(["label", "group"])["points"].mean()
-            below = len(beside) > 1 and mean.mean < beside.min() + 1e-9  # its name, not to cross that of others
             length = runs["updates"].mean()  # of one budget, seeds of text differ by a few
             fill = "none" if length != updates else FILLS.get(label, colour)
             ax.errorbar(x, mean.mean, mean.half_width, color=colour, marker=marker, mfc=fill, capsize=2, zorder=2)
             name = SHORT.get(label, label)
             if length != updates:
                 name = f"{label.replace('exponential', 'exp.')}, {length / updates:.2g} \N{MULTIPLICATION SIGN} updates"
-            note(ax, x, mean.mean, name, colour, below=below)
+            beside = means[(shares - x).abs() < 0.02]
+            if 0.3 < x < 0.48 and mean.mean > sr_ste + 1:
+                place = "above left"
+            else:
+                above = beside[beside > mean.mean + 1e-9]
+                place = "below" if len(above) and (above.min() < mean.mean + 1.5 or len(above) > 2) else "right"
+            note(ax, x, mean.mean, name, colour, place)
         ax.set(title=TITLES[bed], xlabel="training FLOPs / those of dense training", ylabel=AXES[bed], xlim=(0, 1.4))
     save(figure, get, "flops")
 
@@ -83,9 +89,16 @@ def at_1_of_32(runs: pd.DataFrame, bed: str) -> pd.DataFrame:
     return own[(own["label"] == DENSE) | ((own["sparsity"] == "1:32") & (own["roles"] == ALL))]
 
 
-def note(ax: Axes, x: float, y: float, text: str, colour: str, left: bool = False, below: bool = False) -> None:
-    place = {"xytext": (-5, -3), "ha": "right"} if left else {"xytext": (5, -9 if below else 2)}
-    ax.annotate(text, (x, y), textcoords="offset points", fontsize=6.5, color=colour, **place)
+PLACES = {  # of a name beside its point
+    "right": {"xytext": (5, 2)},
+    "left": {"xytext": (-5, -3), "ha": "right"},
+    "above left": {"xytext": (-5, 4), "ha": "right"},
+    "below": {"xytext": (5, -9)},
+}
+
+
+def note(ax: Axes, x: float, y: float, text: str, colour: str, place: str) -> None:
+    ax.annotate(text, (x, y), textcoords="offset points", fontsize=6.5, color=colour, **PLACES[place])
 
 
 def save(figure: plt.Figure, get: Records, name: str) -> None:
