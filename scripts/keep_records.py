@@ -4,7 +4,7 @@
 
 `nmtrain report` reads the copies as it reads the runs, and a sweep into their folder trains none of them again. Of the
 noise records they hold the averages over tensors, which is what reports show; of the records of training, the first of
-each phase and about a hundred others. Tuning records and scores that `nmtrain eval` kept come along, and of failed runs
+each phase and about fifty others. Tuning records and scores that `nmtrain eval` kept come along, and of failed runs
 what there is, so that reports count them as lost.
 """
 
@@ -45,7 +45,7 @@ def length(run: Path) -> int:
 
 
 def thinned(lines: Iterable[str], updates: int) -> Iterator[str]:
-    """The evaluations, and of the records of training the first of each phase and about a hundred others.
+    """The evaluations, and of the records of training the first of each phase and about fifty others.
 
     What is left of kept lines is the same lines.
     """
@@ -53,7 +53,7 @@ def thinned(lines: Iterable[str], updates: int) -> Iterator[str]:
     for line in lines:
         record = json.loads(line)
         if record["split"] == "train":
-            if record["phase"] == phase and record["update"] - last < updates / 100:
+            if record["phase"] == phase and record["update"] - last < updates / 50:
                 continue
             phase, last = record["phase"], record["update"]
         yield line

@@ -15,7 +15,8 @@ def put_back_in_line(stopped: Stopped) -> None:
     """Have the job of this process started again; does nothing where there is no job, or who ended it wants it ended.
 
     SLURM itself starts a preempted job again (SIGTERM). In a job of submitit its own handler has to be called all the
-    same, after everything is saved, or the launcher takes the job for failed; it leaves by SystemExit.
+    same, after everything is saved, or the launcher takes the job for failed; it leaves by SystemExit. So does this
+    where SLURM refuses: of a job that is in line again already, it does.
     """
     if stopped.by == "SIGINT" or (job := this_process().job) is None:
         return
@@ -25,7 +26,10 @@ def put_back_in_line(stopped: Stopped) -> None:
         return
     of_submitit = signal.getsignal(signal.SIGUSR2)
     if "SUBMITIT_EXECUTOR" in os.environ and callable(of_submitit):
-        of_submitit(signal.SIGUSR2, None)
+        try:
+            of_submitit(signal.SIGUSR2, None)
+        except subprocess.SubprocessError as error:
+            raise SystemExit(-1) from error
     elif stopped.by != "SIGTERM":
         subprocess.run(["scontrol", "requeue", job], timeout=60, check=False)
 

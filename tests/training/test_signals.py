@@ -110,12 +110,12 @@ def test_a_time_limit_asks_to_stop_before_it_comes(make_config, monkeypatch):
         run(make_config("train.updates=6", "measure=off"))
 
 
-def answer(tmp_path, monkeypatch, name, text):
+def answer(tmp_path, monkeypatch, name, text, status=0):
     """A command of SLURM that prints ``text`` and notes its arguments in the file that is returned."""
     asked = tmp_path / f"{name}.asked"
     command = tmp_path / "bin" / name
     command.parent.mkdir(exist_ok=True)
-    command.write_text(f'#!/bin/sh\necho "$@" >> {asked}\necho "{text}"\n')
+    command.write_text(f'#!/bin/sh\necho "$@" >> {asked}\necho "{text}"\nexit {status}\n')
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
     return asked
@@ -171,6 +171,26 @@ def test_submitits_own_handler_has_the_last_word_unless_the_job_was_cancelled(st
     monkeypatch.setattr(requeue.signal, "getsignal", lambda number: lambda number, frame: calls.append(number))
     put_back_in_line(Stopped("", "SIGTERM"))
     assert calls == called
+
+
+def test_a_job_of_submitit_that_is_in_line_already_ends_there_too(tmp_path, monkeypatch):
+    """Not as a failed run, which its sweep would try again in another job beside the one that starts again."""
+    pytest.importorskip("submitit")
+    from submitit.core.job_environment import SignalHandler
+    from submitit.core.utils import DelayedSubmission, JobPaths
+    from submitit.slurm.slurm import SlurmJobEnvironment
+
+    monkeypatch.setenv("SLURM_JOB_ID", "99")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    asked = answer(tmp_path, monkeypatch, "scontrol", "Job is pending execution", status=1)
+    submission = DelayedSubmission(print)
+    submission.set_timeout(60, 3)
+    handler = SignalHandler(SlurmJobEnvironment(), JobPaths(tmp_path, "99"), submission)
+    monkeypatch.setattr(requeue.signal, "getsignal", lambda number: handler.checkpoint_and_try_requeue)
+    with pytest.raises(SystemExit):
+        put_back_in_line(Stopped("", "SIGTERM"))
+    assert asked.read_text().splitlines() == ["-o show job 99", "requeue 99"]
 
 
 def test_sigusr2_between_two_runs_puts_the_job_back_in_line_too(tmp_path, monkeypatch):
