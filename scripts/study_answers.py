@@ -1,4 +1,4 @@
-"""The study's questions (a) to (g), answered from its records: answers.md and answers.csv.
+"""The study's questions (a) to (h), answered from its records: answers.md and answers.csv.
 
     python scripts/study_answers.py results/study
 
@@ -24,10 +24,12 @@ from nmtrain.report.read.folders import read_runs
 from nmtrain.report.read.frame import Frames, build_frames
 
 BEDS = {"g2p": 3234, "glyphs": 6250}  # and the updates of a run of full length
+PATTERNS = ("1:8", "1:16", "1:32", "1:64")
 FF, ALL = "ff", "ff+q+k+v+o"
 DENSE, STATIC, SR_STE, MDGF, LINEAR = "dense", "static", "SR-STE", "MDGF exponential", "MDGF linear"
 STRAIGHT = "MDGF exponential, straight-through gradient"
 SDGF = ("SDGF stepwise", "SDGF geometric")
+OTHERS = ("Feather", "RigL", "AC/DC")
 BRIEF = "MDGF exponential (finetune_fraction=0.7)"  # ours: D has fallen after 0.3 of training
 
 Scores = Mapping[int, float]  # points by seed
@@ -137,55 +139,74 @@ def unpaired(scores: Scores) -> Scores:
     return {-1 - seed: score for seed, score in scores.items()}
 
 
+def over_sr_ste(get: Records, bed: str, pattern: str = "1:32", part: str = "tuned") -> Scores:
+    """MDGF's gain, every role sparse."""
+    return gain(get(bed, MDGF, pattern, part=part), get(bed, SR_STE, pattern, part=part))
+
+
+def by_pattern(get: Records, bed: str) -> Iterator[tuple[str, Pair]]:
+    for roles, name in ((ALL, "every role"), (FF, "FF")):
+        for pattern in PATTERNS:
+            sides = get(bed, MDGF, pattern, roles), get(bed, SR_STE, pattern, roles)
+            yield f"MDGF over SR-STE, {name} at {pattern}, tuned", sides
+    growth = over_sr_ste(get, bed), over_sr_ste(get, bed, "1:8")
+    yield "that gain at 1:32 over that at 1:8, every role", growth
+    for label in (LINEAR, *SDGF):
+        yield f"{label} over SR-STE, every role at 1:32, tuned", (get(bed, label), get(bed, SR_STE))
+    for label in (MDGF, LINEAR, *SDGF):
+        sides = get(bed, label, part="protocol"), get(bed, SR_STE, part="protocol")
+        yield f"{label} over SR-STE, every role at 1:32, the paper's protocol", sides
+
+
+def by_flops(get: Records, bed: str) -> Iterator[tuple[str, Pair]]:
+    sr_ste, mdgf, static = get(bed, SR_STE), get(bed, MDGF), get(bed, STATIC)
+    short, long = get.at_flops_of(bed, SR_STE, MDGF), get.at_flops_of(bed, SR_STE, STATIC)
+    yield "MDGF over SR-STE at SR-STE's FLOPs", (short, sr_ste)
+    yield "MDGF at SR-STE's FLOPs over static at full length", (short, static)
+    yield "MDGF over SR-STE at MDGF's FLOPs", (mdgf, get.at_flops_of(bed, MDGF, SR_STE))
+    yield "static at SR-STE's FLOPs over SR-STE", (long, sr_ste)
+    yield "static at SR-STE's FLOPs over MDGF at full length", (long, mdgf)
+    yield "MDGF linear, tuned in its end, over MDGF exponential, equal updates", (get(bed, LINEAR), mdgf)
+
+
+def of_ours(get: Records, bed: str) -> Iterator[tuple[str, Pair]]:
+    brief = get(bed, BRIEF, part="brief")
+    yield "brief MDGF over MDGF, equal updates", (brief, get(bed, MDGF))
+    yield "brief MDGF over MDGF at SR-STE's FLOPs", (brief, get.at_flops_of(bed, SR_STE, MDGF))
+    yield "brief MDGF over SR-STE, equal updates and no more FLOPs", (brief, get(bed, SR_STE))
+    yield "brief MDGF over static, equal updates", (brief, get(bed, STATIC))
+    yield "brief MDGF over static at SR-STE's FLOPs", (brief, get.at_flops_of(bed, SR_STE, STATIC))
+
+
+def by_schedule(get: Records, bed: str) -> Iterator[tuple[str, Pair]]:
+    yield "MDGF over SR-STE under cosine", (get(bed, MDGF, part="cosine"), get(bed, SR_STE, part="cosine"))
+    yield "the gain under cosine over that under wsd", (over_sr_ste(get, bed, part="cosine"), over_sr_ste(get, bed))
+    for label in (MDGF, SR_STE):
+        yield f"{label} under wsd over cosine", (get(bed, label), get(bed, label, part="cosine"))
+
+
+def by_gradient(get: Records, bed: str) -> Iterator[tuple[str, Pair]]:
+    for roles, name in ((ALL, "every role"), (FF, "FF")):
+        for one, other in ((MDGF, STATIC), (STATIC, SR_STE), (MDGF, STRAIGHT), (STRAIGHT, SR_STE)):
+            yield f"{one} over {other} at 1:32, {name}", (get(bed, one, roles=roles), get(bed, other, roles=roles))
+
+
+def of_others(get: Records, bed: str) -> Iterator[tuple[str, Pair]]:
+    for label in OTHERS:
+        for other in (MDGF, STATIC):
+            yield f"{label} over {other}, equal updates", (get(bed, label), get(bed, other))
+
+
+ASKED = {"b": by_pattern, "c": by_flops, "e": of_ours, "f": by_schedule, "g": by_gradient, "h": of_others}
+
+
 def comparisons(get: Records) -> Iterator[tuple[str, str, str, Pair]]:
     """(question, bed, what, both sides), whether there are runs of it or not."""
     for bed in BEDS:
-
-        def over_sr_ste(pattern: str = "1:32", part: str = "tuned", bed: str = bed) -> Scores:
-            return gain(get(bed, MDGF, pattern, part=part), get(bed, SR_STE, pattern, part=part))
-
-        for roles, name in ((ALL, "every role"), (FF, "FF")):
-            for pattern in ("1:8", "1:32", "1:64"):
-                sides = get(bed, MDGF, pattern, roles), get(bed, SR_STE, pattern, roles)
-                yield "b", bed, f"MDGF over SR-STE, {name} at {pattern}, tuned", sides
-        yield "b", bed, "that gain at 1:32 over that at 1:8, every role", (over_sr_ste(), over_sr_ste("1:8"))
-        for label in (LINEAR, *SDGF):
-            yield "b", bed, f"{label} over SR-STE, every role at 1:32, tuned", (get(bed, label), get(bed, SR_STE))
-        for label in (MDGF, LINEAR, *SDGF):
-            sides = get(bed, label, part="protocol"), get(bed, SR_STE, part="protocol")
-            yield "b", bed, f"{label} over SR-STE, every role at 1:32, the paper's protocol", sides
-        short = get.at_flops_of(bed, SR_STE, MDGF)
-        yield "c", bed, "MDGF over SR-STE at SR-STE's FLOPs", (short, get(bed, SR_STE))
-        yield "c", bed, "MDGF at SR-STE's FLOPs over static at full length", (short, get(bed, STATIC))
-        sides = get(bed, MDGF), get.at_flops_of(bed, MDGF, SR_STE)
-        yield "c", bed, "MDGF over SR-STE at MDGF's FLOPs", sides
-        long = get.at_flops_of(bed, SR_STE, STATIC)
-        yield "c", bed, "static at SR-STE's FLOPs over SR-STE", (long, get(bed, SR_STE))
-        yield "c", bed, "static at SR-STE's FLOPs over MDGF at full length", (long, get(bed, MDGF))
-        yield (
-            "c",
-            bed,
-            "MDGF linear, tuned in its end, over MDGF exponential, equal updates",
-            (get(bed, LINEAR), get(bed, MDGF)),
-        )
-        brief = get(bed, BRIEF, part="brief")
-        yield "e", bed, "brief MDGF over MDGF, equal updates", (brief, get(bed, MDGF))
-        yield "e", bed, "brief MDGF over MDGF at SR-STE's FLOPs", (brief, short)
-        yield "e", bed, "brief MDGF over SR-STE, equal updates and no more FLOPs", (brief, get(bed, SR_STE))
-        yield "e", bed, "brief MDGF over static, equal updates", (brief, get(bed, STATIC))
-        yield "e", bed, "brief MDGF over static at SR-STE's FLOPs", (brief, long)
-        cosine = get(bed, MDGF, part="cosine"), get(bed, SR_STE, part="cosine")
-        yield "f", bed, "MDGF over SR-STE under cosine", cosine
-        yield "f", bed, "the gain under cosine over that under wsd", (over_sr_ste(part="cosine"), over_sr_ste())
-        for label in (MDGF, SR_STE):
-            yield "f", bed, f"{label} under wsd over cosine", (get(bed, label), get(bed, label, part="cosine"))
-        for roles, name in ((ALL, "every role"), (FF, "FF")):
-            for one, other in ((MDGF, STATIC), (STATIC, SR_STE), (MDGF, STRAIGHT), (STRAIGHT, SR_STE)):
-                sides = get(bed, one, roles=roles), get(bed, other, roles=roles)
-                yield "g", bed, f"{one} over {other} at 1:32, {name}", sides
-    gains = {bed: gain(get(bed, MDGF), get(bed, SR_STE)) for bed in BEDS}
-    sides = gains["g2p"], unpaired(gains["glyphs"])
-    yield "d", "both", "gain of MDGF over SR-STE at 1:32 in language over that in vision", sides
+        for question, asked in ASKED.items():
+            yield from ((question, bed, what, sides) for what, sides in asked(get, bed))
+    language, vision = (over_sr_ste(get, bed) for bed in BEDS)
+    yield "d", "both", "gain of MDGF over SR-STE at 1:32 in language over that in vision", (language, unpaired(vision))
 
 
 def answers(get: Records) -> list[Answer]:
@@ -254,6 +275,7 @@ QUESTIONS = {
     "e": "A recipe of ours, brief MDGF, over MDGF exponential at 1:32",
     "f": "How much of the gain is the schedule's",
     "g": "How much is the masked gradient's and how much the decay's",
+    "h": "Methods of others, tuned, over MDGF exponential and static at 1:32",
 }
 
 
@@ -262,7 +284,7 @@ def means(get: Records) -> Iterator[str]:
     head = ("sparse", "pattern", "bed", "recipe", "right on test / %", "to dense", "n", "training FLOPs")
     yield from (f"| {' | '.join(head)} |", "|---|---|---|---|--:|--:|--:|--:|")
     for roles, name in ((ALL, "every role"), (FF, "FF")):
-        for pattern in ("1:8", "1:32", "1:64"):
+        for pattern in PATTERNS:
             for bed in BEDS:
                 yield from (f"| {name} | {pattern} | {bed} | {row} |" for row in mean_rows(get, bed, pattern, roles))
 
