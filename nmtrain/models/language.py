@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,9 +82,19 @@ def language_architecture(model: ModelConfig, shape: TextShape) -> PretrainedCon
     if model.pretrained or model.name not in _SHAPES:
         option, source = _source(model)
         with quiet():  # about a head of another size
-            config = _from_hub(
-                lambda name, **where: AutoConfig.from_pretrained(name, **where, **options), source, option
+            config, again = _from_hub(
+                lambda name, **where: (
+                    AutoConfig.from_pretrained(name, **where),
+                    partial(AutoConfig.from_pretrained, name, **where),
+                ),
+                source,
+                option,
             )
+            if options:
+                try:
+                    config = again(**options)
+                except Exception as error:
+                    raise _refused(model, config.model_type, error) from error
         if model.kind == "text_classifier" and config.is_encoder_decoder:
             raise ValueError(
                 f"{option}={source}: is an encoder-decoder ({config.model_type}), which model.kind=text_classifier does"
@@ -100,12 +111,15 @@ def language_architecture(model: ModelConfig, shape: TextShape) -> PretrainedCon
         arguments = {**arguments, "max_position_embeddings": shape.input_length}
     try:
         config = AutoConfig.for_model(family, **{**arguments, **tokens, **options})
-    except Exception as error:  # the options are the user's
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"model.options={written(options)}: transformers refuses them for {family}: {reason}"
-        ) from error
+    except Exception as error:
+        raise _refused(model, family, error) from error
     return _checked(config, model)
+
+
+def _refused(model: ModelConfig, family: str, error: Exception) -> ValueError:
+    """What transformers says of options, by whatever exception; they are the user's."""
+    reason = " ".join(str(error).split())
+    return ValueError(f"model.options={written(model.options)}: transformers refuses them for {family}: {reason}")
 
 
 def _ready(config: PretrainedConfig, model: ModelConfig) -> PretrainedConfig:
@@ -202,7 +216,8 @@ def build_language_model(model: ModelConfig, shape: TextShape, pretrained: bool 
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         option, source = _source(model)
-        raise ValueError(f"{option}={source}: is no {model.kind} of transformers: {reason}") from error
+        named = f"{option}={source}" + (f", model.options={written(model.options)}" if model.options else "")
+        raise ValueError(f"{named}: is no {model.kind} of transformers: {reason}") from error
 
 
 def new_weights(model: ModelConfig, shape: TextShape, download: bool) -> list[str]:
@@ -300,6 +315,8 @@ def _library(model: ModelConfig) -> Any:
 def _from_hub(load: Any, source: str, option: str, download: bool = True) -> Any:
     """``load(source)`` from a folder, from what was downloaded before, or from the hub; None where only that has it
     and ``download`` is False."""
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         if not Path(source).expanduser().is_dir():
             if source.startswith(("/", ".", "~")):
@@ -315,6 +332,6 @@ def _from_hub(load: Any, source: str, option: str, download: bool = True) -> Any
         else:
             source = str(Path(source).expanduser())
         return load(source)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{option}={source}: transformers cannot load it: {reason[:300]}") from error

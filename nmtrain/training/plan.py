@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from nmtrain.config.check import Config
-from nmtrain.config.faults import written
 from nmtrain.config.schema import MOST_UPDATES
 from nmtrain.data import TextShape
 from nmtrain.errors import ConfigError
@@ -32,22 +30,14 @@ from nmtrain.measure import (
     training_flops,
     updates_within,
 )
-from nmtrain.measure.products import ProductCounter
-from nmtrain.models import build_model
-from nmtrain.models.indices import RealIndices
-from nmtrain.models.recompute import recompute_blocks
-from nmtrain.models.saved import naming
-from nmtrain.runs.loaded import in_plugin
 from nmtrain.sparsity import NMPattern, SparseTensor, SparsityRule
 from nmtrain.training.layer_decay import layer_scales
 from nmtrain.training.memory import parameter_bytes, training_memory
+from nmtrain.training.on_meta import Inputs, built, forward, rates_of_skipping, values
 from nmtrain.training.start import goes_on, start_told
 from nmtrain.training.teacher import planned_teacher
 from nmtrain.training.tensors import measured_tensors
-from nmtrain.training.text_plan import require_texts_fit, text_cost, text_inputs
-
-# A micro-batch on the meta device: positional for images, whose argument no two libraries call the same.
-Inputs = list[Tensor] | dict[str, Tensor]
+from nmtrain.training.text_plan import text_cost
 
 
 @dataclass(frozen=True)
@@ -173,7 +163,7 @@ def make_plan(config: Config, shared: dict[str, Any] | None = None) -> Plan:
     shared = {} if shared is None else shared
     key = _model_key(config)
     if key not in shared:
-        shared[key] = _built(config)
+        shared[key] = built(config)
     model, inputs, multiplied = shared[key]
     teacher, of_teacher = planned_teacher(config)
     told = [*_also_needed(config, model), *of_teacher]
@@ -213,7 +203,7 @@ def make_plan(config: Config, shared: dict[str, Any] | None = None) -> Plan:
 def _model_key(config: Config) -> str:
     """Runs of one key build the same model, for the same micro-batches, and refuse the same of it."""
     train = config.train
-    needed = (config.init_from, goes_on(config), config.optim.layer_decay, train.teacher)
+    needed = (config.init_from, goes_on(config), config.optim.layer_decay, train.teacher, config.launch.strategy)
     sizes = (train.batch_size, train.micro_batches)
     return repr((config.model, needed, config.data_shape, sizes, train.gradient_checkpointing))
 
@@ -221,12 +211,12 @@ def _model_key(config: Config) -> str:
 def _costs_and_memory(
     config: Config, model: nn.Module, inputs: Inputs, rules: list[SparsityRule], tensors: list[SparseTensor]
 ) -> tuple[tuple[ForwardCost, ForwardCost, LengthCost | None], tuple[dict[str, int], int]]:
-    with _values(config):
+    with values(config):
         model = deepcopy(model)  # some change for good with what goes through them
     costs = _costs(config, model, inputs, tensors)
     uncached = {"use_cache": False} if config.model.kind == "text_to_text" else {}  # as in training
-    with _values(config):
-        memory = training_memory(config, model, rules, lambda model: _forward(model, inputs, **uncached))
+    with values(config):
+        memory = training_memory(config, model, rules, lambda model: forward(model, inputs, **uncached))
     return costs, memory
 
 
@@ -244,19 +234,19 @@ def _batch_norm_warning(config: Config, model: nn.Module) -> list[str]:
 def shape_faults(configs: Iterable[Config]) -> list[str]:
     """What `make_plan` would refuse about several runs, without the rest of its work; a model is built only once."""
     faults: dict[str, None] = {}
-    built: dict[str, tuple[nn.Module, Inputs, Collection[str]] | None] = {}
+    found: dict[str, tuple[nn.Module, Inputs, Collection[str]] | None] = {}
     costs: dict[str, ForwardCost] = {}
     for config in configs:
         key = _model_key(config)
         try:
-            if key not in built:
-                built[key] = None  # stays, if it cannot be built
-                built[key] = parts = _built(config)
-                _also_needed(config, parts[0])
+            if key not in found:
+                found[key] = None  # stays, if it cannot be built
+                found[key] = one = built(config)
+                _also_needed(config, one[0])
                 planned_teacher(config)
-            if (found := built[key]) is None:
+            if (parts := found[key]) is None:
                 continue
-            model, inputs, multiplied = found
+            model, inputs, multiplied = parts
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # each run gives its own
                 _, measured = measured_tensors(config, model, multiplied)
@@ -271,80 +261,22 @@ def shape_faults(configs: Iterable[Config]) -> list[str]:
     return list(faults)
 
 
-def has_idle_weights(config: Config) -> bool:
-    """Whether an update may leave weights of the model without a gradient, as LED's of global attention."""
-    model, inputs, _ = _built(config)
-    skipping = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
-    if any(getattr(getattr(model, "config", None), option, 0) for option in skipping):
-        return True
-    uncached = {"use_cache": False} if config.model.kind == "text_to_text" else {}
-    with _values(config):
-        outputs = _forward(model.train(), inputs, **uncached)
-        (outputs if isinstance(outputs, Tensor) else outputs.logits).sum().backward()
-    return any(parameter.grad is None for parameter in model.parameters() if parameter.requires_grad)
-
-
 def _also_needed(config: Config, model: nn.Module) -> list[str]:
     """Refuse what a run needs beside its model and cannot have; a line where it will not be taken as it is."""
+    if config.launch.strategy == "fsdp" and (rates := rates_of_skipping(model)):
+        told = "processes skip layers of their own, and a layer's weights take all of them to gather"
+        raise ConfigError(
+            [
+                f"launch.strategy=fsdp: not with model.options.{name}={rate} ({told}); allowed: 0.0, or ddp"
+                for name, rate in rates.items()
+            ]
+        )
     if (decay := config.optim.layer_decay) is not None:
         try:
             layer_scales(model, decay)
         except ValueError as error:
             raise ConfigError([f"optim.layer_decay={decay}: model.name={config.model.name}: {error}"]) from error
     return start_told(config, model)
-
-
-def _built(config: Config) -> tuple[nn.Module, Inputs, Collection[str]]:
-    """The model on the meta device, one micro-batch that it can train on, and the weights that this multiplies by."""
-    shape = config.data_shape
-    samples = config.train.batch_size // config.train.micro_batches
-    inputs: Inputs
-    try:
-        with torch.device("meta"), _values(config):
-            model = build_model(config.model, shape, pretrained=False)
-        for module in model.modules():
-            if hasattr(module, "layerdrop"):  # which layers transformers skips is chance, and none counts as skipped
-                module.layerdrop = 0.0  # type: ignore[assignment]
-        if isinstance(shape, TextShape):
-            require_texts_fit(config, model)
-        if config.train.gradient_checkpointing:
-            with naming(f"train.gradient_checkpointing=true: model.name={config.model.name}"):
-                recompute_blocks(deepcopy(model))
-    except ValueError as error:
-        raise ConfigError(str(error).splitlines()) from error
-    if isinstance(shape, TextShape):
-        inputs = text_inputs(model, samples, shape.input_length, shape.target_length)
-        expected = (samples, shape.outputs) if config.model.kind == "text_classifier" else None
-    else:
-        inputs = [torch.zeros(samples, shape.channels, shape.image_size, shape.image_size, device="meta")]
-        expected = (samples, shape.num_classes)
-    try:
-        with _values(config), ProductCounter(model) as counter:
-            outputs = _forward(model.train(), inputs)
-        outputs = outputs if isinstance(outputs, Tensor) else outputs.logits
-        fault = f"gives {tuple(outputs.shape)}" if expected and outputs.shape != expected else None
-    except Exception as error:  # whatever timm, transformers or torch object to
-        fault = (str(error).partition("\n")[0] or type(error).__name__) + in_plugin(error)
-    if fault:
-        given = ", ".join(
-            str(tuple(tensor.shape)) for tensor in (inputs.values() if isinstance(inputs, dict) else inputs)
-        )
-        raise ConfigError(
-            [
-                f"model.name={config.model.name}: with model.options={written(config.model.options)} it does not map"
-                f" micro-batches {given} to {f'{expected[1]} classes' if expected else 'text'}: {fault}"
-            ]
-        )
-    return model, inputs, counter.by_weight
-
-
-def _forward(model: nn.Module, inputs: Inputs, **options: Any) -> Any:
-    return model(**inputs, **options) if isinstance(inputs, dict) else model(*inputs, **options)
-
-
-def _values(config: Config) -> AbstractContextManager[Any]:
-    """What a model on the meta device is built and called in: one of text needs the values of indices."""
-    return RealIndices() if config.model.reads_text else nullcontext()
 
 
 def _costs(

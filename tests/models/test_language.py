@@ -245,6 +245,19 @@ def test_options_that_the_architecture_lacks_are_refused():
         build_model(config_of("t5", options={"num_layerz": 3}), SHAPE)
 
 
+def test_options_that_a_checkpoints_architecture_refuses_are_named_and_settings_of_its_own_are_not_theirs(checkpoint):
+    folder = checkpoint("bart")
+    for options, told in (({"d_model": "wide"}, "d_model"), ({"encoder_layerdrop": 0}, "expected float, got int")):
+        with pytest.raises(ValueError, match=rf"^model.options={{.*}}: transformers refuses them for bart: .*{told}"):
+            build_model(pretrained(folder, "text_to_text", **options), SHAPE)
+    with pytest.raises(ValueError, match=r"bart, model.options={activation_function:nosuch}: is no text_to_text"):
+        build_model(config_of(str(folder), options={"activation_function": "nosuch"}), SHAPE)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"encoder_layers": "two"}))
+    with pytest.raises(ValueError, match=r"^model.pretrained=.*: transformers cannot load it: .*encoder_layers"):
+        build_model(pretrained(folder, "text_to_text", d_model=16), SHAPE)
+
+
 def test_a_folder_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match=r"^model\.pretrained=/nowhere/t5: .*there is no such folder"):
         build_model(config_of("t5", pretrained="/nowhere/t5"), SHAPE)

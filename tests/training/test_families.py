@@ -10,11 +10,13 @@ import transformers
 
 from nmtrain.config.check import check_config
 from nmtrain.config.compose import compose_values, prepare_overrides
+from nmtrain.errors import ConfigError
 from nmtrain.models.roles import weights_by_role
 from nmtrain.training.evaluation import evaluate_run
 from nmtrain.training.export import export_run, load_run
 from nmtrain.training.loading import load_task
-from nmtrain.training.plan import has_idle_weights, make_plan
+from nmtrain.training.on_meta import has_idle_weights
+from nmtrain.training.plan import make_plan, shape_faults
 from nmtrain.training.run import run
 
 LISTOPS = ["data=listops", "data.train_size=64", "data.val_size=12", "data.test_size=1", "data.max_length=24"]
@@ -104,3 +106,20 @@ def test_layers_may_be_skipped_while_training(recipe, checkpoint, tmp_path):
     records = [json.loads(line) for line in (config.run_folder / "noise.jsonl").read_text().splitlines()]
     skipped = [record["update"] for record in records if record["grad_abs_mean"] == 0]
     assert 0 < len(skipped) < len(records)
+
+
+def test_processes_that_share_the_weights_refuse_layers_that_each_would_skip_by_itself(checkpoint, tmp_path):
+    folder = checkpoint("bart", decoder_layerdrop=0.25)
+    replicas, sharded, whole = (
+        config_of(folder, "text_to_text", tmp_path, "recipe=ste", "launch.processes=2", *overrides)
+        for overrides in (
+            ["launch.strategy=ddp"],
+            ["launch.strategy=fsdp"],
+            ["launch.strategy=fsdp", "model.options.decoder_layerdrop=0.0"],
+        )
+    )
+    told = r"launch.strategy=fsdp: not with model.options.decoder_layerdrop=0.25 .*; allowed: 0.0, or ddp"
+    with pytest.raises(ConfigError, match=told):
+        make_plan(sharded)
+    assert shape_faults([replicas, whole]) == []
+    assert len(shape_faults([replicas, sharded])) == 1

@@ -4,7 +4,7 @@ import pytest
 
 from nmtrain.errors import ConfigError
 from nmtrain.models import build_model
-from nmtrain.training import plan
+from nmtrain.training import on_meta
 from nmtrain.training.memory import memory_of_each
 from nmtrain.training.plan import make_plan, shape_faults
 from nmtrain.training.run import run
@@ -75,7 +75,7 @@ def test_plans_of_a_sweep_share_their_model_and_are_what_each_is_alone(make_conf
     configs = [make_config(*overrides) for overrides in each]
     alone = [make_plan(config) for config in configs]
     built = []
-    monkeypatch.setattr(plan, "build_model", lambda *a, **k: built.append(a) or build_model(*a, **k))
+    monkeypatch.setattr(on_meta, "build_model", lambda *a, **k: built.append(a) or build_model(*a, **k))
     shared: dict = {}
     together = [make_plan(config, shared) for config in configs]
     assert len(built) == 3  # a batch of its own, and checkpointing

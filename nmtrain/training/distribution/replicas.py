@@ -19,7 +19,7 @@ from nmtrain.errors import ConfigError, TrainingError
 from nmtrain.sparsity.rules import stock_name
 from nmtrain.sparsity.shards import WHOLE, Shards
 from nmtrain.training.distribution.ranks import ManyRanks, Ranks
-from nmtrain.training.plan import has_idle_weights
+from nmtrain.training.on_meta import has_idle_weights
 
 logger = logging.getLogger(__name__)
 
