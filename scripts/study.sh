@@ -8,11 +8,11 @@ bed=$1
 case $bed in
   g2p)
     every=100 dense='[1.5e-3,3e-3,6e-3,1.2e-2]' late=1.2e-2,2.4e-2 best=3e-3 methods=1.2e-2 budget=8.4537e11
-    later=1.2e-2,2.4e-2,4.8e-2 short=6e-3,1.2e-2,2.4e-2,4.8e-2 full=1.7405e12
+    later=1.2e-2,2.4e-2,4.8e-2 short=6e-3,1.2e-2,2.4e-2,4.8e-2 full=1.7405e12 middle=6e-3,1.2e-2,2.4e-2
     ;;
   glyphs)
     every=200 dense='[3e-3,6e-3,1.2e-2]' late=6e-3,1.2e-2 best=6e-3 methods=6e-3 budget=1.65504e12
-    later=6e-3,1.2e-2,2.4e-2 short=6e-3,1.2e-2,2.4e-2 full=3.85675e12
+    later=6e-3,1.2e-2,2.4e-2 short=6e-3,1.2e-2,2.4e-2 full=3.85675e12 middle=3e-3,6e-3,1.2e-2
     ;;
   *) echo "$bed: allowed: g2p, glyphs" >&2; exit 2 ;;
 esac
@@ -82,12 +82,19 @@ sweep experiment="study/${bed}_all" recipe=sr_ste sparsity=1:32 train.flops=$ful
 # Wider grids where the best rate was the largest, and more seeds.
 more=$five,5,6,7
 brief experiment="study/${bed}_all" sparsity=1:32 seed=$five "tune={optim.lr:[$later]}"
+sweep experiment="study/${bed}_all" recipe=mdgf_linear sparsity=1:32 seed=$five \
+  "tune={optim.lr:[3e-3,6e-3,1.2e-2],recipe.finetune_fraction:[0.1,0.5]}"
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste,static sparsity=1:32 seed=$more "$wide"
-sweep experiment="study/$bed" recipe=dense "$patterns" seed=$more "$low"
-brief experiment="study/${bed}_all" sparsity=1:32 seed=$more "tune={optim.lr:[$later]}"
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential sparsity=1:32 train.flops=$budget seed=$more \
   "tune={optim.lr:[$short]}"
+brief experiment="study/${bed}_all" sparsity=1:32 seed=$more "tune={optim.lr:[$later]}"
+# A pattern between.
+sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:16 seed=$five \
+  "tune={optim.lr:[$middle]}"
+# What of the field came nearest untuned.
+sweep experiment="study/${bed}_all" recipe=feather,rigl,ac_dc sparsity=1:32 seed=0,1,2 "$grid"
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential recipe.gradient=straight_through sparsity=1:32 \
   seed=0,1,2 "$high"
+sweep experiment="study/$bed" recipe=dense "$patterns" seed=$more "$low"
 # FF alone: no decay, only the masked gradient.
 sweep experiment="study/$bed" recipe=static sparsity=1:32 seed=0,1,2 "$grid"
