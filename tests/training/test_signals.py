@@ -175,18 +175,16 @@ def test_submitits_own_handler_has_the_last_word_unless_the_job_was_cancelled(st
 
 def test_a_job_of_submitit_that_is_in_line_already_ends_there_too(tmp_path, monkeypatch):
     """Not as a failed run, which its sweep would try again in another job beside the one that starts again."""
-    pytest.importorskip("submitit")
-    from submitit.core.job_environment import SignalHandler
-    from submitit.core.utils import DelayedSubmission, JobPaths
-    from submitit.slurm.slurm import SlurmJobEnvironment
-
+    environment, slurm, utils = (
+        pytest.importorskip(f"submitit.{module}") for module in ("core.job_environment", "slurm.slurm", "core.utils")
+    )
     monkeypatch.setenv("SLURM_JOB_ID", "99")
     monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     asked = answer(tmp_path, monkeypatch, "scontrol", "Job is pending execution", status=1)
-    submission = DelayedSubmission(print)
+    submission = utils.DelayedSubmission(print)
     submission.set_timeout(60, 3)
-    handler = SignalHandler(SlurmJobEnvironment(), JobPaths(tmp_path, "99"), submission)
+    handler = environment.SignalHandler(slurm.SlurmJobEnvironment(), utils.JobPaths(tmp_path, "99"), submission)
     monkeypatch.setattr(requeue.signal, "getsignal", lambda number: handler.checkpoint_and_try_requeue)
     with pytest.raises(SystemExit):
         put_back_in_line(Stopped("", "SIGTERM"))
