@@ -8,6 +8,8 @@ They are written as FOLDER/figures/*.svg and *.png.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +19,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from study_answers import ALL, BEDS, BRIEF, DENSE, SR_STE, STRAIGHT, Records, on_test, run_noise
+from matplotlib.transforms import Bbox
+from study_answers import ALL, BEDS, BRIEF, DENSE, STRAIGHT, Records, on_test, run_noise
 
 from nmtrain.report.compare.statistics import estimate
 from nmtrain.report.draw.style import RC, look
@@ -37,33 +40,25 @@ def accuracy_against_flops(get: Records) -> None:
     for ax, (bed, updates) in zip(axes, BEDS.items(), strict=True):
         tuned = at_1_of_32(pd.concat([on_test(get.parts[part]) for part in ("tuned", "brief")]), bed)
         dense = tuned[tuned["label"] == DENSE]["training_flops"].median()
-        cells = tuned.groupby(["label", "group"])
-        means, shares = cells["points"].mean(), cells["training_flops"].mean() / dense
-        sr_ste = tuned[tuned["label"] == SR_STE]["points"].mean()
-        others = at_1_of_32(on_test(get.parts["methods"]), bed)
-        others = others[~others["label"].isin(tuned["label"])]
-        for _, run in others.iterrows():
-            ax.plot(run["training_flops"] / dense, run["points"], ".", color="#999999", markersize=4, zorder=1)
-            x = run["training_flops"] / dense
-            note(ax, x, run["points"], run["label"], "#777777", "left" if 0.25 < x < 0.48 else "right")
-        for (label, _), runs in cells:
+        points = []
+        for (label, _), runs in tuned.groupby(["label", "group"]):
             colour, marker, _ = look(runs["variant"].iloc[0])
             mean = estimate(list(runs["points"]))
-            x = runs["training_flops"].mean() / dense
-            length = runs["updates"].mean()  # of one budget, seeds of text differ by a few
-            fill = "none" if length != updates else FILLS.get(label, colour)
-            ax.errorbar(x, mean.mean, mean.half_width, color=colour, marker=marker, mfc=fill, capsize=2, zorder=2)
+            share, length = runs["training_flops"].mean() / dense, runs["updates"].mean() / updates
+            full = abs(length - 1) < 0.01  # of one budget, seeds of text differ by a few updates
+            fill = FILLS.get(label, colour) if full else "none"
+            ax.errorbar(share, mean.mean, mean.half_width, color=colour, marker=marker, mfc=fill, capsize=2, zorder=2)
             name = SHORT.get(label, label)
-            if length != updates:
-                name = f"{label.replace('exponential', 'exp.')}, {length / updates:.2g} \N{MULTIPLICATION SIGN} updates"
-            beside = means[(shares - x).abs() < 0.02]
-            if 0.3 < x < 0.48 and mean.mean > sr_ste + 1:
-                place = "above left"
-            else:
-                above = beside[beside > mean.mean + 1e-9]
-                place = "below" if len(above) and (above.min() < mean.mean + 1.5 or len(above) > 2) else "right"
-            note(ax, x, mean.mean, name, colour, place)
-        ax.set(title=TITLES[bed], xlabel="training FLOPs / those of dense training", ylabel=AXES[bed], xlim=(0, 1.4))
+            if not full:
+                name = f"{label.replace('exponential', 'exp.')}, {length:.2g} \N{MULTIPLICATION SIGN} updates"
+            points.append(Point(share, mean.mean, mean.half_width, name, colour))
+        others = at_1_of_32(on_test(get.parts["methods"]), bed)
+        for _, run in others[~others["label"].isin(tuned["label"])].iterrows():
+            share = run["training_flops"] / dense
+            ax.plot(share, run["points"], ".", color="#999999", markersize=4, zorder=1)
+            points.append(Point(share, run["points"], 0.0, run["label"], "#777777"))
+        ax.set(title=TITLES[bed], xlabel="training FLOPs / those of dense training", ylabel=AXES[bed], xlim=(0, 1.5))
+        name_points(ax, points)
     save(figure, get, "flops")
 
 
@@ -89,16 +84,63 @@ def at_1_of_32(runs: pd.DataFrame, bed: str) -> pd.DataFrame:
     return own[(own["label"] == DENSE) | ((own["sparsity"] == "1:32") & (own["roles"] == ALL))]
 
 
-PLACES = {  # of a name beside its point
-    "right": {"xytext": (5, 2)},
-    "left": {"xytext": (-5, -3), "ha": "right"},
-    "above left": {"xytext": (-5, 4), "ha": "right"},
-    "below": {"xytext": (5, -9)},
-}
+@dataclass(frozen=True)
+class Point:
+    """What a figure shows, in its units, with half of the interval, and how it is called there."""
+
+    x: float
+    y: float
+    half_width: float
+    name: str
+    colour: str
 
 
-def note(ax: Axes, x: float, y: float, text: str, colour: str, place: str) -> None:
-    ax.annotate(text, (x, y), textcoords="offset points", fontsize=6.5, color=colour, **PLACES[place])
+SIDES = (  # of a point, the best one first, in points: where its name begins or ends
+    *((5, 2, "left"), (-5, 2, "right"), (5, -3, "left"), (-5, -3, "right")),
+    *((5, -8, "left"), (-5, -8, "right"), (5, 7, "left"), (-5, 7, "right")),
+)
+
+
+def name_points(ax: Axes, points: Sequence[Point]) -> None:
+    """Each name at that side of its point where it covers least of the others, of names before it, and of the edge."""
+    ax.figure.canvas.draw()  # from here on, places in the picture are final
+    reach = ax.figure.dpi / 20
+    taken = []
+    for point in points:
+        low, high = ax.transData.transform([(point.x, point.y + sign * point.half_width) for sign in (-1, 1)])
+        taken.append(Bbox([low - reach, high + reach]))
+    for point in points:
+        tried = [
+            ax.annotate(
+                point.name,
+                (point.x, point.y),
+                (x, y),
+                textcoords="offset points",
+                fontsize=6.5,
+                ha=align,
+                color=point.colour,
+                in_layout=False,
+            )
+            for x, y, align in SIDES
+        ]
+        boxes = [text.get_window_extent() for text in tried]
+        covered = [
+            sum(shared(box, other) for other in taken) + area(box) * (1 + 0.02 * place) - shared(box, ax.bbox)
+            for place, box in enumerate(boxes)
+        ]
+        best = int(np.argmin(covered))
+        taken.append(boxes[best])
+        for text in (text for number, text in enumerate(tried) if number != best):
+            text.remove()
+
+
+def area(box: Bbox) -> float:
+    return float(box.width * box.height)
+
+
+def shared(one: Bbox, other: Bbox) -> float:
+    both = Bbox.intersection(one, other)
+    return 0.0 if both is None else area(both)
 
 
 def save(figure: plt.Figure, get: Records, name: str) -> None:
