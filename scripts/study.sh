@@ -79,7 +79,7 @@ sweep experiment="study/${bed}_all" recipe=mdgf_linear,sdgf_stepwise,sdgf_geomet
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential sparsity=1:32 seed=$more \
   "tune={optim.lr:[6e-3,1.2e-2,2.4e-2],recipe.finetune_fraction:[0.1,0.5,0.7]}"
 # MDGF's training FLOPs, spent by SR-STE.
-sweep experiment="study/${bed}_all" recipe=sr_ste sparsity=1:32 train.flops=$full seed=$five "$two"
+sweep experiment="study/${bed}_all" recipe=sr_ste sparsity=1:32 train.flops=$full seed=$five "$grid"
 # Wider grids where the best rate was the largest, and more seeds.
 brief experiment="study/${bed}_all" sparsity=1:32 seed=$five "tune={optim.lr:[$later]}"
 sweep experiment="study/${bed}_all" recipe=mdgf_linear sparsity=1:32 seed=$five \
