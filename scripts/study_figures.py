@@ -18,7 +18,9 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 from study_answers import ALL, BEDS, BRIEF, DENSE, STRAIGHT, Records, on_test, run_noise
 
@@ -64,7 +66,8 @@ def accuracy_against_flops(get: Records) -> None:
 
 def accuracy_against_noise(get: Records) -> None:
     """A dot for each tuned run."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 4.2), layout="constrained")
+    names: dict[str, Artist] = {}
     for ax, (bed, updates) in zip(axes, BEDS.items(), strict=True):
         runs = pd.concat(run_noise(get.parts[part], "second_moment_mean") for part in ("tuned", "brief"))
         runs = runs[(runs["data"] == bed) & (runs["sparsity"] == "1:32") & (runs["updates"] == updates)]
@@ -72,10 +75,11 @@ def accuracy_against_noise(get: Records) -> None:
             colour, marker, _ = look(own["variant"].iloc[0])
             fill = FILLS.get(label, colour)
             name = SHORT.get(label, label)
-            ax.plot(np.exp(own["noise"]), own["points"], marker, color=colour, mfc=fill, label=name)
+            (names[name],) = ax.plot(np.exp(own["noise"]), own["points"], marker, color=colour, mfc=fill)
         ax.set(title=TITLES[bed], xlabel="Adam's second moment, geometric mean over training", ylabel=AXES[bed])
         ax.set_xscale("log")
-        ax.legend(fontsize=7)
+        ax.xaxis.set_minor_locator(LogLocator(subs=(2, 4, 6)))
+    figure.legend(names.values(), names, loc="outside lower center", ncols=4, fontsize=7)
     save(figure, get, "noise")
 
 
