@@ -117,7 +117,7 @@ def planned(family, monkeypatch):
     config = replace(config, data_shape=shape, model=config.model.model_copy(update={"name": name, "options": options}))
     with torch.device("meta"):
         model = build_model(config.model, shape)
-    monkeypatch.setattr("nmtrain.training.plan.build_model", lambda *_, **__: model)  # once is enough
+    monkeypatch.setattr("nmtrain.training.on_meta.build_model", lambda *_, **__: model)  # once is enough
     monkeypatch.setattr("nmtrain.training.plan.training_memory", lambda *_: ({}, 0))
     assert unknown_fused(model) == []
     roles = list(dict.fromkeys(role for role, _, _ in weights_by_role(model)))
