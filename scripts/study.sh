@@ -2,7 +2,7 @@
 # The runs of the study, one bed at a time, what separates recipes first: scripts/study.sh g2p, or glyphs.
 #
 # Each line goes on where it was cut off, and trains nothing that its results folder has already; a line that repeats
-# another one with more seeds extends it. A run takes 80 to 130 seconds of one core; a bed has some 300.
+# another one with more seeds extends it. A run takes some two minutes of one core; a bed has some 300.
 set -euo pipefail
 bed=$1
 case $bed in
