@@ -100,7 +100,9 @@ class Trainer:
         if self.config.train.precision == "fp16":
             self.loss_scale.load_state_dict(checkpoint["loss_scale"])
         self.done = checkpoint["done"]
-        self.loss_sum, self.loss_count = checkpoint["loss_sum"].to(self.device), checkpoint["loss_count"]
+        sums = checkpoint.get("loss_sums") or [float(checkpoint["loss_sum"])]  # checkpoints of before have the mean
+        own = sums[self.ranks.rank] if len(sums) == self.ranks.world else sum(sums) / len(sums)
+        self.loss_sum, self.loss_count = torch.tensor(own, device=self.device), checkpoint["loss_count"]
         self.seconds = checkpoint["seconds"]
         self.task.damaged.update(checkpoint.get("damaged", {}))  # checkpoints of before have none
         if self.average:
@@ -308,7 +310,7 @@ class Trainer:
             "remembered": sparsity_control(model).remembered,
             "optimizer": self.replicas.optimizer_state(self.optimizer),
             "loss_scale": self.loss_scale.state_dict(),
-            "loss_sum": self.ranks.mean(self.loss_sum),
+            "loss_sums": self.ranks.gathered(float(self.loss_sum)),  # each rank adds to its own again
             "loss_count": self.loss_count,
             "seconds": self.seconds,
             "damaged": dict(self.task.damaged),

@@ -17,13 +17,13 @@ LINE += ["model.options.depth=1", "model.options.embed_dim=64", "train.checkpoin
 RESNET = ["data=digits", "model=resnet", "sparsity=1:8", "train.updates=2", "train.sync_batchnorm=true"]
 SHARED = ["data=digits", "model=resnet", "sparsity=1:8", "train.updates=8", "measure=off", "launch.strategy=fsdp"]
 SHARED += ["launch.compare_every=6"]
-# Something that happens to the second rank in the update with index 5.
+# In the update with this index, something that happens to the second rank.
 AT_UPDATE = """
 import os, signal, time
 from nmtrain.training.loop import Trainer
 update = Trainer.update
 def watched(self, number):
-    if ranks.rank == 1 and number == 5:
+    if ranks.rank == 1 and number == {}:
         {}
     return update(self, number)
 patch.setattr(Trainer, "update", watched)
@@ -54,7 +54,7 @@ def status(folder: Path) -> dict:
 def broken(pair, results: Path, happens: str, *overrides: str):
     """Two processes of which the second meets with something: exit status and standard error of both, the folder."""
     overrides = [*LINE, f"results_dir={results}", *overrides]
-    ended = pair({"overrides": overrides, "before": AT_UPDATE.format(happens)}).ended()
+    ended = pair({"overrides": overrides, "before": AT_UPDATE.format(5, happens)}).ended()
     (folder,) = results.glob("*-*")
     written = [(folder / name).stat().st_mtime for name in ("metrics.jsonl", "status.json")]
     assert written[1] - written[0] < 60  # seconds from the last update that went well
@@ -123,6 +123,27 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_update(pair, alone, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_run_stopped_between_all_lines_of_its_log_writes_those_of_an_undisturbed_one(strategy, pair, tmp_path):
+    """To the bit: the mean loss of a line adds up what each rank had before the stop and had after it."""
+    line = [*LINE, "train.updates=40", "train.log_every=5", "train.ema=0.5", "measure.every=4"]
+    line += [f"launch.strategy={strategy}"]
+    asks = "os.kill(os.getpid(), signal.SIGTERM)"
+    jobs = [
+        {"overrides": [*line, f"results_dir={tmp_path}/two"], "before": AT_UPDATE.format(number, asks), "fails": True}
+        for number in range(2, 40, 5)
+    ]
+    both = pair(*jobs, *({"overrides": [*line, f"results_dir={tmp_path}/{name}"]} for name in ("two", "whole")))
+    *stopped, finished, whole = (one[0] for one in both.outcomes())
+    reasons = [f"Stopped: SIGTERM after update {number} of 40" for number in range(3, 40, 5)]
+    assert [one["error"] for one in stopped] == reasons
+    assert finished["summary"]["status"] == whole["summary"]["status"] == "finished"
+    (folder,) = (tmp_path / "two").glob("*-*")
+    for file in ("metrics.jsonl", "noise.jsonl"):
+        assert (folder / file).read_text() == (tmp_path / "whole" / folder.name / file).read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("happens", "code", "state"),
     [("os.kill(os.getpid(), signal.SIGTERM)", 130, "preempted"), ("raise KeyError('lost')", 1, "failed")],
@@ -136,7 +157,7 @@ import nmtrain.training.checkpoint as module
 save = module.save_checkpoint
 patch.setattr(module, "save_checkpoint", lambda *given: (time.sleep(9), save(*given)))
 """
-    job = {"overrides": [*LINE, f"results_dir={tmp_path}/two"], "before": slow + AT_UPDATE.format(happens)}
+    job = {"overrides": [*LINE, f"results_dir={tmp_path}/two"], "before": slow + AT_UPDATE.format(5, happens)}
     codes, _ = pair(job).ended()
     (folder,) = (tmp_path / "two").glob("*-*")
     assert codes == [code, code]
@@ -153,13 +174,13 @@ def test_what_all_ranks_see_ends_them_alike_and_is_told_once(pair, tmp_path):
     overflow = "self.model.head.weight.data.fill_(float('nan'))"
     other = "import nmtrain.training.run as module\npatch.setattr(module, 'code_digest', lambda: f'of {ranks.rank}')"
     cases = {
-        "flipped": (AT_UPDATE.format(flip), ["launch.compare_every=6", "train.checkpoint_every=100"]),
-        "overflow": (AT_UPDATE.format(overflow), []),
+        "flipped": (AT_UPDATE.format(5, flip), ["launch.compare_every=6", "train.checkpoint_every=100"]),
+        "overflow": (AT_UPDATE.format(5, overflow), []),
         "shares": ("", ["train.batch_size=33"]),
         "mixed": ("", ["train.batch_size=30", "train.mixup=0.2"]),
         "code": (other, []),
         "norm": ("", RESNET),
-        "counted": (AT_UPDATE.format("self.model.bn1.num_batches_tracked += 1"), SHARED),
+        "counted": (AT_UPDATE.format(5, "self.model.bn1.num_batches_tracked += 1"), SHARED),
     }
     alone = (RESNET, SHARED)  # lines of their own
     jobs = [
