@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nmtrain.training.checkpoint import save_checkpoint
 from nmtrain.training.run import run
 
 
@@ -95,6 +96,26 @@ def test_what_a_method_remembers_comes_through_a_resume(recipe, make_config, tmp
         run(config)
         assert_same_run(config.run_folder, reference)
         shutil.rmtree(config.run_folder)
+
+
+@pytest.mark.parametrize("of_before", [True, False], ids=["mean", "three"])
+def test_the_losses_of_a_line_go_on_from_a_checkpoint_of_before_or_of_other_processes(of_before, make_config, tmp_path):
+    """Checkpoints had the mean over processes once; where their number is another one now, it is taken."""
+    config = make_config("train.checkpoint_every=1", "train.keep=100", "train.log_every=5")
+    run(config)
+    reference = tmp_path / "reference"
+    shutil.move(config.run_folder, reference)
+    killed_at(3, reference, config.run_folder)
+    folder = config.run_folder / "checkpoints"
+    path = max(folder.iterdir())
+    content = torch.load(path)
+    (own,) = content.pop("loss_sums")
+    content |= {"loss_sum": torch.tensor(own)} if of_before else {"loss_sums": [own - 1, own + 3, own - 2]}
+    path.unlink()
+    save_checkpoint(folder, 3, content, keep=100)
+    run(config)
+    for found, expected in zip(lines(config.run_folder), lines(reference), strict=True):
+        assert found == expected | {"loss": pytest.approx(expected["loss"], abs=0 if of_before else 1e-6)}
 
 
 def test_two_runs_of_one_config_are_bitwise_equal(make_config, tmp_path):
