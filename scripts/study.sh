@@ -90,6 +90,13 @@ sweep experiment="study/${bed}_all" recipe=mdgf_exponential sparsity=1:32 train.
 brief experiment="study/${bed}_all" sparsity=1:32 seed=$more "tune={optim.lr:[$later]}"
 # A pattern between.
 sweep experiment="study/${bed}_all" recipe=mdgf_exponential,sr_ste sparsity=1:16 seed=$five "$two"
+# Milder patterns: no decay, and the paper's other recipes, tuned in their end too.
+sweep experiment="study/${bed}_all" recipe=static sparsity=1:8 seed=$five "$high"
+sweep experiment="study/${bed}_all" recipe=static sparsity=1:16 seed=$five "$two"
+for recipe in mdgf_linear sdgf_stepwise; do
+  sweep experiment="study/${bed}_all" recipe=$recipe sparsity=1:8 seed=0,1,2 \
+    "tune={optim.lr:[6e-3,1.2e-2],recipe.finetune_fraction:[0.1,0.5]}"
+done
 # What of the field came nearest untuned.
 for recipe in feather rigl ac_dc; do
   sweep experiment="study/${bed}_all" recipe=$recipe sparsity=1:32 seed=0,1,2 "$grid"

@@ -1,4 +1,4 @@
-"""The study's questions (a) to (h), answered from its records: answers.md and answers.csv.
+"""The study's questions (a) to (i), answered from its records: answers.md and answers.csv.
 
     python scripts/study_answers.py results/study
 
@@ -197,7 +197,26 @@ def of_others(get: Records, bed: str) -> Iterator[tuple[str, Pair]]:
             yield f"{label} over {other}, equal updates", (get(bed, label), get(bed, other))
 
 
-ASKED = {"b": by_pattern, "c": by_flops, "e": of_ours, "f": by_schedule, "g": by_gradient, "h": of_others}
+def at_milder(get: Records, bed: str) -> Iterator[tuple[str, Pair]]:
+    for pattern in ("1:8", "1:16"):
+        mdgf, static, sr_ste = (get(bed, label, pattern) for label in (MDGF, STATIC, SR_STE))
+        yield f"MDGF over static at {pattern}", (mdgf, static)
+        yield f"static over SR-STE at {pattern}", (static, sr_ste)
+    high, mild = (gain(get(bed, MDGF, pattern), get(bed, STATIC, pattern)) for pattern in ("1:32", "1:8"))
+    yield "the gain of MDGF over static at 1:32 over that at 1:8", (high, mild)
+    for label in (LINEAR, *SDGF):
+        yield f"{label} over SR-STE at 1:8", (get(bed, label, "1:8"), get(bed, SR_STE, "1:8"))
+
+
+ASKED = {
+    "b": by_pattern,
+    "c": by_flops,
+    "e": of_ours,
+    "f": by_schedule,
+    "g": by_gradient,
+    "h": of_others,
+    "i": at_milder,
+}
 
 
 def comparisons(get: Records) -> Iterator[tuple[str, str, str, Pair]]:
@@ -276,6 +295,7 @@ QUESTIONS = {
     "f": "How much of the gain is the schedule's",
     "g": "How much is the masked gradient's and how much the decay's",
     "h": "Methods of others, tuned, over MDGF exponential and static at 1:32",
+    "i": "The same at 1:8 and 1:16, every role sparse: gradient, decay, and the paper's other recipes",
 }
 
 
