@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "keep_records.py"
 
 
@@ -24,6 +26,7 @@ def test_records_of_training_are_thinned_once_and_evaluations_and_phases_stay():
     assert list(thinned(kept, updates=2000)) == kept
 
 
+@pytest.mark.slow
 def test_kept_records_give_the_same_report_and_no_run_trains_again(nm, tiny, tmp_path):
     line = ["-m", *tiny, "recipe=dense,sr_ste", "seed=0,1", "measure.every=4", "tune={optim.lr:[1e-3,3e-3]}"]
     assert nm(*line)[0] == 0

@@ -96,6 +96,7 @@ def test_values_with_colons_commas_and_braces_reach_a_run_of_a_sweep_as_they_rea
     assert config["train"]["eval_batch_size"] == 32
 
 
+@pytest.mark.slow
 def test_combinations_that_are_one_run_train_once(sweep, runs):
     """Dense whatever the pattern, and a recipe under its two names."""
     status, out, _ = sweep("-m", "recipe=dense,mdgf,mdgf_exponential", "sparsity=1:8,1:16", "force=true")
@@ -109,6 +110,7 @@ def test_combinations_that_are_one_run_train_once(sweep, runs):
     assert out.count("\ntraining /") == 3  # force=true repeats what was there before, and none of these
 
 
+@pytest.mark.slow
 def test_a_dense_run_is_measured_by_the_masks_of_all_patterns_of_its_sweep(sweep, runs, tmp_path):
     measured = ["train.updates=4", "measure.every=2"]
     assert sweep("recipe=dense", *measured)[0] == 0
@@ -138,6 +140,7 @@ def patterns_measured(folder):
     return [line["sparsity"] for line in lines if line["tensor"] == "mean"]
 
 
+@pytest.mark.slow
 def test_patterns_to_measure_that_are_given_stay_and_need_a_dense_run(sweep, tmp_path):
     given = ["measure.every=2", "measure.patterns=[1:4]"]
     assert sweep("-m", "recipe=dense,ste", "sparsity=1:8,1:16", *given)[0] == 0
@@ -227,6 +230,7 @@ def test_a_dry_run_of_a_sweep_is_one_table_of_what_all_runs_cost(sweep, tmp_path
     assert "by runs that finished here" not in out  # of another recipe
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_leaves_is_trained_after_the_others(sweep, runs, make_config, monkeypatch):
     from nmtrain.launch import running
     from nmtrain.runs.folder import RunFolder

@@ -36,6 +36,7 @@ def asked(monkeypatch, tmp_path):
     return rates
 
 
+@pytest.mark.slow
 def test_it_comes_near_the_best_value_and_a_longer_line_asks_for_the_same_runs_first(nm, tiny, asked):
     for count in (15, 30):
         status, out, err = nm(*LINE, *tiny, RATE, f"hydra.sweeper.n_trials={count}")

@@ -168,6 +168,7 @@ def test_a_dry_run_shows_each_tuning_run_and_how_many_follow(nm, tmp_path):
     assert out.endswith("then the final runs with the best values, scored on test: 6\n")
 
 
+@pytest.mark.slow
 def test_a_tuned_sweep_goes_from_the_grid_to_test_scores_and_goes_on_where_it_was(nm, tmp_path):
     runs = tmp_path / "runs"
     line = ["-m", *DIGITS, f"results_dir={runs}", "recipe=dense,sr_ste", "sparsity=1:4", "seed=0"]
@@ -200,6 +201,7 @@ def test_a_tuned_sweep_goes_from_the_grid_to_test_scores_and_goes_on_where_it_wa
     assert [path.parent.name for path in repeated] == tuning.cells[1].finals
 
 
+@pytest.mark.slow
 def test_a_recipe_that_diverged_everywhere_ends_no_other_and_lines_of_other_seeds_add_up(nm, tmp_path):
     runs = tmp_path / "runs"
     line = ["-m", *DIGITS, f"results_dir={runs}", "recipe=dense,sr_ste", "sparsity=1:4", "tune={optim.lr:[3e-2,1e-3]}"]

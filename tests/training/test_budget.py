@@ -126,6 +126,7 @@ TEXT += ["model.options.d_model=64", "model.options.d_ff=128", "model.options.nu
 TEXT += ["~model.options.depth", "~model.options.embed_dim"]
 
 
+@pytest.mark.slow
 def test_text_is_paid_for_by_the_lengths_that_its_samples_have(budgeted):
     config = budgeted(*TEXT, "recipe=sr_ste", length=["train.flops=3e9"])
     least = make_plan(config).config.total_updates  # by the longest

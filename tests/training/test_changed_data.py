@@ -42,6 +42,7 @@ def write_text(folder):
     return ["data=text", f"data.path={folder}", "data.window=64"], ["a.txt", "sub/b.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_rte, write_wmt, write_text])
 def test_a_resume_names_the_file_that_changed_and_goes_on_when_it_is_back(write, tmp_path, stopped):
     folder = tmp_path / "data"

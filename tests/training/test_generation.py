@@ -111,6 +111,7 @@ def task_of(config, data=None):
     return TextToText(model, data, config.train) if data else load_task(config, model, torch.device("cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [["train.beams=1"], ["train.beams=3", "train.length_penalty=0.6"]])
 def test_no_setting_of_a_checkpoint_changes_what_is_written(overrides, folder, make_config):
     config = make_config(folder, *overrides)

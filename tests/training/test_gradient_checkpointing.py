@@ -40,6 +40,7 @@ def assert_equal_runs(one, other):
         assert (one.run_folder / file).read_bytes() == (other.run_folder / file).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["sr_ste", "mdgf"])
 @pytest.mark.parametrize("model", MODELS)
 def test_image_models_train_the_same(model, recipe, make_config, tmp_path):
@@ -146,6 +147,7 @@ def test_compiled_too(make_config, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["t5", "bert"])
 def test_language_models_train_the_same(model, tmp_path, make_config):
     from nmtrain.config.check import check_config

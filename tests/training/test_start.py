@@ -218,6 +218,7 @@ def test_each_run_of_a_sweep_that_has_not_begun_is_checked(dense, make_config):
     assert shape_faults([begun, other]) == [f"init_from={dense}: there is no such folder"]
 
 
+@pytest.mark.slow
 def test_t5_starts_from_a_run_with_its_weights_and_needs_the_same_tokens(text_config, checkpoint):
     first = text_config(*T5, "recipe=dense")
     run(first)
@@ -236,6 +237,7 @@ def test_t5_starts_from_a_run_with_its_weights_and_needs_the_same_tokens(text_co
     ]
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_the_run_to_start_from_may_have_moved(text_config, checkpoint):
     folder = checkpoint("t5")
     line = ["model=t5", "model.name=mine", "data.max_length=24", "data.val_size=20"]
@@ -249,6 +251,7 @@ def test_the_checkpoint_of_the_run_to_start_from_may_have_moved(text_config, che
     assert "its tokenizer is another one" in faults(config)[0]
 
 
+@pytest.mark.slow
 def test_a_head_that_t5_1_1_brought_untied_stays_so_in_runs_that_start_from_it(text_config, checkpoint):
     folder = checkpoint("t5_v1_1")
     stored = load_file(folder / "model.safetensors")
@@ -270,6 +273,7 @@ def test_a_head_that_t5_1_1_brought_untied_stays_so_in_runs_that_start_from_it(t
     assert run(config)["metrics"] == summary["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["t5_v1_1", "bart"])
 def test_a_text_run_needs_the_weights_of_its_checkpoint_no_more_and_notices_others(
     family, checkpoint, text_config, stopped

@@ -217,6 +217,7 @@ def test_a_killed_process_leaves_no_file_and_no_claim(tmp_path):
     assert len(list(tmp_path.glob("*.arrow"))) == 1
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_makes_it_and_the_other_waits(tmp_path):
     processes = [start(tmp_path), start(tmp_path)]
     outputs = [process.communicate()[0].splitlines() for process in processes]

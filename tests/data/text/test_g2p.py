@@ -33,6 +33,7 @@ def test_a_phoneme_is_one_byte_and_no_two_are_the_same():
     assert all(len(code.encode()) == 1 and not code.isdigit() for code in CODES.values())
 
 
+@pytest.mark.slow
 def test_every_word_is_in_one_set_and_the_sets_do_not_depend_on_the_seed():
     data, test = load(), load(evaluate="test")
     train = dict(pairs(data.train))

@@ -95,7 +95,7 @@ def photos(tmp_path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_of_what_a_run_may_do_besides(strategy, pair, photos, tmp_path):
     """Averages, best weights, micro-batches, clipping, penalty and exchange; images from files, of which each process
     reads its own and draws what they are drawn alone, mixed and erased; batch norm; text."""
@@ -131,6 +131,7 @@ def test_of_what_listens_to_others(pair, tmp_path):
     assert json.loads((folder / "summary.json").read_text())["switched_at"] < 30
 
 
+@pytest.mark.slow
 def test_in_half_precision_shards_train_what_copies_train(pair, tmp_path):
     """One process rounds the products of larger batches, and is another run to three digits."""
     line = [*VIT, "recipe=sr_ste", "train.updates=6", "train.precision=bf16"]
