@@ -65,6 +65,7 @@ def test_a_header_has_title_command_data_cost_and_claim(name):
         assert "The paper claims: " in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER)
 def test_what_an_experiment_names_can_be_had(name):
     chosen = combinations(name)

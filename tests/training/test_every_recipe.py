@@ -13,8 +13,9 @@ from nmtrain.training.export import load_run
 from nmtrain.training.loop import Trainer
 from nmtrain.training.run import run
 
-RECIPES = [
-    *("dense", "static", "ste", "sr_ste", "mdgf_exponential", "mdgf_linear", "sdgf_stepwise", "sdgf_geometric"),
+QUICK = ["dense", "ste", "sr_ste", "mdgf_exponential", "sdgf_stepwise"]
+OTHERS = [
+    *("static", "mdgf_linear", "sdgf_geometric"),
     *("gmp", "asp", "step", "s_ste", "feather", "rigl", "top_kast", "ac_dc", "maxq"),
 ]
 OPTIONS = {"rigl": ["recipe.every=3"], "top_kast": ["recipe.every=3"], "ac_dc": ["recipe.rounds=2"]}
@@ -32,7 +33,7 @@ def teacher(tmp_path_factory):
     return config.run_folder
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*QUICK, *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in OTHERS)])
 def test_the_paper_s_set_up(recipe, teacher, make_config, assert_resumes, monkeypatch):
     options = [f"recipe={recipe}", *OPTIONS.get(recipe, []), *SET_UP, f"train.teacher={teacher}"]
     config = make_config(*options, "train.checkpoint_every=1", "train.updates=8")
