@@ -32,6 +32,19 @@ pytestmark = [
 LINE = ["experiment=smoke", "sparsity=1:8", "train.batch_size=32", "model.options.depth=1"]
 LINE += ["model.options.embed_dim=64", "train.updates=500", "train.eval_every=2", "train.log_every=5", "measure=off"]
 SWEEP = ["-m", "recipe=ste,sdgf,mdgf", "seed=0,1,2,3"]
+# A plug-in: an update takes 0.08 s at least, so that runs are still going on when their turn to be
+# disturbed comes, also where a machine is fast and SLURM takes its time.
+STEADY = """
+import time
+from nmtrain.training.loop import Trainer
+update = Trainer.update
+def steady(self, number):
+    until = time.monotonic() + 0.08
+    found = update(self, number)
+    time.sleep(max(0.0, until - time.monotonic()))
+    return found
+Trainer.update = steady
+"""
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +107,12 @@ def assert_equal_sweeps(one, other):
 
 def test_a_sweep_through_everything_that_a_cluster_does_ends_as_an_undisturbed_one(slurm, tmp_path):
     variables, folder = slurm
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "steady.py").write_text(STEADY)
     results = tmp_path / "runs"
     cluster = ["cluster=slurm", "cluster.partition=debug", "cluster.jobs=3", "cluster.time=4"]
-    sweep = nmtrain(variables, *LINE, *SWEEP, f"results_dir={results}", *cluster, cwd=tmp_path)
+    line = ["--plugins", tmp_path / "plugins", *LINE, *SWEEP, f"results_dir={results}"]
+    sweep = nmtrain(variables, *line, *cluster, cwd=tmp_path)
 
     def victim():
         wait_for(lambda: training(results), sweep)
