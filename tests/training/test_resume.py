@@ -115,7 +115,7 @@ def test_the_losses_of_a_line_go_on_from_a_checkpoint_of_before_or_of_other_proc
     save_checkpoint(folder, 3, content, keep=100)
     run(config)
     for found, expected in zip(lines(config.run_folder), lines(reference), strict=True):
-        assert found == expected | {"loss": pytest.approx(expected["loss"], abs=0 if of_before else 1e-6)}
+        assert found == expected | {"loss": pytest.approx(expected["loss"], rel=0, abs=0 if of_before else 1e-6)}
 
 
 def test_two_runs_of_one_config_are_bitwise_equal(make_config, tmp_path):
